@@ -1,0 +1,1 @@
+//! fracas: loadgen.
