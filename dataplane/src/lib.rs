@@ -1,1 +1,5 @@
-//! fracas: dataplane.
+//! Moves bytes and breaks them on purpose: client → listener → connection → pipe → behaviors → upstream.
+
+pub mod clock;
+pub mod ring;
+pub mod rng;
