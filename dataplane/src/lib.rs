@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod ring;
 pub mod rng;
+pub mod timers;
