@@ -1,0 +1,16 @@
+//! What to do: a run file or a command line becomes a validated [`Plan`].
+//!
+//! Text is checked once, here. A [`Plan`] that passed [`Plan::validate`] needs no further checks; it
+//! travels to other nodes as JSON and is validated again on arrival, because the wire is text too.
+
+mod model;
+
+mod slo;
+mod target;
+pub mod units;
+
+pub use model::{BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Step, Stop};
+
+pub use slo::{Comparison, Metric, SeriesName, Slo, SloError};
+pub use target::{Target, TargetError};
+pub use units::Rate;

@@ -1,0 +1,254 @@
+//! What must hold for a run to pass: `p99<50ms`, `service.p50<5ms`, `errors<0.1%`, `rate>19k/s`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::units::{format_duration, parse_duration};
+
+/// One of the three series every report keeps apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeriesName {
+    /// Reply − due: what a user waits. Meant when no series is named.
+    Response,
+    /// Reply − sent: what the target and the network took.
+    Service,
+    /// Sent − due: how late the generator was.
+    Lag,
+}
+
+impl SeriesName {
+    /// The three, in the order reports use.
+    pub const ALL: [SeriesName; 3] = [SeriesName::Response, SeriesName::Service, SeriesName::Lag];
+
+    /// As written in files and tags.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SeriesName::Response => "response",
+            SeriesName::Service => "service",
+            SeriesName::Lag => "lag",
+        }
+    }
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Metric {
+    /// A percentile of a series, 0 < percentile ≤ 100.
+    Percentile(SeriesName, f64),
+    /// The largest value of a series.
+    Max(SeriesName),
+    /// Share of sent requests that failed or timed out, or that were never sent at all.
+    ErrorRatio,
+    /// Good replies a second of the measured time.
+    RatePerSecond,
+}
+
+/// How it is compared with the bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// `<`
+    Below,
+    /// `<=`
+    AtMost,
+    /// `>`
+    Above,
+    /// `>=`
+    AtLeast,
+}
+
+/// One objective: metric, comparison, bound. Displays as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slo {
+    /// What is compared.
+    pub metric: Metric,
+    /// How.
+    pub comparison: Comparison,
+    /// Nanoseconds for a latency, a ratio for errors, requests a second for a rate.
+    pub bound: f64,
+    text: String,
+}
+
+/// Why an objective was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SloError {
+    /// No comparison sign.
+    #[error("`{0}` compares nothing; write METRIC<BOUND, such as p99<50ms, errors<0.1% or rate>19k/s")]
+    Comparison(String),
+    /// Left side unknown.
+    #[error(
+        "`{metric}` is not a metric; use pNN, max, errors or rate, or SERIES.pNN with response, service or lag"
+    )]
+    Metric {
+        /// As written.
+        metric: String,
+    },
+    /// Right side not understood.
+    #[error("`{bound}` is not a bound for {metric}; {hint}")]
+    Bound {
+        /// As written.
+        bound: String,
+        /// As written.
+        metric: String,
+        /// What to write.
+        hint: &'static str,
+    },
+}
+
+impl Slo {
+    /// Whether `actual` (in the bound's unit) keeps the objective.
+    pub fn holds(&self, actual: f64) -> bool {
+        match self.comparison {
+            Comparison::Below => actual < self.bound,
+            Comparison::AtMost => actual <= self.bound,
+            Comparison::Above => actual > self.bound,
+            Comparison::AtLeast => actual >= self.bound,
+        }
+    }
+
+    /// A value of this metric with its unit.
+    pub fn format(&self, value: f64) -> String {
+        match self.metric {
+            Metric::Percentile(..) | Metric::Max(_) => format_duration(Duration::from_nanos(value as u64)),
+            Metric::ErrorRatio => format!("{:.4}%", value * 100.0),
+            Metric::RatePerSecond => format!("{value:.1}/s"),
+        }
+    }
+}
+
+impl FromStr for Slo {
+    type Err = SloError;
+
+    fn from_str(text: &str) -> Result<Slo, SloError> {
+        let text = text.trim();
+        let at = text.find(['<', '>']).ok_or_else(|| SloError::Comparison(text.into()))?;
+        let (metric_text, rest) = text.split_at(at);
+        let (comparison, bound_text) = [
+            ("<=", Comparison::AtMost),
+            (">=", Comparison::AtLeast),
+            ("<", Comparison::Below),
+            (">", Comparison::Above),
+        ]
+        .into_iter()
+        .find_map(|(sign, comparison)| Some((comparison, rest.strip_prefix(sign)?.trim())))
+        .ok_or_else(|| SloError::Comparison(text.into()))?;
+        let metric_text = metric_text.trim();
+        let metric =
+            parse_metric(metric_text).ok_or_else(|| SloError::Metric { metric: metric_text.into() })?;
+        let bound_error =
+            |hint| SloError::Bound { bound: bound_text.into(), metric: metric_text.into(), hint };
+        let bound = match metric {
+            Metric::Percentile(..) | Metric::Max(_) => parse_duration(bound_text)
+                .map(|bound| bound.as_nanos() as f64)
+                .map_err(|_| bound_error("write a duration such as 50ms"))?,
+            Metric::ErrorRatio => {
+                parse_ratio(bound_text).ok_or_else(|| bound_error("write a percentage such as 0.1%"))?
+            }
+            Metric::RatePerSecond => bound_text
+                .parse::<super::Rate>()
+                .map(super::Rate::as_f64)
+                .map_err(|_| bound_error("write a rate such as 19k/s"))?,
+        };
+        Ok(Slo { metric, comparison, bound, text: text.to_owned() })
+    }
+}
+
+fn parse_metric(text: &str) -> Option<Metric> {
+    match text {
+        "errors" => return Some(Metric::ErrorRatio),
+        "rate" => return Some(Metric::RatePerSecond),
+        _ => {}
+    }
+    let (series, value) = text.split_once('.').map_or((SeriesName::Response, text), |(series, value)| {
+        match SeriesName::ALL.into_iter().find(|known| known.name() == series) {
+            Some(known) => (known, value),
+            // The dot of p99.9 is not a series.
+            None => (SeriesName::Response, text),
+        }
+    });
+    if value == "max" {
+        return Some(Metric::Max(series));
+    }
+    let digits = value.strip_prefix('p')?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let percentile: f64 = digits.parse().ok().filter(|_| plain)?;
+    (percentile > 0.0 && percentile <= 100.0).then_some(Metric::Percentile(series, percentile))
+}
+
+fn parse_ratio(text: &str) -> Option<f64> {
+    let digits = text.strip_suffix('%')?.trim();
+    let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    digits.parse::<f64>().ok().filter(|_| plain).map(|percent| percent / 100.0)
+}
+
+impl fmt::Display for Slo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Serialize for Slo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Slo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Slo, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objectives_are_read() {
+        use Comparison::*;
+        use SeriesName::*;
+        for (text, metric, comparison, bound) in [
+            ("p99<50ms", Metric::Percentile(Response, 99.0), Below, 50e6),
+            ("p99.9 <= 50ms", Metric::Percentile(Response, 99.9), AtMost, 50e6),
+            ("service.p50<5ms", Metric::Percentile(Service, 50.0), Below, 5e6),
+            ("lag.p99.99<1ms", Metric::Percentile(Lag, 99.99), Below, 1e6),
+            ("errors<0.1%", Metric::ErrorRatio, Below, 0.001),
+            ("rate>19k/s", Metric::RatePerSecond, Above, 19_000.0),
+            ("rate>=300/min", Metric::RatePerSecond, AtLeast, 5.0),
+            ("max<1s", Metric::Max(Response), Below, 1e9),
+            ("lag.max<1s", Metric::Max(Lag), Below, 1e9),
+        ] {
+            let slo: Slo = text.parse().unwrap();
+            assert_eq!((slo.metric, slo.comparison, slo.bound), (metric, comparison, bound), "{text}");
+            assert_eq!(slo.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn wrong_objectives_say_what_to_write() {
+        for (text, part) in [
+            ("p99", "compares nothing"),
+            ("p101<5ms", "is not a metric"),
+            ("p0<5ms", "is not a metric"),
+            ("pinf<5ms", "is not a metric"),
+            ("speed<5ms", "is not a metric"),
+            ("latency.p99<5ms", "is not a metric"),
+            ("p99<5", "write a duration"),
+            ("errors<0.1", "write a percentage"),
+            ("errors<NaN%", "write a percentage"),
+            ("rate>fast", "write a rate"),
+        ] {
+            let error = text.parse::<Slo>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_bound_itself_belongs_to_at_most_only() {
+        let holds = |text: &str| text.parse::<Slo>().unwrap().holds(50e6);
+        assert!(!holds("p99<50ms") && holds("p99<=50ms") && !holds("p99>50ms") && holds("p99>=50ms"));
+    }
+}

@@ -1,0 +1,414 @@
+//! Numbers with units, as people write them in run files and on the command line: `150ms`, `20k/s`, `64KiB`.
+//!
+//! Parsing is exact: no value goes through a float, so `0.3/s` is three arrivals in ten seconds and
+//! not 0.299999…; what is displayed parses back to the same value.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Why a number with a unit was not understood; the text says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a duration.
+    #[error("`{0}` is not a duration; write a number and ns, us, ms, s, m or h, such as 150ms")]
+    Duration(String),
+    /// Not a rate.
+    #[error("`{0}` is not a rate; write a number, k or M if you like, and /s, /min or /h, such as 20k/s")]
+    Rate(String),
+    /// A rate of nothing would never send a request.
+    #[error("a rate must be above 0; leave the phase out if nothing is to be sent")]
+    RateZero,
+    /// Not a size.
+    #[error("`{0}` is not a size; write a number and B, kB, KiB, MB, MiB, GB or GiB, such as 64KiB")]
+    Size(String),
+    /// Finer or larger than can be held.
+    #[error("`{0}` is finer than a nanosecond or too large; choose another unit")]
+    Range(String),
+}
+
+const DURATION_UNITS: [(&str, u128); 8] = [
+    ("h", 3_600_000_000_000),
+    ("min", 60_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("µs", 1_000),
+    ("ns", 1),
+];
+
+/// Reads `150ms`, `1.4s`, `2m`, `1h30m`, `50us` or `0`. Whole nanoseconds only.
+///
+/// # Errors
+/// When the text is not a duration, has no unit, or is finer than a nanosecond.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let bad = || UnitError::Duration(text.to_owned());
+    let mut rest = text.trim();
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    let mut nanos: u128 = 0;
+    while !rest.is_empty() {
+        let (number, after) = split_number(rest);
+        let unit_len = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, next) = after.split_at(unit_len);
+        let decimal = Decimal::parse(number).ok_or_else(bad)?;
+        let (_, scale) = DURATION_UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(bad)?;
+        let range = || UnitError::Range(text.to_owned());
+        nanos = decimal.times(*scale).and_then(|n| nanos.checked_add(n)).ok_or_else(range)?;
+        rest = next;
+    }
+    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| UnitError::Range(text.to_owned()))
+}
+
+/// Writes a duration in its largest unit with an exact decimal: `1.4s`, `150ms`, `2m`, `90s`.
+pub fn format_duration(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    if nanos == 0 {
+        return "0s".to_owned();
+    }
+    for (unit, scale) in [("h", 3_600_000_000_000_u128), ("m", 60_000_000_000)] {
+        if nanos.is_multiple_of(scale) {
+            return format!("{}{unit}", nanos / scale);
+        }
+    }
+    let (unit, scale) = [("s", 1_000_000_000_u128), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)]
+        .into_iter()
+        .find(|(_, scale)| nanos >= *scale)
+        .expect("a duration above zero has at least one nanosecond");
+    format!("{}{unit}", decimal_text(nanos, scale))
+}
+
+/// An exact rate: `events` in every `per`, reduced; never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rate {
+    events: u64,
+    per_ns: u64,
+}
+
+impl Rate {
+    /// `events` arrivals in every `per`.
+    ///
+    /// # Errors
+    /// When either is zero or `per` is longer than 584 years.
+    pub fn new(events: u64, per: Duration) -> Result<Rate, UnitError> {
+        let per_ns = u64::try_from(per.as_nanos()).map_err(|_| UnitError::Range(format!("{per:?}")))?;
+        if events == 0 || per_ns == 0 {
+            return Err(UnitError::RateZero);
+        }
+        let divisor = gcd(u128::from(events), u128::from(per_ns)) as u64;
+        Ok(Rate { events: events / divisor, per_ns: per_ns / divisor })
+    }
+
+    /// Whole events a second.
+    ///
+    /// # Errors
+    /// When `events` is zero.
+    pub fn per_second(events: u64) -> Result<Rate, UnitError> {
+        Rate::new(events, Duration::from_secs(1))
+    }
+
+    /// Numerator of the reduced rate: events in every [`Rate::per_ns`].
+    pub const fn events(self) -> u64 {
+        self.events
+    }
+
+    /// Denominator of the reduced rate, in nanoseconds.
+    pub const fn per_ns(self) -> u64 {
+        self.per_ns
+    }
+
+    /// Events a second, for display and for the integral of a ramp.
+    pub fn as_f64(self) -> f64 {
+        self.events as f64 * 1e9 / self.per_ns as f64
+    }
+}
+
+impl FromStr for Rate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Rate, UnitError> {
+        let bad = || UnitError::Rate(text.to_owned());
+        let (amount, per) = text.trim().split_once('/').ok_or_else(bad)?;
+        let (number, multiplier) = split_number(amount.trim());
+        let multiplier: u128 = match multiplier.trim() {
+            "" => 1,
+            "k" | "K" => 1_000,
+            "M" => 1_000_000,
+            _ => return Err(bad()),
+        };
+        let per = per.trim();
+        let per_ns = match per {
+            "sec" => 1_000_000_000,
+            _ if per.starts_with(|c: char| c.is_ascii_digit()) => {
+                parse_duration(per).map_err(|_| bad())?.as_nanos()
+            }
+            _ => DURATION_UNITS.iter().find(|(name, _)| *name == per).ok_or_else(bad)?.1,
+        };
+        let decimal = Decimal::parse(number).ok_or_else(bad)?;
+        let range = || UnitError::Range(text.to_owned());
+        let events = decimal.digits.checked_mul(multiplier).ok_or_else(range)?;
+        let per_ns = per_ns.checked_mul(decimal.scale).ok_or_else(range)?;
+        if events == 0 || per_ns == 0 {
+            return Err(UnitError::RateZero);
+        }
+        let divisor = gcd(events, per_ns);
+        let events = u64::try_from(events / divisor).map_err(|_| range())?;
+        let per_ns = u64::try_from(per_ns / divisor).map_err(|_| range())?;
+        Ok(Rate { events, per_ns })
+    }
+}
+
+impl fmt::Display for Rate {
+    /// `20000/s`, `0.3/s`, `1/min`, or `7/3ns` when nothing shorter is exact.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, unit_ns) in [("s", 1_000_000_000_u128), ("min", 60_000_000_000), ("h", 3_600_000_000_000)]
+        {
+            let numerator = u128::from(self.events) * unit_ns;
+            if let Some(text) = exact_decimal(numerator, u128::from(self.per_ns)) {
+                return write!(f, "{text}/{unit}");
+            }
+        }
+        write!(f, "{}/{}ns", self.events, self.per_ns)
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rate, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+const SIZE_UNITS: [(&str, u128); 8] = [
+    ("", 1),
+    ("B", 1),
+    ("kB", 1_000),
+    ("KiB", 1 << 10),
+    ("MB", 1_000_000),
+    ("MiB", 1 << 20),
+    ("GB", 1_000_000_000),
+    ("GiB", 1 << 30),
+];
+
+/// Reads `64KiB`, `1.5MB`, `512B` or plain `512` into bytes.
+///
+/// # Errors
+/// When the text is not a size or is not a whole number of bytes.
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+    let bad = || UnitError::Size(text.to_owned());
+    let (number, unit) = split_number(text.trim());
+    let decimal = Decimal::parse(number).ok_or_else(bad)?;
+    let (_, scale) = SIZE_UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(bad)?;
+    let bytes = decimal.times(*scale).ok_or_else(|| UnitError::Range(text.to_owned()))?;
+    u64::try_from(bytes).map_err(|_| UnitError::Range(text.to_owned()))
+}
+
+/// Writes bytes in the largest binary unit that divides them: `64KiB`, `1000B`.
+pub fn format_size(bytes: u64) -> String {
+    for (unit, scale) in [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes != 0 && bytes.is_multiple_of(scale) {
+            return format!("{}{unit}", bytes / scale);
+        }
+    }
+    format!("{bytes}B")
+}
+
+/// For `#[serde(with)]`: a [`Duration`] as text with its unit.
+pub mod duration_text {
+    use super::*;
+
+    /// Writes `150ms`.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format_duration(*duration))
+    }
+
+    /// Reads `150ms`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        parse_duration(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// A decimal number as written: `digits / scale`, scale a power of ten.
+struct Decimal {
+    digits: u128,
+    scale: u128,
+}
+
+impl Decimal {
+    fn parse(text: &str) -> Option<Decimal> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        // 20 digits hold any u64; with 18 behind the point the number itself still fits 128 bits.
+        if (whole.is_empty() && fraction.is_empty()) || whole.len() > 20 || fraction.len() > 18 {
+            return None;
+        }
+        let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+        let part = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u128>().ok() };
+        Some(Decimal { digits: part(whole)? * scale + part(fraction)?, scale })
+    }
+
+    /// The product with `unit` if it is a whole number.
+    fn times(&self, unit: u128) -> Option<u128> {
+        let product = self.digits.checked_mul(unit)?;
+        product.is_multiple_of(self.scale).then(|| product / self.scale)
+    }
+}
+
+fn split_number(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()))
+}
+
+fn decimal_text(value: u128, scale: u128) -> String {
+    let fraction = value % scale;
+    if fraction == 0 {
+        return (value / scale).to_string();
+    }
+    let width = scale.ilog10() as usize;
+    format!("{}.{}", value / scale, format!("{fraction:0width$}").trim_end_matches('0'))
+}
+
+/// `numerator / denominator` as a decimal, if it ends within 18 places.
+fn exact_decimal(numerator: u128, denominator: u128) -> Option<String> {
+    let divisor = gcd(numerator, denominator);
+    let (numerator, denominator) = (numerator / divisor, denominator / divisor);
+    let mut scale: u128 = 1;
+    for _ in 0..=18 {
+        if scale.is_multiple_of(denominator) {
+            let value = numerator.checked_mul(scale / denominator)?;
+            return (value / scale < 10_u128.pow(18)).then(|| decimal_text(value, scale));
+        }
+        scale *= 10;
+    }
+    None
+}
+
+pub(crate) fn gcd(mut a: u128, mut b: u128) -> u128 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations_are_read_exactly() {
+        let cases = [
+            ("150ms", 150_000_000),
+            ("1.4s", 1_400_000_000),
+            ("2m", 120_000_000_000),
+            ("2min", 120_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("50us", 50_000),
+            ("50µs", 50_000),
+            ("0.3us", 300),
+            ("7ns", 7),
+            ("0", 0),
+            (".5s", 500_000_000),
+        ];
+        for (text, nanos) in cases {
+            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_durations_say_what_to_write() {
+        for text in ["", "5", "ms", "5 parsecs", "-1s", "1.2.3s", "5s!", "1e3s"] {
+            assert_eq!(parse_duration(text), Err(UnitError::Duration(text.to_owned())), "{text}");
+        }
+        assert_eq!(parse_duration("0.1ns"), Err(UnitError::Range("0.1ns".into())));
+        assert_eq!(parse_duration("99999999999h"), Err(UnitError::Range("99999999999h".into())));
+    }
+
+    #[test]
+    fn rates_are_exact_rationals() {
+        for (text, events, per_ns) in [
+            ("20k/s", 20_000, 1_000_000_000),
+            ("20000/s", 20_000, 1_000_000_000),
+            ("300/min", 5, 1_000_000_000),
+            ("0.3/s", 3, 10_000_000_000),
+            ("1.5M/s", 1_500_000, 1_000_000_000),
+            ("7/3ns", 7, 3),
+            ("1/h", 1, 3_600_000_000_000),
+        ] {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!(u128::from(rate.events) * per_ns, events * u128::from(rate.per_ns), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_display_in_the_unit_that_is_exact() {
+        for (text, shown) in [
+            ("20k/s", "20000/s"),
+            ("300/min", "5/s"),
+            ("1/min", "1/min"),
+            ("1/h", "1/h"),
+            ("0.3/s", "0.3/s"),
+            ("1/7ns", "1/7ns"),
+        ] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn wrong_rates_say_what_to_write() {
+        for text in ["", "20", "20k", "k/s", "20q/s", "20/fortnight", "-3/s", "/s"] {
+            assert_eq!(text.parse::<Rate>(), Err(UnitError::Rate(text.into())), "{text}");
+        }
+        assert_eq!("0/s".parse::<Rate>(), Err(UnitError::RateZero));
+        assert_eq!("1/0s".parse::<Rate>(), Err(UnitError::RateZero));
+    }
+
+    #[test]
+    fn sizes_keep_binary_and_decimal_apart() {
+        for (text, bytes) in
+            [("64KiB", 65_536), ("64kB", 64_000), ("1.5MiB", 1_572_864), ("512", 512), ("0B", 0)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["64K", "KiB", "", "1 yard"] {
+            assert_eq!(parse_size(text), Err(UnitError::Size(text.into())), "{text}");
+        }
+        assert_eq!(parse_size("0.1B"), Err(UnitError::Range("0.1B".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn a_displayed_duration_parses_back(nanos in any::<u64>()) {
+            let duration = Duration::from_nanos(nanos);
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+        }
+
+        #[test]
+        fn a_displayed_rate_parses_back(events in 1..=u64::MAX, per_ns in 1..=u64::MAX) {
+            let rate = Rate::new(events, Duration::from_nanos(per_ns)).unwrap();
+            prop_assert_eq!(rate.to_string().parse::<Rate>(), Ok(rate));
+        }
+
+        #[test]
+        fn a_displayed_size_parses_back(bytes in any::<u64>()) {
+            prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused_without_a_panic(text in "\\PC{0,24}") {
+            let _ = parse_duration(&text);
+            let _ = text.parse::<Rate>();
+            let _ = parse_size(&text);
+        }
+    }
+}
