@@ -15,8 +15,10 @@
 #![allow(unsafe_code)]
 
 mod buffers;
+mod kernel;
 mod memory;
 
+mod uring;
 mod user_data;
 
 use std::io;
@@ -24,6 +26,8 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use buffers::{BufferSize, Chunk, Pool, PoolSettings};
 
+pub use kernel::{Features, Finding, Health, RingError, examine, raise_open_files_limit, thread_cpu_ns};
+pub use uring::{KernelRing, RingSettings, SPIN, Waker};
 pub use user_data::{ROLE_LIMIT, SLOT_LIMIT, Token};
 
 use crate::clock::Instant;
