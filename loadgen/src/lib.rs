@@ -9,5 +9,6 @@
 //! computed due time, so a stalled target is charged for the requests it kept from being sent.
 
 pub mod arrival;
+pub mod measure;
 pub mod protocol;
 pub mod scenario;

@@ -1,0 +1,373 @@
+//! One second of a run, and the run as a line of them: what workers hand over, nodes send and reports read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::histogram::{DecodeError, Distribution};
+use super::sample::{ErrorKind, OutcomeClass};
+
+/// What became of requests. `planned`, `sent` and `dropped` count in the second a request was due; the four
+/// outcomes in the second it ended. Over a whole run both laws of [`Counts::check`] hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Requests that were due.
+    pub planned: u64,
+    /// Handed to the kernel.
+    pub sent: u64,
+    /// Complete replies.
+    pub ok: u64,
+    /// Failures.
+    pub error: u64,
+    /// No reply in time.
+    pub timeout: u64,
+    /// In flight at the end.
+    pub censored: u64,
+    /// Never sent: too late by policy, or still waiting at the end.
+    pub dropped: u64,
+    /// Of the dropped, those still waiting for a connection at the end; their age is in `response`.
+    #[serde(default)]
+    pub unsent: u64,
+}
+
+/// A law of conservation is broken: requests were lost or counted twice, which is a bug.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Imbalance {
+    /// The first law.
+    #[error("planned {planned} is not sent {sent} + dropped {dropped}; report this as a bug")]
+    Planned {
+        /// Due.
+        planned: u64,
+        /// Sent.
+        sent: u64,
+        /// Never sent.
+        dropped: u64,
+    },
+    /// The second law.
+    #[error("sent {sent} is not the {ended} that ended; report this as a bug")]
+    Sent {
+        /// Sent.
+        sent: u64,
+        /// ok + error + timeout + censored.
+        ended: u64,
+    },
+}
+
+impl Counts {
+    /// Requests with an outcome.
+    pub fn ended(&self) -> u64 {
+        self.ok + self.error + self.timeout + self.censored
+    }
+
+    /// Checks planned = sent + dropped and sent = ok + error + timeout + censored.
+    ///
+    /// # Errors
+    /// The first law that is broken.
+    pub fn check(&self) -> Result<(), Imbalance> {
+        let Counts { planned, sent, dropped, .. } = *self;
+        if planned != sent + dropped {
+            return Err(Imbalance::Planned { planned, sent, dropped });
+        }
+        let ended = self.ended();
+        if sent == ended { Ok(()) } else { Err(Imbalance::Sent { sent, ended }) }
+    }
+
+    /// Adds another's.
+    pub fn merge(&mut self, other: &Counts) {
+        for (ours, theirs) in self.fields_mut().into_iter().zip(other.fields()) {
+            *ours += theirs;
+        }
+    }
+
+    fn fields(&self) -> [u64; 8] {
+        let Counts { planned, sent, ok, error, timeout, censored, dropped, unsent } = *self;
+        [planned, sent, ok, error, timeout, censored, dropped, unsent]
+    }
+
+    fn fields_mut(&mut self) -> [&mut u64; 8] {
+        let Counts { planned, sent, ok, error, timeout, censored, dropped, unsent } = self;
+        [planned, sent, ok, error, timeout, censored, dropped, unsent]
+    }
+}
+
+/// One second of the run's time axis, counted from the start of the run. Latencies lie in the second their
+/// request was *due*, so a stall shows where it began; outcomes, bytes and connects in the second they happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interval {
+    /// `[second, second + 1)`.
+    pub second: u32,
+    /// Without warm-up.
+    pub counts: Counts,
+    /// Warm-up only.
+    pub warm_up: Counts,
+    /// Failures by [`ErrorKind`], without warm-up.
+    pub errors: [u64; ErrorKind::COUNT],
+    /// Reply − due by [`OutcomeClass`]; `Censored` holds the unsent too.
+    pub response: [Distribution; 4],
+    /// Reply − sent by [`OutcomeClass`].
+    pub service: [Distribution; 4],
+    /// Sent − due.
+    pub lag: Distribution,
+    /// Sent − ready: the part of the lag that is the generator's own.
+    pub own_lag: Distribution,
+    /// Time to open a connection.
+    pub connect: Distribution,
+    /// Connections opened, the first ones included.
+    pub connections_opened: u64,
+    /// Connections opened in place of one that was lost.
+    pub reconnects: u64,
+    /// Attempts to connect that failed.
+    pub connect_failures: u64,
+    /// Handed to the kernel.
+    pub sent_bytes: u64,
+    /// Taken from the kernel.
+    pub received_bytes: u64,
+}
+
+impl Interval {
+    /// Adds another part of the same second.
+    pub fn merge(&mut self, other: &Interval) {
+        self.counts.merge(&other.counts);
+        self.warm_up.merge(&other.warm_up);
+        for (ours, theirs) in self.numbers_mut().into_iter().zip(other.numbers()) {
+            *ours += theirs;
+        }
+        for (ours, theirs) in self.distributions_mut().into_iter().zip(other.distributions()) {
+            ours.merge(theirs);
+        }
+    }
+
+    /// All outcomes of `response` together.
+    pub fn response_all(&self) -> Distribution {
+        Distribution::merged(&self.response)
+    }
+
+    /// All outcomes of `service` together.
+    pub fn service_all(&self) -> Distribution {
+        Distribution::merged(&self.service)
+    }
+
+    fn distributions(&self) -> [&Distribution; 11] {
+        let [a, b, c, d] = &self.response;
+        let [e, f, g, h] = &self.service;
+        [a, b, c, d, e, f, g, h, &self.lag, &self.own_lag, &self.connect]
+    }
+
+    fn distributions_mut(&mut self) -> [&mut Distribution; 11] {
+        let [a, b, c, d] = &mut self.response;
+        let [e, f, g, h] = &mut self.service;
+        [a, b, c, d, e, f, g, h, &mut self.lag, &mut self.own_lag, &mut self.connect]
+    }
+
+    fn numbers(&self) -> [u64; ErrorKind::COUNT + 5] {
+        let mut all = [0; ErrorKind::COUNT + 5];
+        all[..ErrorKind::COUNT].copy_from_slice(&self.errors);
+        all[ErrorKind::COUNT..].copy_from_slice(&[
+            self.connections_opened,
+            self.reconnects,
+            self.connect_failures,
+            self.sent_bytes,
+            self.received_bytes,
+        ]);
+        all
+    }
+
+    fn numbers_mut(&mut self) -> Vec<&mut u64> {
+        self.errors
+            .iter_mut()
+            .chain([
+                &mut self.connections_opened,
+                &mut self.reconnects,
+                &mut self.connect_failures,
+                &mut self.sent_bytes,
+                &mut self.received_bytes,
+            ])
+            .collect()
+    }
+}
+
+/// The seconds of a run, or the part of them that a worker has just handed over. Merging adds second to
+/// second; it is associative and commutative, so deltas may come in any order and from any number of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timeline {
+    intervals: BTreeMap<u32, Interval>,
+}
+
+/// "frt" and the version of the layout below.
+const MAGIC: [u8; 4] = *b"frt1";
+
+impl Timeline {
+    /// Adds one second, or a part of it.
+    pub fn add(&mut self, interval: &Interval) {
+        let second = interval.second;
+        self.intervals
+            .entry(second)
+            .or_insert_with(|| Interval { second, ..Interval::default() })
+            .merge(interval);
+    }
+
+    /// Adds all seconds of another.
+    pub fn merge(&mut self, other: &Timeline) {
+        other.intervals.values().for_each(|interval| self.add(interval));
+    }
+
+    /// The seconds in order; those in which nothing happened may be missing.
+    pub fn intervals(&self) -> impl Iterator<Item = &Interval> {
+        self.intervals.values()
+    }
+
+    /// True when nothing happened.
+    pub fn is_empty(&self) -> bool {
+        self.intervals.is_empty()
+    }
+
+    /// Counts over all seconds, without warm-up.
+    pub fn counts(&self) -> Counts {
+        self.total(|interval| &interval.counts)
+    }
+
+    /// Counts of the warm-up.
+    pub fn warm_up(&self) -> Counts {
+        self.total(|interval| &interval.warm_up)
+    }
+
+    /// One series over all seconds, all outcomes.
+    pub fn response(&self) -> Distribution {
+        Distribution::merged(self.intervals().flat_map(|interval| &interval.response))
+    }
+
+    /// One outcome of the response series.
+    pub fn response_of(&self, class: OutcomeClass) -> Distribution {
+        Distribution::merged(self.intervals().map(|interval| &interval.response[class as usize]))
+    }
+
+    /// One series over all seconds, all outcomes.
+    pub fn service(&self) -> Distribution {
+        Distribution::merged(self.intervals().flat_map(|interval| &interval.service))
+    }
+
+    /// One series over all seconds.
+    pub fn lag(&self) -> Distribution {
+        Distribution::merged(self.intervals().map(|interval| &interval.lag))
+    }
+
+    /// The generator's own part of the lag.
+    pub fn own_lag(&self) -> Distribution {
+        Distribution::merged(self.intervals().map(|interval| &interval.own_lag))
+    }
+
+    /// Time to connect.
+    pub fn connect(&self) -> Distribution {
+        Distribution::merged(self.intervals().map(|interval| &interval.connect))
+    }
+
+    fn total(&self, of: impl Fn(&Interval) -> &Counts) -> Counts {
+        self.intervals().fold(Counts::default(), |mut sum, interval| {
+            sum.merge(of(interval));
+            sum
+        })
+    }
+
+    /// For the wire: magic, number of seconds, then per second its number, the counters as big-endian u64 in
+    /// the order of the fields, and each distribution as saturated count, length and V2 payload (length 0 when empty).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.extend((self.intervals.len() as u32).to_be_bytes());
+        for interval in self.intervals.values() {
+            out.extend(interval.second.to_be_bytes());
+            let counters = interval.counts.fields().into_iter().chain(interval.warm_up.fields());
+            counters.chain(interval.numbers()).for_each(|n| out.extend(n.to_be_bytes()));
+            for distribution in interval.distributions() {
+                let payload = if distribution.count() == 0 { Vec::new() } else { distribution.encode() };
+                out.extend(distribution.saturated().to_be_bytes());
+                out.extend((payload.len() as u32).to_be_bytes());
+                out.extend(payload);
+            }
+        }
+        out
+    }
+
+    /// Reads what [`Timeline::encode`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are damaged or of another version.
+    pub fn decode(bytes: &[u8]) -> Result<Timeline, DecodeError> {
+        let mut reader = Reader(bytes);
+        if reader.array::<4>()? != MAGIC {
+            return Err(DecodeError("another layout"));
+        }
+        let seconds = u32::from_be_bytes(reader.array()?);
+        let mut timeline = Timeline::default();
+        for _ in 0..seconds {
+            let mut interval =
+                Interval { second: u32::from_be_bytes(reader.array()?), ..Interval::default() };
+            for field in interval.counts.fields_mut() {
+                *field = reader.number()?;
+            }
+            for field in interval.warm_up.fields_mut() {
+                *field = reader.number()?;
+            }
+            for field in interval.numbers_mut() {
+                *field = reader.number()?;
+            }
+            for distribution in interval.distributions_mut() {
+                let saturated = reader.number()?;
+                let length = u32::from_be_bytes(reader.array()?) as usize;
+                if length > 0 {
+                    *distribution = Distribution::decode(reader.take(length)?, saturated)?;
+                }
+            }
+            timeline.add(&interval);
+        }
+        if reader.0.is_empty() { Ok(timeline) } else { Err(DecodeError("bytes behind the end")) }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(DecodeError("it ends early"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        self.take(N)?.try_into().map_err(|_| DecodeError("it ends early"))
+    }
+
+    fn number(&mut self) -> Result<u64, DecodeError> {
+        let number = u64::from_be_bytes(self.array()?);
+        // Far above any count, and sums of such numbers from many nodes cannot overflow.
+        if number < 1 << 53 { Ok(number) } else { Err(DecodeError("a count out of range")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_laws_are_checked() {
+        let good =
+            Counts { planned: 10, sent: 8, dropped: 2, ok: 5, error: 1, timeout: 1, censored: 1, unsent: 1 };
+        assert_eq!(good.check(), Ok(()));
+        let lost = Counts { planned: 11, ..good };
+        assert_eq!(lost.check(), Err(Imbalance::Planned { planned: 11, sent: 8, dropped: 2 }));
+        let doubled = Counts { ok: 6, ..good };
+        assert_eq!(doubled.check(), Err(Imbalance::Sent { sent: 8, ended: 9 }));
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused() {
+        let mut timeline = Timeline::default();
+        timeline.add(&Interval { second: 3, lag: [5, 6].into_iter().collect(), ..Interval::default() });
+        let bytes = timeline.encode();
+        assert_eq!(Timeline::decode(&bytes), Ok(timeline));
+        for end in 0..bytes.len() {
+            assert!(Timeline::decode(&bytes[..end]).is_err(), "{end}");
+        }
+        assert_eq!(Timeline::decode(&[&bytes[..], &[0]].concat()), Err(DecodeError("bytes behind the end")));
+        assert_eq!(Timeline::decode(b"frt9\0\0\0\0"), Err(DecodeError("another layout")));
+    }
+}

@@ -1,0 +1,35 @@
+//! What happened to each request, and what may be said about it.
+//!
+//! ```text
+//! Sample ─► Recorder (per worker) ─take()─► Timeline ─merge─► Timeline ─► Summary + Verdict
+//!           dense HDR histograms             one Interval a second, sparse counts, bit-exact to merge
+//! ```
+//!
+//! | series | from | to | what is in it |
+//! |---|---|---|---|
+//! | response | due | reply | every request that was due: ok, error, timeout, in flight at the end, unsent at the end |
+//! | service | sent | reply | every request that was sent |
+//! | lag | due | sent | every request that was sent |
+//!
+//! Timeouts, requests in flight at the end and requests never sent enter `response` with the time they had
+//! waited: a lower bound, counted as such. Nothing slow is left out, so a percentile may be too small but never by
+//! leaving the worst cases away. Requests dropped by the late policy are in no series; they are counted.
+
+mod histogram;
+mod interval;
+mod recorder;
+mod sample;
+mod summary;
+mod verdict;
+
+pub use histogram::{
+    DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
+};
+pub use interval::{Counts, Imbalance, Interval, Timeline};
+pub use recorder::{DropReason, Recorder};
+pub use sample::{ErrorKind, Outcome, OutcomeClass, Sample};
+pub use summary::{
+    CurvePoint, Environment, ErrorCount, FaultWindow, NodeReport, NodeSummary, PERCENTILES, RunFacts, Second,
+    Series, SloResult, Summary, WorkerUse,
+};
+pub use verdict::{Grade, Verdict, thresholds};

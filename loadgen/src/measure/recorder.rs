@@ -1,0 +1,340 @@
+//! A worker's own record: no lock, no clock, and no allocation once every series has been seen.
+
+use std::collections::VecDeque;
+
+use fracas_dataplane::clock::Instant;
+
+use super::histogram::Histogram;
+use super::interval::{Counts, Interval, Timeline};
+use super::sample::{Outcome, OutcomeClass, Sample};
+
+/// Why a request was never sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Later than the late policy allows.
+    Late,
+    /// Still waiting for a connection when the run ended.
+    Unsent,
+}
+
+/// Collects what one worker sees; [`Recorder::take`] hands it over, once a second and at the end.
+///
+/// The runner calls `planned` for every arrival it takes from the schedule, then either `dropped`, or `sent` and
+/// later `record`. The three are counted apart, so [`Counts::check`] is a real check.
+#[derive(Debug)]
+pub struct Recorder {
+    start: Instant,
+    /// Seconds with something new, rising. Mostly one or two: the present and, after a stall, the due ones.
+    slots: VecDeque<Slot>,
+    /// Empty histograms to be used again.
+    spare: Vec<Box<Histogram>>,
+    totals: Counts,
+    warm_up_totals: Counts,
+}
+
+/// Positions in [`Slot::histograms`]; the first eight are response and service by outcome.
+const SERVICE: usize = 4;
+const LAG: usize = 8;
+const OWN_LAG: usize = 9;
+const CONNECT: usize = 10;
+
+#[derive(Debug, Default)]
+struct Slot {
+    interval: Interval,
+    histograms: [Option<Box<Histogram>>; 11],
+}
+
+impl Recorder {
+    /// A record of a run that starts at `start`.
+    pub fn new(start: Instant) -> Recorder {
+        Recorder {
+            start,
+            slots: VecDeque::new(),
+            spare: Vec::new(),
+            totals: Counts::default(),
+            warm_up_totals: Counts::default(),
+        }
+    }
+
+    /// A request is due.
+    pub fn planned(&mut self, due: Instant, warm_up: bool) {
+        self.counts(due, warm_up, |counts| counts.planned += 1);
+    }
+
+    /// A request was handed to the kernel.
+    pub fn sent(&mut self, due: Instant, warm_up: bool) {
+        self.counts(due, warm_up, |counts| counts.sent += 1);
+    }
+
+    /// A request will not be sent. An unsent one has waited until `now`: a lower bound of its response time.
+    pub fn dropped(&mut self, due: Instant, now: Instant, reason: DropReason, warm_up: bool) {
+        let unsent = reason == DropReason::Unsent;
+        self.counts(due, warm_up, |counts| {
+            counts.dropped += 1;
+            counts.unsent += u64::from(unsent);
+        });
+        if unsent && !warm_up {
+            self.histogram(due, OutcomeClass::Censored as usize, nanos(due, now));
+        }
+    }
+
+    /// A sent request ended.
+    pub fn record(&mut self, sample: &Sample) {
+        let Sample { due, ready, sent, done, outcome, warm_up } = *sample;
+        self.counts(done, warm_up, |counts| match outcome {
+            Outcome::Ok => counts.ok += 1,
+            Outcome::Error(_) => counts.error += 1,
+            Outcome::Timeout => counts.timeout += 1,
+            Outcome::Censored => counts.censored += 1,
+        });
+        if warm_up {
+            return;
+        }
+        if let Outcome::Error(kind) = outcome {
+            self.slot(done).interval.errors[kind as usize] += 1;
+        }
+        let class = outcome.class() as usize;
+        let at = self.slot_index(due);
+        self.record_at(at, class, nanos(due, done));
+        self.record_at(at, SERVICE + class, nanos(sent, done));
+        self.record_at(at, LAG, nanos(due, sent));
+        self.record_at(at, OWN_LAG, nanos(ready, sent));
+    }
+
+    /// A connection is open, `since` having been asked for.
+    pub fn connected(&mut self, since: Instant, now: Instant, again: bool) {
+        let interval = &mut self.slot(now).interval;
+        interval.connections_opened += 1;
+        interval.reconnects += u64::from(again);
+        self.histogram(now, CONNECT, nanos(since, now));
+    }
+
+    /// A connection could not be opened.
+    pub fn connect_failed(&mut self, now: Instant) {
+        self.slot(now).interval.connect_failures += 1;
+    }
+
+    /// Bytes went out or came in.
+    pub fn bytes(&mut self, now: Instant, sent: u64, received: u64) {
+        let interval = &mut self.slot(now).interval;
+        interval.sent_bytes += sent;
+        interval.received_bytes += received;
+    }
+
+    /// Everything since the last call, without warm-up, for progress lines; totals are kept.
+    pub fn totals(&self) -> (Counts, Counts) {
+        (self.totals, self.warm_up_totals)
+    }
+
+    /// Hands over everything since the last call.
+    pub fn take(&mut self) -> Timeline {
+        let mut timeline = Timeline::default();
+        while let Some(mut slot) = self.slots.pop_front() {
+            let mut taken = [const { None }; 11];
+            for (histogram, taken) in slot.histograms.iter_mut().zip(&mut taken) {
+                if let Some(mut histogram) = histogram.take() {
+                    *taken = Some(histogram.distribution());
+                    histogram.clear();
+                    self.spare.push(histogram);
+                }
+            }
+            let mut taken = taken.map(Option::unwrap_or_default).into_iter();
+            let mut next = || taken.next().unwrap_or_default();
+            slot.interval.response = std::array::from_fn(|_| next());
+            slot.interval.service = std::array::from_fn(|_| next());
+            slot.interval.lag = next();
+            slot.interval.own_lag = next();
+            slot.interval.connect = next();
+            timeline.add(&slot.interval);
+        }
+        timeline
+    }
+
+    /// Hands over the rest after the last request ended.
+    ///
+    /// # Panics
+    /// In debug builds when a law of conservation is broken. In release builds the verdict says so.
+    pub fn finish(mut self) -> Timeline {
+        debug_assert_eq!(self.totals.check(), Ok(()));
+        debug_assert_eq!(self.warm_up_totals.check(), Ok(()));
+        self.take()
+    }
+
+    fn counts(&mut self, at: Instant, warm_up: bool, change: impl Fn(&mut Counts)) {
+        let slot = self.slot(at);
+        if warm_up {
+            change(&mut slot.interval.warm_up);
+            change(&mut self.warm_up_totals);
+        } else {
+            change(&mut slot.interval.counts);
+            change(&mut self.totals);
+        }
+    }
+
+    fn histogram(&mut self, at: Instant, position: usize, value_ns: u64) {
+        let index = self.slot_index(at);
+        self.record_at(index, position, value_ns);
+    }
+
+    fn record_at(&mut self, index: usize, position: usize, value_ns: u64) {
+        let spare = &mut self.spare;
+        self.slots[index].histograms[position]
+            .get_or_insert_with(|| spare.pop().unwrap_or_default())
+            .record(value_ns);
+    }
+
+    fn slot(&mut self, at: Instant) -> &mut Slot {
+        let index = self.slot_index(at);
+        &mut self.slots[index]
+    }
+
+    fn slot_index(&mut self, at: Instant) -> usize {
+        let second = u32::try_from(nanos(self.start, at) / 1_000_000_000).unwrap_or(u32::MAX);
+        // From the back: nearly every event is of the present second.
+        let after = self.slots.iter().rposition(|slot| slot.interval.second <= second);
+        match after {
+            Some(index) if self.slots[index].interval.second == second => index,
+            _ => {
+                let index = after.map_or(0, |index| index + 1);
+                let interval = Interval { second, ..Interval::default() };
+                self.slots.insert(index, Slot { interval, ..Slot::default() });
+                index
+            }
+        }
+    }
+}
+
+fn nanos(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::ErrorKind;
+    use proptest::prelude::*;
+
+    const START: Instant = Instant::from_nanos(7_000_000_000);
+
+    fn at_ms(ms: u64) -> Instant {
+        START + std::time::Duration::from_millis(ms)
+    }
+
+    fn sample(due: u64, sent: u64, done: u64, outcome: Outcome) -> Sample {
+        Sample {
+            due: at_ms(due),
+            ready: at_ms(sent),
+            sent: at_ms(sent),
+            done: at_ms(done),
+            outcome,
+            warm_up: false,
+        }
+    }
+
+    fn run(recorder: &mut Recorder, sample: &Sample) {
+        recorder.planned(sample.due, sample.warm_up);
+        recorder.sent(sample.due, sample.warm_up);
+        recorder.record(sample);
+    }
+
+    #[test]
+    fn latency_lies_where_it_was_due_and_the_reply_where_it_came() {
+        let mut recorder = Recorder::new(START);
+        run(&mut recorder, &sample(900, 1200, 2500, Outcome::Ok));
+        let timeline = recorder.finish();
+        let seconds: Vec<_> = timeline.intervals().map(|i| (i.second, i.counts.sent, i.counts.ok)).collect();
+        assert_eq!(seconds, [(0, 1, 0), (2, 0, 1)]);
+        let first = timeline.intervals().next().unwrap();
+        let close =
+            |found: u64, ms: u64| assert!(found.abs_diff(ms * 1_000_000) <= ms * 1_000, "{found} {ms}");
+        close(first.response[0].max(), 1600);
+        close(first.service[0].max(), 1300);
+        close(first.lag.max(), 300);
+        assert_eq!(first.own_lag.max(), 0);
+    }
+
+    #[test]
+    fn every_outcome_has_its_histogram_and_its_count() {
+        let mut recorder = Recorder::new(START);
+        let outcomes = [Outcome::Ok, Outcome::Error(ErrorKind::Reset), Outcome::Timeout, Outcome::Censored];
+        for outcome in outcomes {
+            run(&mut recorder, &sample(10, 10, 20, outcome));
+        }
+        recorder.planned(at_ms(30), false);
+        recorder.dropped(at_ms(30), at_ms(90), DropReason::Late, false);
+        recorder.planned(at_ms(40), false);
+        recorder.dropped(at_ms(40), at_ms(90), DropReason::Unsent, false);
+        let timeline = recorder.finish();
+        let counts = timeline.counts();
+        assert_eq!(counts.check(), Ok(()));
+        assert_eq!((counts.planned, counts.dropped, counts.unsent), (6, 2, 1));
+        let per_outcome: Vec<_> = OutcomeClass::ALL.map(|c| timeline.response_of(c).count()).into();
+        assert_eq!(per_outcome, [1, 1, 1, 2], "the unsent one is a lower bound too");
+        assert_eq!(timeline.service().count(), 4);
+        assert_eq!(timeline.intervals().next().unwrap().errors[ErrorKind::Reset as usize], 1);
+    }
+
+    #[test]
+    fn warm_up_is_counted_apart_and_in_no_series() {
+        let mut recorder = Recorder::new(START);
+        run(&mut recorder, &Sample { warm_up: true, ..sample(0, 0, 500, Outcome::Error(ErrorKind::Io)) });
+        let timeline = recorder.finish();
+        assert_eq!((timeline.counts(), timeline.warm_up().error), (Counts::default(), 1));
+        assert_eq!(timeline.response().count() + timeline.lag().count(), 0);
+        assert_eq!(timeline.intervals().next().unwrap().errors, [0; ErrorKind::COUNT]);
+    }
+
+    #[test]
+    #[should_panic(expected = "Sent")]
+    fn a_request_without_an_outcome_is_a_bug() {
+        let mut recorder = Recorder::new(START);
+        recorder.planned(START, false);
+        recorder.sent(START, false);
+        recorder.finish();
+    }
+
+    fn samples() -> impl Strategy<Value = Vec<Sample>> {
+        let outcome = prop_oneof![
+            Just(Outcome::Ok),
+            Just(Outcome::Error(ErrorKind::Status5xx)),
+            Just(Outcome::Timeout),
+            Just(Outcome::Censored)
+        ];
+        let one = (0_u64..5000, 0_u64..900, 0_u64..4000, outcome)
+            .prop_map(|(due, lag, service, outcome)| sample(due, due + lag, due + lag + service, outcome));
+        proptest::collection::vec(one, 0..60)
+    }
+
+    proptest! {
+        // Each case fills and scans whole histograms, which unoptimised builds do slowly.
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn workers_merged_in_any_order_equal_one_worker_byte_for_byte(
+            a in samples(), b in samples(), take_after in 0_usize..60,
+        ) {
+            let mut one = Recorder::new(START);
+            a.iter().chain(&b).for_each(|sample| run(&mut one, sample));
+            let together = one.finish();
+
+            let mut deltas = Vec::new();
+            for part in [&a, &b] {
+                let mut recorder = Recorder::new(START);
+                for (index, sample) in part.iter().enumerate() {
+                    run(&mut recorder, sample);
+                    if index == take_after {
+                        deltas.push(recorder.take().encode());
+                    }
+                }
+                deltas.push(recorder.finish().encode());
+            }
+            let merge = |deltas: &mut dyn Iterator<Item = &Vec<u8>>| {
+                let mut all = Timeline::default();
+                deltas.for_each(|delta| all.merge(&Timeline::decode(delta).unwrap()));
+                all.encode()
+            };
+            prop_assert_eq!(merge(&mut deltas.iter()), together.encode());
+            prop_assert_eq!(merge(&mut deltas.iter().rev()), together.encode());
+        }
+    }
+}

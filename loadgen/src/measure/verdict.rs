@@ -1,0 +1,235 @@
+//! Whether the numbers of a run may be believed. About the generator, not about the target: a target that
+//! is slow or broken makes a valid run with bad figures.
+
+use serde::{Deserialize, Serialize};
+
+use super::interval::Imbalance;
+
+/// The thresholds, each with its reason.
+pub mod thresholds {
+    /// Own lag above this at p99 is suspect: epoll-timer tools are 1 ms off (wrk2 README), and biased an
+    /// nginx of 0.05–0.2 ms to 0.8–2 ms (envoy issue 5536); a ring that sleeps is 0.15 ms late.
+    pub const OWN_LAG_P99_SUSPECT_NS: u64 = 1_000_000;
+    /// Own lag above this at p99 is invalid: ten times what any working generator shows.
+    pub const OWN_LAG_P99_INVALID_NS: u64 = 10_000_000;
+    /// A worker busier than this is suspect: k6 asks for 20 % of idle CPU.
+    pub const WORKER_BUSY_SUSPECT: f64 = 0.80;
+    /// A worker busier than this queues its own work: what is measured is the worker.
+    pub const WORKER_BUSY_INVALID: f64 = 0.95;
+    /// More than this share never sent: the load was not the load that was asked for.
+    pub const DROPPED_RATIO_INVALID: f64 = 0.01;
+    /// Fewer than this share of the due requests answered within the run: the asked rate was not reached.
+    pub const REPLIED_RATIO_SUSPECT: f64 = 0.95;
+    /// More than this share of connects failing makes the crowd smaller than asked.
+    pub const CONNECT_FAILURE_RATIO_SUSPECT: f64 = 0.01;
+}
+
+/// Whether the numbers may be believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// Yes.
+    #[default]
+    Valid,
+    /// With the reasons in mind.
+    Suspect,
+    /// No; the process exits with 111.
+    Invalid,
+}
+
+impl Grade {
+    /// As written in `run.json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Grade::Valid => "valid",
+            Grade::Suspect => "suspect",
+            Grade::Invalid => "invalid",
+        }
+    }
+}
+
+/// A grade and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// The worst of all reasons.
+    pub grade: Grade,
+    /// One sentence each, the worst first.
+    pub reasons: Vec<String>,
+}
+
+/// What a verdict looks at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signals {
+    pub planned: u64,
+    pub sent: u64,
+    pub ok: u64,
+    pub dropped: u64,
+    pub own_lag_p99_ns: u64,
+    pub own_lag_known: bool,
+    pub open_model: bool,
+    pub replied_in_time: u64,
+    pub worker_busy_max: Option<f64>,
+    pub cq_overflows: u64,
+    pub connections_asked: u64,
+    pub connections_opened: u64,
+    pub connect_failures: u64,
+    pub saturated: u64,
+    pub imbalance: Vec<(String, Imbalance)>,
+    /// (node and what happened, whether the run may go on without it)
+    pub lost_nodes: Vec<(String, bool)>,
+    pub ended_early: Option<String>,
+}
+
+pub(super) fn judge(signals: &Signals) -> Verdict {
+    use thresholds::*;
+    let mut found: Vec<(Grade, String)> = Vec::new();
+    let mut say = |grade: Grade, reason: String| found.push((grade, reason));
+    for (node, imbalance) in &signals.imbalance {
+        say(Grade::Invalid, format!("{node}: {imbalance}"));
+    }
+    for (loss, may_continue) in &signals.lost_nodes {
+        say(if *may_continue { Grade::Suspect } else { Grade::Invalid }, loss.clone());
+    }
+    if let Some(reason) = &signals.ended_early {
+        say(Grade::Invalid, format!("the run ended early: {reason}"));
+    }
+    if signals.sent == 0 {
+        say(Grade::Invalid, "nothing was sent".to_owned());
+    } else if signals.ok == 0 {
+        say(Grade::Invalid, "no request succeeded".to_owned());
+    }
+    if signals.own_lag_known && signals.own_lag_p99_ns > OWN_LAG_P99_SUSPECT_NS {
+        let grade =
+            if signals.own_lag_p99_ns > OWN_LAG_P99_INVALID_NS { Grade::Invalid } else { Grade::Suspect };
+        let lag_ms = signals.own_lag_p99_ns as f64 / 1e6;
+        say(
+            grade,
+            format!(
+                "the generator itself sent late: p99 {lag_ms:.1} ms; use more threads or nodes, or --precise"
+            ),
+        );
+    }
+    if signals.dropped > 0 {
+        let ratio = signals.dropped as f64 / signals.planned.max(1) as f64;
+        let grade = if ratio > DROPPED_RATIO_INVALID { Grade::Invalid } else { Grade::Suspect };
+        let percent = ratio * 100.0;
+        say(
+            grade,
+            format!(
+                "{} of {} due requests were never sent ({percent:.2} %); use more connections or a lower rate",
+                signals.dropped, signals.planned
+            ),
+        );
+    }
+    if signals.open_model && signals.planned > 0 && signals.sent > 0 {
+        let ratio = signals.replied_in_time as f64 / signals.planned as f64;
+        if ratio < REPLIED_RATIO_SUSPECT {
+            let percent = ratio * 100.0;
+            say(
+                Grade::Suspect,
+                format!(
+                    "only {percent:.1} % of the asked rate was answered within the run; the target or the connections are saturated"
+                ),
+            );
+        }
+    }
+    if let Some(busy) = signals.worker_busy_max.filter(|busy| *busy > WORKER_BUSY_SUSPECT) {
+        let grade = if busy > WORKER_BUSY_INVALID { Grade::Invalid } else { Grade::Suspect };
+        say(grade, format!("a worker was {:.0} % busy; use more threads or nodes", busy * 100.0));
+    }
+    if signals.cq_overflows > 0 {
+        say(
+            Grade::Suspect,
+            format!(
+                "completions waited in the kernel's overflow list {} times; use more threads",
+                signals.cq_overflows
+            ),
+        );
+    }
+    let attempts = signals.connections_opened + signals.connect_failures;
+    if signals.connect_failures as f64 > attempts as f64 * CONNECT_FAILURE_RATIO_SUSPECT {
+        say(Grade::Suspect, format!("{} of {attempts} connects failed", signals.connect_failures));
+    }
+    if signals.sent > 0 && signals.connections_opened < signals.connections_asked {
+        say(
+            Grade::Suspect,
+            format!(
+                "only {} of {} connections were opened",
+                signals.connections_opened, signals.connections_asked
+            ),
+        );
+    }
+    if signals.saturated > 0 {
+        say(Grade::Suspect, format!("{} values above 1 h are recorded as 1 h", signals.saturated));
+    }
+    found.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
+    let grade = found.first().map_or(Grade::Valid, |(grade, _)| *grade);
+    Verdict { grade, reasons: found.into_iter().map(|(_, reason)| reason).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Signals {
+        Signals {
+            planned: 1000,
+            sent: 1000,
+            ok: 1000,
+            own_lag_p99_ns: 150_000,
+            own_lag_known: true,
+            open_model: true,
+            replied_in_time: 1000,
+            worker_busy_max: Some(0.5),
+            connections_asked: 10,
+            connections_opened: 10,
+            ..Signals::default()
+        }
+    }
+
+    #[test]
+    fn a_kept_schedule_is_valid_without_reasons() {
+        assert_eq!(judge(&good()), Verdict::default());
+    }
+
+    #[test]
+    fn every_signal_has_its_grade() {
+        let lost = |may| vec![("node b stopped reporting at 12 s".to_owned(), may)];
+        let law = vec![("node a".to_owned(), Imbalance::Sent { sent: 2, ended: 1 })];
+        let cases: Vec<(Signals, Grade, &str)> = vec![
+            (Signals { own_lag_p99_ns: 1_000_001, ..good() }, Grade::Suspect, "sent late: p99 1.0 ms"),
+            (Signals { own_lag_p99_ns: 10_000_001, ..good() }, Grade::Invalid, "sent late"),
+            (Signals { dropped: 10, ..good() }, Grade::Suspect, "10 of 1000 due"),
+            (Signals { dropped: 11, ..good() }, Grade::Invalid, "11 of 1000 due"),
+            (Signals { replied_in_time: 949, ..good() }, Grade::Suspect, "only 94.9 %"),
+            (Signals { worker_busy_max: Some(0.81), ..good() }, Grade::Suspect, "81 % busy"),
+            (Signals { worker_busy_max: Some(0.96), ..good() }, Grade::Invalid, "96 % busy"),
+            (Signals { cq_overflows: 1, ..good() }, Grade::Suspect, "overflow"),
+            (Signals { connect_failures: 1, ..good() }, Grade::Suspect, "1 of 11 connects"),
+            (Signals { connections_opened: 9, ..good() }, Grade::Suspect, "only 9 of 10"),
+            (Signals { saturated: 1, ..good() }, Grade::Suspect, "above 1 h"),
+            (Signals { imbalance: law, ..good() }, Grade::Invalid, "node a: sent 2 is not"),
+            (Signals { lost_nodes: lost(false), ..good() }, Grade::Invalid, "node b"),
+            (Signals { lost_nodes: lost(true), ..good() }, Grade::Suspect, "node b"),
+            (
+                Signals { ended_early: Some("interrupted".into()), ..good() },
+                Grade::Invalid,
+                "ended early: interrupted",
+            ),
+            (Signals { sent: 0, ok: 0, ..good() }, Grade::Invalid, "nothing was sent"),
+            (Signals { ok: 0, ..good() }, Grade::Invalid, "no request succeeded"),
+        ];
+        for (signals, grade, part) in cases {
+            let verdict = judge(&signals);
+            assert_eq!(verdict.grade, grade, "{part}");
+            assert!(verdict.reasons.iter().any(|reason| reason.contains(part)), "{:?}", verdict.reasons);
+        }
+    }
+
+    #[test]
+    fn the_worst_reason_comes_first() {
+        let verdict = judge(&Signals { cq_overflows: 1, ended_early: Some("x".into()), ..good() });
+        assert!(verdict.reasons[0].contains("ended early"));
+        assert_eq!(verdict.reasons.len(), 2);
+    }
+}
