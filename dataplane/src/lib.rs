@@ -1,6 +1,8 @@
 //! Moves bytes and breaks them on purpose: client → listener → connection → pipe → behaviors → upstream.
 
+pub mod behavior;
 pub mod clock;
+pub mod protocol;
 pub mod ring;
 pub mod rng;
 pub mod timers;

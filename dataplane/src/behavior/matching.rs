@@ -1,0 +1,227 @@
+//! Which traffic a rule is about: clients by address range; HTTP requests by method, path and header.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::protocol::http::RequestHead;
+
+/// What must hold for a rule to apply: within a list any may match, all lists must.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Address ranges of clients; empty: all.
+    pub clients: Vec<ClientRange>,
+    /// HTTP methods, upper case; empty: all.
+    pub methods: Vec<String>,
+    /// HTTP paths; empty: all.
+    pub paths: Vec<PathPattern>,
+    /// HTTP headers, all of which must match.
+    pub headers: Vec<HeaderMatch>,
+}
+
+impl Match {
+    /// Whether a request must be seen to know.
+    pub fn needs_request(&self) -> bool {
+        !(self.methods.is_empty() && self.paths.is_empty() && self.headers.is_empty())
+    }
+
+    /// Whether connections of this client are meant.
+    pub fn matches_client(&self, client: IpAddr) -> bool {
+        self.clients.is_empty() || self.clients.iter().any(|range| range.contains(client))
+    }
+
+    /// Whether this request is meant; the client is not looked at.
+    pub fn matches_request(&self, request: &RequestHead<'_>) -> bool {
+        (self.methods.is_empty() || self.methods.iter().any(|method| method == request.method()))
+            && (self.paths.is_empty() || self.paths.iter().any(|path| path.matches(request.path())))
+            && self.headers.iter().all(|header| header.matches(request))
+    }
+}
+
+/// A range of addresses in CIDR notation (RFC 4632, RFC 4291); an address alone is a range of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientRange {
+    base: u128,
+    mask: u128,
+    v4: bool,
+}
+
+impl ClientRange {
+    /// Whether `client` lies in the range; an IPv4 address mapped into IPv6 counts as IPv4.
+    pub fn contains(&self, client: IpAddr) -> bool {
+        let (bits, v4) = address_bits(client);
+        v4 == self.v4 && bits & self.mask == self.base
+    }
+}
+
+impl FromStr for ClientRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<ClientRange, String> {
+        let wrong = || format!("`{text}` is not an address range; write 10.0.0.0/8 or 2001:db8::/32");
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length.parse::<u32>().map_err(|_| wrong())?)),
+            None => (text, None),
+        };
+        let (bits, v4) = address_bits(address.trim().parse().map_err(|_| wrong())?);
+        let width = if v4 { 32 } else { 128 };
+        let length = length.unwrap_or(width);
+        if length > width {
+            return Err(wrong());
+        }
+        let host_bits = width - length;
+        let mask = if host_bits == 128 { 0 } else { u128::MAX << host_bits };
+        Ok(ClientRange { base: bits & mask, mask, v4 })
+    }
+}
+
+fn address_bits(address: IpAddr) -> (u128, bool) {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()), true),
+        IpAddr::V6(v6) => (v6.to_bits(), false),
+    }
+}
+
+/// A pattern for the path of a request target, without its query, as sent (not percent-decoded).
+///
+/// `*` stands for any run of characters, `?` for one; without either the path must be equal. So `/api/*` is
+/// a prefix, `/users/*/cart` a glob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPattern {
+    text: String,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Exact,
+    Prefix,
+    Glob,
+}
+
+impl PathPattern {
+    /// Whether the pattern covers `path`.
+    pub fn matches(&self, path: &str) -> bool {
+        match self.shape {
+            Shape::Exact => path == self.text,
+            Shape::Prefix => path.starts_with(&self.text[..self.text.len() - 1]),
+            Shape::Glob => glob(self.text.as_bytes(), path.as_bytes()),
+        }
+    }
+
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for PathPattern {
+    type Err = String;
+    fn from_str(text: &str) -> Result<PathPattern, String> {
+        if !text.starts_with(['/', '*']) {
+            return Err(format!("path `{text}` matches nothing; begin it with / or *"));
+        }
+        let shape = match text.find(['*', '?']) {
+            None => Shape::Exact,
+            Some(at) if at + 1 == text.len() && text.ends_with('*') && text != "*" => Shape::Prefix,
+            Some(_) => Shape::Glob,
+        };
+        Ok(PathPattern { text: text.to_owned(), shape })
+    }
+}
+
+/// Matches in O(pattern × text) at worst and without recursion: on a mismatch, the last `*` takes one more.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if p < pattern.len() && pattern[p] == b'*' {
+            star = Some((p, t));
+            p += 1;
+        } else if p < pattern.len() && (pattern[p] == b'?' || pattern[p] == text[t]) {
+            p += 1;
+            t += 1;
+        } else if let Some((star_p, star_t)) = star {
+            star = Some((star_p, star_t + 1));
+            p = star_p + 1;
+            t = star_t + 1;
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// A header that must be there, with a value or with any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// Field name, any case.
+    pub name: String,
+    /// The exact value of one field line; `None`: present is enough.
+    pub value: Option<String>,
+}
+
+impl HeaderMatch {
+    fn matches(&self, request: &RequestHead<'_>) -> bool {
+        request.headers().any(|(name, value)| {
+            name.eq_ignore_ascii_case(&self.name)
+                && self.value.as_ref().is_none_or(|wanted| value == wanted.as_bytes())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_ranges_hold_what_they_say() {
+        for (range, client, expected) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.4", false),
+            ("10.1.2.3/8", "10.9.9.9", true),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "2001:db8::1", true),
+            ("::/0", "10.0.0.1", false),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+        ] {
+            let parsed: ClientRange = range.parse().unwrap();
+            assert_eq!(parsed.contains(client.parse().unwrap()), expected, "{range} {client}");
+        }
+        for wrong in ["10.0.0.0/33", "::/129", "10.0.0/8", "localhost", "", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert!(wrong.parse::<ClientRange>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_match_exactly_by_prefix_or_by_glob() {
+        for (pattern, path, expected) in [
+            ("/api", "/api", true),
+            ("/api", "/api/", false),
+            ("/api/*", "/api/users", true),
+            ("/api/*", "/api", false),
+            ("/users/*/cart", "/users/7/cart", true),
+            ("/users/*/cart", "/users/7/8/cart", true),
+            ("/users/*/cart", "/users/7/cart/x", false),
+            ("*.css", "/static/a.css", true),
+            ("/v?/x", "/v2/x", true),
+            ("/v?/x", "/v22/x", false),
+            ("*", "/anything", true),
+            ("/*a*b*", "/xxaxxbxx", true),
+            ("/*a*b*", "/xxbxxaxx", false),
+        ] {
+            let parsed: PathPattern = pattern.parse().unwrap();
+            assert_eq!(parsed.matches(path), expected, "{pattern} {path}");
+        }
+        assert!("api".parse::<PathPattern>().is_err());
+    }
+
+    #[test]
+    fn a_hostile_glob_stays_cheap() {
+        let pattern: PathPattern = format!("/{}b", "a*".repeat(200)).parse().unwrap();
+        assert!(!pattern.matches(&format!("/{}", "a".repeat(20_000))));
+    }
+}

@@ -1,0 +1,497 @@
+//! Rules compiled for the hot path: an immutable set, shared by all workers; only its counters move.
+//!
+//! Everything that can be known before traffic is known at compile time: the slot of each rule in its draw, which
+//! rules act on connections, exchanges or chunks (as masks), which need randomness. A decision walks the bits of
+//! `active & mask`; it does not allocate, lock or format.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rand::Rng as _;
+
+use super::{
+    Act, Action, Behavior, ConnectionFacts, ConnectionPlan, Decision, Delay, Direction, ErrorReply, Hold,
+    Per, RULES_MAX, Rule, RuleError, RuleMask, Scope, SharedBucket, ThrottlePlan, Triggers,
+};
+use crate::protocol::Protocol;
+use crate::protocol::http::RequestHead;
+use crate::rng::Rng;
+
+/// The rules of one proxy at one generation.
+#[derive(Debug)]
+pub struct RuleSet {
+    /// Rises with every change.
+    pub generation: u64,
+    seed: u64,
+    protocol: Protocol,
+    rules: Vec<CompiledRule>,
+    masks: Masks,
+}
+
+/// Which rules act where; a rule is in several masks if it acts in several places.
+#[derive(Clone, Copy, Debug, Default)]
+struct Masks {
+    /// Can act at all: not `normal`, share above 0.
+    live: RuleMask,
+    /// Act on a connection as a whole, at once.
+    connection: RuleMask,
+    /// Act on messages.
+    exchange: RuleMask,
+    /// Act on request chunks, on reply chunks (`Direction as usize`).
+    chunk: [RuleMask; 2],
+}
+
+/// One rule of a [`RuleSet`].
+#[derive(Debug)]
+pub struct CompiledRule {
+    rule: Rule,
+    scope: Scope,
+    /// The draw's stream: hash of the group, or of the name.
+    key: u64,
+    /// The slot in [0, 1) that the draw must hit.
+    slot: std::ops::Range<f64>,
+    needs_request: bool,
+    state: Arc<State>,
+}
+
+/// What outlives a generation when the rule itself does not change.
+#[derive(Debug)]
+struct State {
+    /// Connections or exchanges that matched; counted only if the rule has triggers.
+    units: AtomicU64,
+    /// Calls of the behavior; counted only if it has a warmup or an end.
+    calls: AtomicU64,
+    shared: Option<[Arc<SharedBucket>; 2]>,
+}
+
+impl CompiledRule {
+    /// The rule's name.
+    pub fn name(&self) -> &str {
+        &self.rule.name
+    }
+
+    /// The behavior's name.
+    pub fn kind(&self) -> &'static str {
+        self.rule.behavior.name()
+    }
+
+    /// The rule as it was given.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// The scope in force, the default filled in.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+}
+
+impl RuleSet {
+    /// A set without rules.
+    pub fn empty(generation: u64) -> RuleSet {
+        RuleSet { generation, seed: 0, protocol: Protocol::Tcp, rules: Vec::new(), masks: Masks::default() }
+    }
+
+    /// Checks rules and prepares them; rule `i` keeps index `i`.
+    ///
+    /// # Errors
+    /// One line that names the rule and what to change.
+    pub fn compile(
+        rules: Vec<Rule>,
+        protocol: Protocol,
+        seed: u64,
+        generation: u64,
+    ) -> Result<RuleSet, RuleError> {
+        if rules.len() > RULES_MAX {
+            return Err(RuleError::TooMany(rules.len()));
+        }
+        let mut names = BTreeSet::new();
+        for rule in &rules {
+            if !names.insert(rule.name.as_str()) {
+                return Err(RuleError::DuplicateName(rule.name.clone()));
+            }
+            check(rule, protocol)?;
+        }
+        let mut group_scopes = BTreeMap::new();
+        for rule in &rules {
+            let Some(group) = &rule.group else { continue };
+            let members = || rules.iter().filter(|other| other.group.as_ref() == Some(group));
+            group_scopes.insert(group.clone(), group_scope(group, members, protocol)?);
+        }
+
+        let mut taken: BTreeMap<String, f64> = BTreeMap::new();
+        let mut compiled = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let (scope, from) = match &rule.group {
+                Some(group) => {
+                    let taken = taken.entry(group.clone()).or_default();
+                    let from = *taken;
+                    *taken += rule.share.percent();
+                    if *taken > 100.0 + 1e-9 {
+                        return Err(RuleError::GroupShare { group: group.clone(), percent: *taken });
+                    }
+                    (group_scopes[group], from)
+                }
+                None => (rule.scope.unwrap_or_else(|| default_scope(&rule, protocol)), 0.0),
+            };
+            // The whole must stay the whole in spite of rounding: 3 × 33.3… reaches 1 exactly.
+            let to = from + rule.share.percent();
+            let slot = from / 100.0..if to > 100.0 - 1e-9 { 1.0 } else { to / 100.0 };
+            compiled.push(CompiledRule {
+                scope,
+                key: hash(rule.group.as_deref().unwrap_or(&rule.name), rule.group.is_some()),
+                slot,
+                needs_request: rule.matcher.needs_request(),
+                state: Arc::new(State::new(&rule)),
+                rule,
+            });
+        }
+        let masks = masks(&compiled, protocol);
+        Ok(RuleSet { generation, seed, protocol, rules: compiled, masks })
+    }
+
+    /// Takes over the counters and shared buckets of each rule that is the same in `previous`, so that a change
+    /// elsewhere neither restarts a `transient` nor refills a rate.
+    pub fn inherit(mut self, previous: &RuleSet) -> RuleSet {
+        for rule in &mut self.rules {
+            if let Some(same) = previous.find_same(rule) {
+                rule.state = Arc::clone(&same.state);
+            }
+        }
+        self
+    }
+
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rules, in the order of their indexes.
+    pub fn rules(&self) -> &[CompiledRule] {
+        &self.rules
+    }
+
+    /// Plans for a new connection; counts it for the triggers of rules with connection scope.
+    pub fn on_connection(&self, connection: &ConnectionFacts) -> ConnectionPlan {
+        self.plan(connection, |index| self.chooses_connection(&self.rules[index], connection))
+    }
+
+    /// Plans for a live connection whose rules were `previous`, of which `active` could touch it: a rule that did
+    /// not change keeps its answer and does not count the connection again.
+    pub fn on_change(
+        &self,
+        connection: &ConnectionFacts,
+        previous: &RuleSet,
+        active: RuleMask,
+    ) -> ConnectionPlan {
+        self.plan(connection, |index| {
+            let rule = &self.rules[index];
+            let same = previous.rules.iter().position(|old| Arc::ptr_eq(&old.state, &rule.state));
+            match same {
+                Some(old) if rule.scope == Scope::Connection => active >> old & 1 == 1,
+                _ => self.chooses_connection(rule, connection),
+            }
+        })
+    }
+
+    /// Decides about a request and its reply; `ordinal` numbers the messages of the connection.
+    pub fn on_exchange(
+        &self,
+        connection: &ConnectionFacts,
+        active: RuleMask,
+        ordinal: u64,
+        request: &RequestHead<'_>,
+    ) -> Decision {
+        let mut decision = Decision::default();
+        let mut left = active & self.masks.exchange;
+        while left != 0 {
+            let index = left.trailing_zeros() as u8;
+            left &= left - 1;
+            let rule = &self.rules[usize::from(index)];
+            if rule.needs_request && !rule.rule.matcher.matches_request(request) {
+                continue;
+            }
+            let Some(rng) = self.chooses(rule, &[rule.key, connection.ordinal, ordinal]) else { continue };
+            rule.apply_to_exchange(index, rng, &mut decision);
+        }
+        decision
+    }
+
+    /// Decides about a chunk of plain bytes; `ordinal` numbers the chunks of its direction.
+    pub fn on_chunk(
+        &self,
+        connection: &ConnectionFacts,
+        active: RuleMask,
+        direction: Direction,
+        ordinal: u64,
+    ) -> Decision {
+        let mut decision = Decision::default();
+        let mut left = active & self.masks.chunk[direction as usize];
+        while left != 0 {
+            let index = left.trailing_zeros() as u8;
+            left &= left - 1;
+            let rule = &self.rules[usize::from(index)];
+            let path = [rule.key, connection.ordinal, ordinal, direction as u64];
+            let Some(rng) = self.chooses(rule, &path) else { continue };
+            rule.apply_to_chunk(index, rng, direction, &mut decision);
+        }
+        decision
+    }
+
+    fn plan(&self, connection: &ConnectionFacts, chooses: impl Fn(usize) -> bool) -> ConnectionPlan {
+        let mut plan = ConnectionPlan::default();
+        let mut left = self.masks.live;
+        while left != 0 {
+            let index = left.trailing_zeros() as u8;
+            left &= left - 1;
+            let rule = &self.rules[usize::from(index)];
+            if !rule.rule.matcher.matches_client(connection.client.ip())
+                || rule.is_over()
+                || !chooses(usize::from(index))
+            {
+                continue;
+            }
+            plan.active |= 1 << index;
+            if let Behavior::Throttle(throttle) = &rule.rule.behavior {
+                plan.throttles.push(ThrottlePlan {
+                    rule: index,
+                    rate: throttle.rate,
+                    per: throttle.per,
+                    side: throttle.side,
+                    queue_bytes: throttle.queue_bytes,
+                    shared: rule.state.shared.clone(),
+                });
+            } else if self.masks.connection >> index & 1 == 1 && plan.act.is_none() {
+                plan.act = act_without_draw(&rule.rule.behavior).map(|action| Act { rule: index, action });
+            }
+        }
+        plan.parse = self.protocol != Protocol::Tcp && plan.active & self.masks.exchange != 0;
+        plan
+    }
+
+    /// Whether a rule with connection scope chooses this connection; one with exchange scope always may.
+    fn chooses_connection(&self, rule: &CompiledRule, connection: &ConnectionFacts) -> bool {
+        rule.scope == Scope::Exchange
+            || rule.counts_in()
+                && (rule.is_whole()
+                    || rule.slot.contains(&Rng::stream(self.seed, &[rule.key, connection.ordinal]).unit()))
+    }
+
+    /// Draws for one message or chunk at `path`: the rest of the stream if the rule chooses it.
+    fn chooses(&self, rule: &CompiledRule, path: &[u64]) -> Option<Rng> {
+        if rule.scope == Scope::Connection {
+            // Drawn when the connection was; `active` carries the answer.
+            return Some(Rng::stream(self.seed, path));
+        }
+        if !rule.counts_in() {
+            return None;
+        }
+        let mut rng = Rng::stream(self.seed, path);
+        rule.slot.contains(&rng.unit()).then_some(rng)
+    }
+
+    /// The rule that is the same in name, content, scope and slot.
+    fn find_same(&self, wanted: &CompiledRule) -> Option<&CompiledRule> {
+        self.rules
+            .iter()
+            .find(|rule| rule.rule == wanted.rule && rule.scope == wanted.scope && rule.slot == wanted.slot)
+    }
+}
+
+impl CompiledRule {
+    fn is_whole(&self) -> bool {
+        self.slot.start <= 0.0 && self.slot.end >= 1.0
+    }
+
+    /// Counts a unit that matched and says whether the triggers let it in.
+    fn counts_in(&self) -> bool {
+        let triggers = &self.rule.triggers;
+        triggers.is_empty() || triggers.holds(self.state.units.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Whether the rule can never act again; with connection scope a chosen connection keeps it.
+    fn is_over(&self) -> bool {
+        let triggers = &self.rule.triggers;
+        let no_units_left = self.scope == Scope::Exchange
+            && !triggers.is_empty()
+            && triggers.is_over(self.state.units.load(Ordering::Relaxed));
+        no_units_left
+            || matches!(&self.rule.behavior, Behavior::Transient(transient)
+                if transient.is_over(self.state.calls.load(Ordering::Relaxed)))
+    }
+
+    fn apply_to_exchange(&self, index: u8, mut rng: Rng, decision: &mut Decision) {
+        if let Behavior::Delay(delay) = &self.rule.behavior {
+            // Both draws are made in any case, so that changing the side does not change the times.
+            hold(&mut decision.request_hold, index, delay, Direction::Request, &mut rng);
+            hold(&mut decision.reply_hold, index, delay, Direction::Reply, &mut rng);
+        } else if decision.act.is_none() {
+            let action = match self.failing() {
+                Some(error) => {
+                    let draw = rng.next_u64();
+                    Some(Action::ErrorReply { code: error.draw_code(draw), draw: rng.next_u64() })
+                }
+                None => act_without_draw(&self.rule.behavior),
+            };
+            decision.act = action.map(|action| Act { rule: index, action });
+        }
+    }
+
+    fn apply_to_chunk(&self, index: u8, mut rng: Rng, direction: Direction, decision: &mut Decision) {
+        if let Behavior::Delay(delay) = &self.rule.behavior {
+            let place = match direction {
+                Direction::Request => &mut decision.request_hold,
+                Direction::Reply => &mut decision.reply_hold,
+            };
+            hold(place, index, delay, direction, &mut rng);
+        } else if decision.act.is_none() {
+            let action = match self.failing() {
+                Some(error) => Some(Action::Garbage { inject: error.inject, draw: rng.next_u64() }),
+                None => act_without_draw(&self.rule.behavior),
+            };
+            decision.act = action.map(|action| Act { rule: index, action });
+        }
+    }
+
+    /// Counts a call of an error or transient; gives the error if this call fails.
+    fn failing(&self) -> Option<&ErrorReply> {
+        let call = || self.state.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        match &self.rule.behavior {
+            Behavior::Error(error) => (error.warmup == 0 || error.fails(call())).then_some(error),
+            Behavior::Transient(transient) => transient.fails(call()).then_some(&transient.error),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    fn new(rule: &Rule) -> State {
+        let shared = match &rule.behavior {
+            Behavior::Throttle(throttle) if throttle.per == Per::Proxy => {
+                Some([(); 2].map(|()| Arc::new(SharedBucket::new(throttle.rate))))
+            }
+            _ => None,
+        };
+        State { units: AtomicU64::new(0), calls: AtomicU64::new(0), shared }
+    }
+}
+
+fn hold(place: &mut Hold, index: u8, delay: &Delay, direction: Direction, rng: &mut Rng) {
+    let time = delay.time.sample(rng);
+    if delay.side.covers(direction) && !time.is_zero() {
+        place.time = place.time.saturating_add(time);
+        place.rules |= 1 << index;
+    }
+}
+
+fn act_without_draw(behavior: &Behavior) -> Option<Action> {
+    match behavior {
+        Behavior::Hang => Some(Action::Hang),
+        Behavior::Blackout => Some(Action::Blackout),
+        Behavior::Abort => Some(Action::Abort),
+        Behavior::Reset(reset) => Some(Action::Reset {
+            after_time: reset.after_time,
+            after_bytes: reset.after_bytes,
+            side: reset.side,
+        }),
+        Behavior::Normal
+        | Behavior::Delay(_)
+        | Behavior::Error(_)
+        | Behavior::Transient(_)
+        | Behavior::Throttle(_) => None,
+    }
+}
+
+fn check(rule: &Rule, protocol: Protocol) -> Result<(), RuleError> {
+    let needs_request = rule.matcher.needs_request();
+    if needs_request && protocol != Protocol::Http {
+        return Err(RuleError::NeedsHttp(rule.name.clone()));
+    }
+    if matches!(rule.behavior, Behavior::Throttle(_)) {
+        if rule.scope == Some(Scope::Exchange) {
+            return Err(RuleError::ThrottleScope(rule.name.clone()));
+        }
+        if needs_request {
+            return Err(RuleError::ThrottleMatch(rule.name.clone()));
+        }
+    }
+    let Triggers { first, nth, every, after: _ } = rule.triggers;
+    for (trigger, value) in [("first", first), ("nth", nth), ("every", every)] {
+        if value == Some(0) {
+            return Err(RuleError::ZeroTrigger { rule: rule.name.clone(), trigger });
+        }
+    }
+    Ok(())
+}
+
+/// A throttle is about a connection; all else about an exchange, where one can be told.
+fn default_scope(rule: &Rule, protocol: Protocol) -> Scope {
+    match (protocol, &rule.behavior) {
+        (Protocol::Tcp, _) | (_, Behavior::Throttle(_)) => Scope::Connection,
+        (Protocol::Http, _) => Scope::Exchange,
+    }
+}
+
+/// A group draws once for all its members, so they share a scope: the one that is given, else connection if any
+/// member needs that.
+fn group_scope<'a, I: Iterator<Item = &'a Rule>>(
+    group: &str,
+    members: impl Fn() -> I,
+    protocol: Protocol,
+) -> Result<Scope, RuleError> {
+    let given = members().find_map(|rule| rule.scope);
+    let by_default = if members().any(|rule| default_scope(rule, protocol) == Scope::Connection) {
+        Scope::Connection
+    } else {
+        Scope::Exchange
+    };
+    let scope = given.unwrap_or(by_default);
+    let throttles = members().any(|rule| matches!(rule.behavior, Behavior::Throttle(_)));
+    if members().any(|rule| rule.scope.is_some_and(|other| other != scope))
+        || throttles && scope == Scope::Exchange
+    {
+        return Err(RuleError::GroupScope(group.to_owned()));
+    }
+    Ok(scope)
+}
+
+fn masks(rules: &[CompiledRule], protocol: Protocol) -> Masks {
+    let mut masks = Masks::default();
+    for (index, rule) in rules.iter().enumerate() {
+        let bit = 1 << index;
+        if rule.rule.behavior == Behavior::Normal || rule.slot.is_empty() {
+            continue;
+        }
+        masks.live |= bit;
+        let (request, reply) = match &rule.rule.behavior {
+            Behavior::Normal | Behavior::Throttle(_) => continue,
+            Behavior::Delay(delay) => {
+                (delay.side.covers(Direction::Request), delay.side.covers(Direction::Reply))
+            }
+            Behavior::Error(_) | Behavior::Transient(_) => (false, true),
+            Behavior::Hang | Behavior::Blackout | Behavior::Abort | Behavior::Reset(_) => {
+                if rule.scope == Scope::Connection && !rule.needs_request {
+                    masks.connection |= bit;
+                    continue;
+                }
+                (true, false)
+            }
+        };
+        match protocol {
+            Protocol::Http => masks.exchange |= bit,
+            Protocol::Tcp => {
+                masks.chunk[Direction::Request as usize] |= if request { bit } else { 0 };
+                masks.chunk[Direction::Reply as usize] |= if reply { bit } else { 0 };
+            }
+        }
+    }
+    masks
+}
+
+/// FNV-1a, 64 bits; a group and a rule of the same name are different streams.
+fn hash(name: &str, is_group: bool) -> u64 {
+    name.bytes()
+        .chain([u8::from(is_group)])
+        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+}

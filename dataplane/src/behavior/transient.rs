@@ -1,0 +1,71 @@
+//! Fails the first calls like `error`, then passes: what a client with retries must survive.
+
+use super::error_reply::{CODES, ErrorReply, INJECT, WARMUP};
+use super::options::{OptionKind, OptionSpec, Options};
+use super::{BehaviorError, Kind, LiveChange, When};
+
+/// The row of the table of behaviors.
+pub(super) const KIND: Kind = Kind {
+    name: "transient",
+    aliases: &[],
+    summary: "fails the first calls like error, then passes",
+    options: &[
+        CODES,
+        INJECT,
+        WARMUP,
+        OptionSpec {
+            name: "agitate",
+            aliases: &[],
+            kind: OptionKind::Count,
+            default: "1",
+            doc: "calls that fail before all pass",
+            example: "2",
+        },
+    ],
+    built: true,
+    live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
+};
+
+/// The settings of a transient error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transient {
+    /// How a failing call fails.
+    pub error: ErrorReply,
+    /// Calls that fail after the warmup, counted over the whole proxy.
+    pub agitate: u64,
+}
+
+impl Transient {
+    pub(super) fn parse(options: &Options<'_>) -> Result<Transient, BehaviorError> {
+        Ok(Transient { error: ErrorReply::parse(options)?, agitate: options.count("agitate")? })
+    }
+
+    /// Whether call number `call` (from 1) fails.
+    pub(super) fn fails(&self, call: u64) -> bool {
+        self.error.fails(call) && call - self.error.warmup <= self.agitate
+    }
+
+    /// Whether no call after `calls` of them can fail.
+    pub(super) fn is_over(&self, calls: u64) -> bool {
+        calls >= self.error.warmup.saturating_add(self.agitate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_pass_fail_and_pass_again() {
+        let error = ErrorReply { codes: vec![500], inject: false, warmup: 1 };
+        let transient = Transient { error, agitate: 2 };
+        assert_eq!(
+            (1..=6).map(|call| transient.fails(call)).collect::<Vec<_>>(),
+            [false, true, true, false, false, false]
+        );
+        assert_eq!(
+            (0..=4).map(|calls| transient.is_over(calls)).collect::<Vec<_>>(),
+            [false, false, false, true, true]
+        );
+    }
+}
