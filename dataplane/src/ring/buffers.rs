@@ -93,7 +93,6 @@ impl Pool {
     }
 
     /// Copies `bytes` into a free buffer; the twin's way to receive. `None` when no buffer is free.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the simulated twin receives with it"))]
     pub(crate) fn filled(self: &Rc<Pool>, bytes: &[u8]) -> Option<Chunk> {
         let id = self.take()?;
         let length = u32::try_from(bytes.len()).expect("a chunk is below 4 GiB");

@@ -1,6 +1,6 @@
 //! The only `unsafe` and the only system calls: asks the kernel, hands out completions.
 //!
-//! [`Ring`] is the surface. [KernelRing] is io_uring; `simulated` is the same surface in virtual time
+//! [`Ring`] is the surface. [KernelRing] is io_uring; [`simulated`] is the same surface in virtual time
 //! with short reads, failures and races from a seed. The proxy, the origin and the load clients run on
 //! either.
 //!
@@ -17,7 +17,7 @@
 mod buffers;
 mod kernel;
 mod memory;
-
+pub mod simulated;
 mod uring;
 mod user_data;
 
