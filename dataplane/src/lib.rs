@@ -3,6 +3,7 @@
 pub mod behavior;
 pub mod clock;
 pub mod protocol;
+pub mod proxy;
 pub mod ring;
 pub mod rng;
 pub mod timers;
