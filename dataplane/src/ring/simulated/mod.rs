@@ -39,6 +39,8 @@ pub struct SimulatedSettings {
     pub small: PoolSettings,
     /// Buffers for streams.
     pub large: PoolSettings,
+    /// Completions that fit; more end a multishot receive and count as overflows.
+    pub cq_entries: u32,
     /// What [`Ring::counts_credit`] answers, and does.
     pub counts_credit: bool,
 }
@@ -49,6 +51,7 @@ impl Default for SimulatedSettings {
         SimulatedSettings {
             small: PoolSettings { buffer_bytes: 2048, buffers: 64, published: 64 },
             large: PoolSettings { buffer_bytes: 16 * 1024, buffers: 16, published: 16 },
+            cq_entries: 256,
             counts_credit: true,
         }
     }
@@ -276,7 +279,7 @@ impl Ring for SimulatedRing {
     }
 
     fn overflows(&self) -> u64 {
-        0
+        self.with(|state| state.rings[self.id.0].overflows)
     }
 }
 

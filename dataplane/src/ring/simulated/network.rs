@@ -101,6 +101,8 @@ impl Network {
             small: pool(&settings.small),
             large: pool(&settings.large),
             counts_credit: settings.counts_credit,
+            cq_entries: settings.cq_entries as usize,
+            overflows: 0,
             submissions: Default::default(),
             ready: Default::default(),
             completions: Default::default(),

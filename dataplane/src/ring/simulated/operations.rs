@@ -15,6 +15,8 @@ pub(super) struct RingState {
     pub(super) small: Rc<Pool>,
     pub(super) large: Rc<Pool>,
     pub(super) counts_credit: bool,
+    pub(super) cq_entries: usize,
+    pub(super) overflows: u64,
     pub(super) submissions: VecDeque<Submission>,
     pub(super) ready: BTreeSet<usize>,
     pub(super) completions: VecDeque<Done>,
@@ -99,7 +101,7 @@ pub(super) struct Done {
 impl Listener {
     pub(super) fn is_for(&self, address: std::net::SocketAddr) -> bool {
         let ip = self.address.ip();
-        self.open && self.address.port() == address.port() && (ip.is_unspecified() || ip == address.ip())
+        self.address.port() == address.port() && (ip.is_unspecified() || ip == address.ip())
     }
 }
 
@@ -389,7 +391,10 @@ impl State {
                     let chunk = pool.filled(&bytes).expect("a buffer was free above");
                     let receive = self.stream_mut(id).receive.as_mut().expect("it was there above");
                     receive.credit_bytes = receive.credit_bytes.saturating_sub(count as u64);
-                    let armed = !(lost_more || counts_credit && receive.credit_bytes == 0);
+                    let spent = counts_credit && receive.credit_bytes == 0;
+                    // A full queue ends a multishot (io_uring/io_uring.c, io_req_post_cqe).
+                    let overflows = self.rings[ring].completions.len() >= self.rings[ring].cq_entries;
+                    let armed = !(lost_more || spent || overflows);
                     if !armed {
                         self.stream_mut(id).receive = None;
                     }
@@ -473,6 +478,8 @@ impl State {
         } else {
             end
         };
-        self.rings[ring].completions.insert(at, done);
+        let ring = &mut self.rings[ring];
+        ring.overflows += u64::from(end >= ring.cq_entries);
+        ring.completions.insert(at, done);
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) unreachable: Vec<IpAddr>,
     pub(super) rings: Vec<RingState>,
     pub(super) sockets: Vec<Entry>,
+    /// Which of the sockets listen and are open.
+    pub(super) listeners: Vec<usize>,
     pub(super) told_seed: bool,
     last_operation: u64,
     events: BTreeMap<(Instant, u64), Event>,
@@ -98,6 +100,7 @@ impl State {
             unreachable: Vec::new(),
             rings: Vec::new(),
             sockets: Vec::new(),
+            listeners: Vec::new(),
             told_seed: false,
             last_operation: 0,
             events: BTreeMap::new(),
@@ -198,10 +201,12 @@ impl State {
             accept: None,
             accept_in_flight: false,
         }));
+        self.listeners.push(self.sockets.len() - 1);
         Ok((self.sockets.len() - 1, address))
     }
 
     pub(super) fn close_listener(&mut self, id: usize) {
+        self.listeners.retain(|listener| *listener != id);
         let listener = self.listener_mut(id);
         listener.open = false;
         for waiting in std::mem::take(&mut listener.backlog) {
@@ -253,8 +258,8 @@ impl State {
         loop {
             let port = self.next_port;
             self.next_port = if port == u16::MAX { FIRST_EPHEMERAL_PORT } else { port + 1 };
-            let taken = self.sockets.iter().any(
-                |entry| matches!(entry, Entry::Listener(listener) if listener.open && listener.address.port() == port),
+            let taken = self.listeners.iter().any(
+                |id| matches!(&self.sockets[*id], Entry::Listener(listener) if listener.address.port() == port),
             );
             if !taken {
                 return port;

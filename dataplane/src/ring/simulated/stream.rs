@@ -138,9 +138,9 @@ impl State {
         if self.unreachable.contains(&remote.ip()) {
             return;
         }
-        let listeners: Vec<usize> = (0..self.sockets.len())
-            .filter(|id| matches!(&self.sockets[*id], Entry::Listener(listener) if listener.is_for(remote)))
-            .collect();
+        let is_for =
+            |id: &usize| matches!(&self.sockets[*id], Entry::Listener(listener) if listener.is_for(remote));
+        let listeners: Vec<usize> = self.listeners.iter().copied().filter(is_for).collect();
         if listeners.is_empty() {
             let result = Err(Errno(libc::ECONNREFUSED));
             self.schedule(self.now + link.delay, Event::ConnectDone { client, result });

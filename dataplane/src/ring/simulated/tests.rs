@@ -349,6 +349,21 @@ fn an_empty_pool_ends_the_receive_until_a_buffer_comes_back() {
 }
 
 #[test]
+fn a_full_completion_queue_ends_a_receive_and_is_counted() {
+    let network = Network::new(1);
+    let small = PoolSettings { buffer_bytes: 10, buffers: 16, published: 16 };
+    let settings = SimulatedSettings { small, cq_entries: 2, ..SimulatedSettings::default() };
+    let (mut ring, socket, peer) = connected(&network, &settings);
+    ring.receive(socket, RECEIVE, BufferSize::Small, LARGE_CREDIT);
+    peer.write(&[3; 50]);
+    let outcomes = settle(&mut ring);
+    assert_eq!((bytes_of(&outcomes).len(), ring.overflows()), (30, 1));
+    assert!(matches!(outcomes[2], (RECEIVE, Outcome::Received { armed: false, .. })), "{outcomes:?}");
+    ring.receive(socket, RECEIVE, BufferSize::Small, LARGE_CREDIT);
+    assert_eq!(bytes_of(&settle(&mut ring)).len(), 20);
+}
+
+#[test]
 fn a_cancelled_receive_ends_once_and_leaves_the_bytes() {
     let network = Network::new(1);
     let (mut ring, socket, peer) = plain(&network);
@@ -580,7 +595,12 @@ fn echo_run(seed: u64, fault_probability: f64) -> (Instant, u64) {
     let mut rng = Rng::stream(seed, &[100]);
     network.set_socket_buffers(1 + rng.below(9000) as usize, 1 + rng.below(9000) as usize);
     let small = PoolSettings { buffer_bytes: 1 + rng.below(3000) as u32, buffers: 8, published: 8 };
-    let settings = SimulatedSettings { small, counts_credit: rng.below(2) == 0, ..Default::default() };
+    let settings = SimulatedSettings {
+        small,
+        cq_entries: 1 + rng.below(20) as u32,
+        counts_credit: rng.below(2) == 0,
+        ..Default::default()
+    };
     let (echo, address) = Echo::new(network.ring(&settings));
     let ring = echo.ring.id();
     let echo = Rc::new(RefCell::new(echo));
