@@ -1,2 +1,141 @@
-//! fracas.
-fn main() {}
+//! Judges fracas against its peers: the same loads, side by side, in turns, from raw rows to tables.
+//!
+//! `cargo run --release -p fracas-bench -- proxy` or `load`.
+
+mod driver;
+mod forwarder;
+mod generator;
+mod load;
+mod machine;
+mod outbox;
+mod peer;
+mod process;
+mod proxy;
+mod ring;
+mod rows;
+mod session;
+mod socket;
+mod summary;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Measures fracas beside its peers on one machine", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Proxies: CPU per round trip, throughput, service time, memory per idle connection.
+    Proxy(ProxyArgs),
+    /// Load generators: CPU per request on one target; how exactly fracas keeps a rate.
+    Load(LoadArgs),
+    /// A part that the bench starts itself, as a process of its own.
+    #[command(subcommand, hide = true)]
+    Peer(Part),
+}
+
+#[derive(Args)]
+struct Common {
+    /// How often everything is repeated, in turns; 5 unless told.
+    #[arg(long)]
+    runs: Option<u32>,
+    /// One second per figure instead of three.
+    #[arg(long)]
+    quick: bool,
+    /// Where the results go [default: bench/runs/<date>-<machine>].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The fracas binary [default: the one beside this one].
+    #[arg(long, value_name = "PATH")]
+    fracas: Option<PathBuf>,
+}
+
+/// What `proxy` may be told.
+#[derive(Args)]
+struct ProxyArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Only this peer; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    peer: Vec<String>,
+    /// Only this cell, such as echo-64B-1000.
+    #[arg(long, value_name = "NAME")]
+    cell: Option<String>,
+}
+
+/// What `load` may be told.
+#[derive(Args)]
+struct LoadArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    Floor { listen: SocketAddr, upstream: SocketAddr },
+    Tokio { listen: SocketAddr, upstream: SocketAddr },
+    TokioUring { listen: SocketAddr, upstream: SocketAddr },
+    TokioUringCoop { listen: SocketAddr, upstream: SocketAddr },
+    Responder { listen: SocketAddr },
+}
+
+impl Common {
+    fn runs(&self) -> u32 {
+        self.runs.unwrap_or(5).max(1)
+    }
+
+    /// How long a load runs unmeasured, then measured.
+    fn times(&self) -> (Duration, Duration) {
+        if self.quick {
+            (Duration::from_millis(300), Duration::from_secs(1))
+        } else {
+            (Duration::from_secs(1), Duration::from_secs(3))
+        }
+    }
+
+    fn fracas(&self) -> PathBuf {
+        let beside = || std::env::current_exe().unwrap_or_default().with_file_name("fracas");
+        self.fracas.clone().unwrap_or_else(beside)
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Peer(part) => run_part(part),
+        Command::Proxy(args) => proxy::run(&args, judge("proxy", &args.common)?),
+        Command::Load(args) => load::run(&args, judge("load", &args.common)?),
+    }
+}
+
+/// Prepares this process to judge: a network and a core of its own.
+fn judge(command: &'static str, common: &Common) -> anyhow::Result<session::Session> {
+    let network = process::enter_private_network(socket::CONGESTION_CONTROL);
+    process::pin_this_thread(process::DRIVER_CORE).map_err(|error| {
+        anyhow::anyhow!("cannot use core {}: {error}; two are needed", process::DRIVER_CORE)
+    })?;
+    let mut session = session::Session::new(command, common.out.clone());
+    match network {
+        Ok(()) => session.remark("loopback of a private network namespace"),
+        Err(error) => {
+            session.remark(format!("the machine's own loopback (a private one takes root: {error})"))
+        }
+    }
+    Ok(session)
+}
+
+fn run_part(part: Part) -> anyhow::Result<()> {
+    match part {
+        Part::Floor { listen, upstream } => forwarder::run(listen, upstream),
+        Part::Tokio { listen, upstream } => peer::tokio::run(listen, upstream),
+        Part::TokioUring { listen, upstream } => peer::tokio_uring::run(listen, upstream, false),
+        Part::TokioUringCoop { listen, upstream } => peer::tokio_uring::run(listen, upstream, true),
+        Part::Responder { listen } => driver::Driver::serve_http(listen),
+    }
+}

@@ -1,0 +1,156 @@
+//! Raw measurements: one row per figure of one run, kept as CSV; everything else is computed from them.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+
+const HEADER: &str = "command,cell,subject,run,metric,value";
+
+/// One figure of one run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Which part of the bench: `proxy`, `load`, `flip`, `accuracy`.
+    pub command: String,
+    /// The load: `echo-64B-1000`.
+    pub cell: String,
+    /// The peer or generator.
+    pub subject: String,
+    /// Counted from 1.
+    pub run: u32,
+    /// What, with its unit last: `cpu_us_per_round_trip`.
+    pub metric: String,
+    /// How much.
+    pub value: f64,
+}
+
+/// Which figure is meant, over all runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key<'a> {
+    /// As in [`Row`].
+    pub command: &'a str,
+    /// As in [`Row`].
+    pub cell: &'a str,
+    /// As in [`Row`].
+    pub subject: &'a str,
+    /// As in [`Row`].
+    pub metric: &'a str,
+}
+
+/// The middle and the spread of a figure over its runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// The middle value; of an even number, the mean of the two.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+/// The spread of one figure, or `None` if it was not measured.
+pub fn spread(rows: &[Row], key: Key<'_>) -> Option<Spread> {
+    let is_meant = |row: &&Row| {
+        (row.command.as_str(), row.cell.as_str(), row.subject.as_str(), row.metric.as_str())
+            == (key.command, key.cell, key.subject, key.metric)
+    };
+    let mut values: Vec<f64> = rows.iter().filter(is_meant).map(|row| row.value).collect();
+    values.sort_by(f64::total_cmp);
+    let (min, max) = (*values.first()?, *values.last()?);
+    let middle = values.len() / 2;
+    let median =
+        if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+    Some(Spread { median, min, max })
+}
+
+/// Replaces the rows of `command` in `file` by `rows` and returns all that the file then holds.
+pub fn replace(file: &Path, command: &str, rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
+    let mut all = match fs::read_to_string(file) {
+        Ok(text) => {
+            parse(&text).with_context(|| format!("{} is not ours; name another --out", file.display()))?
+        }
+        Err(_) => Vec::new(),
+    };
+    all.retain(|row| row.command != command);
+    all.extend(rows);
+    fs::write(file, print(&all))?;
+    Ok(all)
+}
+
+fn print(rows: &[Row]) -> String {
+    let mut text = format!("{HEADER}\n");
+    for row in rows {
+        let Row { command, cell, subject, run, metric, value } = row;
+        text.push_str(&format!("{command},{cell},{subject},{run},{metric},{value}\n"));
+    }
+    text
+}
+
+fn parse(text: &str) -> anyhow::Result<Vec<Row>> {
+    let mut lines = text.lines();
+    ensure!(lines.next() == Some(HEADER), "the first line is not {HEADER:?}");
+    lines
+        .enumerate()
+        .map(|(index, line)| parse_row(line).with_context(|| format!("line {}", index + 2)))
+        .collect()
+}
+
+fn parse_row(line: &str) -> anyhow::Result<Row> {
+    let fields: Vec<&str> = line.split(',').collect();
+    let [command, cell, subject, run, metric, value] = fields[..] else {
+        anyhow::bail!("{} columns where 6 belong", fields.len())
+    };
+    Ok(Row {
+        command: command.to_owned(),
+        cell: cell.to_owned(),
+        subject: subject.to_owned(),
+        run: run.parse()?,
+        metric: metric.to_owned(),
+        value: value.parse()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(run: u32, value: f64) -> Row {
+        Row {
+            command: "proxy".into(),
+            cell: "echo-64B-1".into(),
+            subject: "floor".into(),
+            run,
+            metric: "cpu_us".into(),
+            value,
+        }
+    }
+
+    const KEY: Key<'_> = Key { command: "proxy", cell: "echo-64B-1", subject: "floor", metric: "cpu_us" };
+
+    #[test]
+    fn the_median_is_the_middle_of_odd_and_the_mean_of_even_counts() {
+        let odd = [row(1, 9.0), row(2, 1.0), row(3, 2.0)];
+        assert_eq!(spread(&odd, KEY), Some(Spread { median: 2.0, min: 1.0, max: 9.0 }));
+        assert_eq!(spread(&odd[..2], KEY), Some(Spread { median: 5.0, min: 1.0, max: 9.0 }));
+        assert_eq!(spread(&[], KEY), None);
+    }
+
+    #[test]
+    fn rows_survive_the_file_and_a_second_session_replaces_only_its_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("raw.csv");
+        let load = Row { command: "load".into(), ..row(1, 0.1 + 0.2) };
+        replace(&file, "proxy", vec![row(1, 1.0)]).unwrap();
+        replace(&file, "load", vec![load.clone()]).unwrap();
+        let all = replace(&file, "proxy", vec![row(1, 2.0)]).unwrap();
+        assert_eq!(all, [load, row(1, 2.0)]);
+        assert_eq!(parse(&fs::read_to_string(&file).unwrap()).unwrap(), all);
+    }
+
+    #[test]
+    fn a_foreign_file_is_refused_with_its_line() {
+        assert!(parse("a,b\n").is_err());
+        let error = parse(&format!("{HEADER}\nproxy,c,s,1,m,2\nproxy,c\n")).unwrap_err();
+        assert_eq!(error.to_string(), "line 3");
+    }
+}
