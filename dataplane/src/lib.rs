@@ -2,6 +2,7 @@
 
 pub mod behavior;
 pub mod clock;
+pub mod config;
 pub mod protocol;
 pub mod proxy;
 pub mod ring;

@@ -20,6 +20,7 @@ mod blackout;
 mod delay;
 mod error_reply;
 mod hang;
+pub mod manual;
 mod matching;
 pub mod mix;
 mod normal;

@@ -1,0 +1,296 @@
+//! Text → validated `Config`: after this nothing is checked again, and each default is written here once.
+//!
+//! `dataplane/README.md` shows a whole file. Every mistake is one line: `file:line:column: what is wrong; what to do`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::behavior::{self, Rule, RuleSet};
+use crate::protocol::Protocol;
+
+mod rules;
+mod tree;
+
+use tree::{Fields, Mistake, Node};
+
+/// The name of a single proxy that has none.
+pub const DEFAULT_NAME: &str = "default";
+/// How long a connect to the upstream may take, unless `connect_timeout` says otherwise.
+pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// How long SIGTERM waits for connections, unless `drain` says otherwise.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
+/// Bytes that one connection may hold back, unless `held_bytes_max` says otherwise.
+pub const HELD_BYTES_DEFAULT: u64 = 1024 * 1024;
+/// The most worker threads.
+pub const THREADS_MAX: usize = 1024;
+
+/// What a proxy process is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where the API listens.
+    pub api: Option<SocketAddr>,
+    /// Where statsd counters go, `host:port`; resolved by the caller.
+    pub statsd: Option<String>,
+    /// What every draw comes from; `None`: the caller picks one and prints it.
+    pub seed: Option<u64>,
+    /// Worker threads; `None`: one per core.
+    pub threads: Option<usize>,
+    /// How long SIGTERM waits for connections to end.
+    pub drain: Duration,
+    /// The proxies, at least one; names differ and so do the addresses they listen on.
+    pub proxies: Vec<ProxyConfig>,
+}
+
+/// One proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxyConfig {
+    /// Its name in API, events and counters.
+    pub name: String,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The backend, `host:port`; resolved by the caller.
+    pub upstream: String,
+    /// What it understands of the bytes.
+    pub protocol: Protocol,
+    /// Its base rules: `rules` first, then those of the mix in `behavior`.
+    pub rules: Vec<Rule>,
+    /// Rules that come and go by themselves.
+    pub timeline: Vec<TimelineEntry>,
+    /// How long a connect to the upstream may take.
+    pub connect_timeout: Duration,
+    /// Addresses to connect from, in turn; empty: the kernel chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// Bytes that one connection may hold back before it stops reading.
+    pub held_bytes_max: u64,
+}
+
+/// Rules with a start and an end, counted from the start of the proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimelineEntry {
+    /// When they come into force.
+    pub at: Duration,
+    /// How long they stay.
+    pub lasts: Duration,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+/// A mistake in a config file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {message}")]
+pub struct ConfigError {
+    /// The file, as it was named.
+    pub file: String,
+    /// Line, from 1; 0 when the file could not be read.
+    pub line: u64,
+    /// Column, from 1, in characters.
+    pub column: u64,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The first mistake; also when the file cannot be read.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            file: file.clone(),
+            line: 0,
+            column: 0,
+            message: format!("cannot read the file: {error}"),
+        })?;
+        Config::parse(&text, &file)
+    }
+
+    /// Reads the text of a file; `file` is its name for errors.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
+        let root = tree::read(text, file)?;
+        config(&root).map_err(|Mistake(place, message)| ConfigError {
+            file: file.to_owned(),
+            line: place.0,
+            column: place.1,
+            message,
+        })
+    }
+}
+
+const DURATION: &str = "a duration such as 150ms or 2s";
+
+fn config(root: &Node) -> Result<Config, Mistake> {
+    let fields = root.fields("the config", &["api", "statsd", "seed", "threads", "drain", "proxies"])?;
+    let proxies = fields.need("proxies", "[{listen: 127.0.0.1:8000, upstream: 127.0.0.1:80}]")?;
+    let nodes = proxies.list("proxies")?;
+    if nodes.is_empty() {
+        return Err(proxies.mistake("`proxies` is empty; give at least one proxy".to_owned()));
+    }
+    let mut read: Vec<ProxyConfig> = Vec::with_capacity(nodes.len());
+    for node in &nodes {
+        let proxy = proxy(node, nodes.len() == 1)?;
+        if read.iter().any(|other| other.name == proxy.name) {
+            return Err(
+                node.mistake(format!("two proxies are called `{}`; give each its own name", proxy.name))
+            );
+        }
+        if let Some(other) =
+            read.iter().find(|other| other.listen == proxy.listen && proxy.listen.port() != 0)
+        {
+            let message = format!(
+                "proxies `{}` and `{}` both listen on {}; give each its own address",
+                other.name, proxy.name, proxy.listen
+            );
+            return Err(node.mistake(message));
+        }
+        read.push(proxy);
+    }
+    Ok(Config {
+        api: optional(&fields, "api", |node| address(node, "api"))?,
+        statsd: optional(&fields, "statsd", |node| host_port(node, "statsd"))?,
+        seed: optional(&fields, "seed", |node| {
+            node.read("seed", "a whole number from 0", |text| text.parse().ok())
+        })?,
+        threads: optional(&fields, "threads", |node| {
+            node.read("threads", "a number of threads from 1 to 1024", |text| {
+                text.parse().ok().filter(|threads| (1..=THREADS_MAX).contains(threads))
+            })
+        })?,
+        drain: optional(&fields, "drain", |node| {
+            node.read("drain", DURATION, |text| behavior::duration(text, ""))
+        })?
+        .unwrap_or(DRAIN_DEFAULT),
+        proxies: read,
+    })
+}
+
+fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
+    let fields = node.fields(
+        "a proxy",
+        &[
+            "name",
+            "listen",
+            "upstream",
+            "protocol",
+            "behavior",
+            "options",
+            "rules",
+            "timeline",
+            "connect_timeout",
+            "source_addresses",
+            "held_bytes_max",
+        ],
+    )?;
+    let name = match fields.find("name") {
+        Some(node) => node.read("name", "1 to 64 of a-z, A-Z, 0-9, - and _", |text| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            ((1..=64).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
+        })?,
+        None if is_single => DEFAULT_NAME.to_owned(),
+        None => {
+            return Err(Mistake(
+                fields.place,
+                "`name` is missing; with several proxies each needs one".to_owned(),
+            ));
+        }
+    };
+    let protocol = match fields.find("protocol") {
+        Some(node) => node
+            .text("protocol")?
+            .parse()
+            .map_err(|error: crate::protocol::ProtocolError| node.mistake(error.to_string()))?,
+        None => Protocol::Tcp,
+    };
+    let rules = rules::base(&fields)?;
+    check_rules(&rules, protocol, fields.place)?;
+    let timeline = match fields.find("timeline") {
+        Some(node) => rules::timeline(node)?,
+        None => Vec::new(),
+    };
+    for entry in &timeline {
+        check_rules(&entry.rules, protocol, fields.place)?;
+    }
+    let count = rules.len() + timeline.iter().map(|entry| entry.rules.len()).sum::<usize>();
+    if count > behavior::RULES_MAX || timeline.len() > crate::proxy::leases::LEASES_MAX {
+        let message = format!(
+            "a proxy takes at most {} rules and {} timeline entries; this has {count} and {}",
+            behavior::RULES_MAX,
+            crate::proxy::leases::LEASES_MAX,
+            timeline.len()
+        );
+        return Err(Mistake(fields.place, message));
+    }
+    Ok(ProxyConfig {
+        name,
+        listen: address(fields.need("listen", "127.0.0.1:8000")?, "listen")?,
+        upstream: host_port(fields.need("upstream", "127.0.0.1:80")?, "upstream")?,
+        protocol,
+        rules,
+        timeline,
+        connect_timeout: optional(&fields, "connect_timeout", |node| {
+            node.read("connect_timeout", "a duration above 0 such as 2s", |text| {
+                behavior::duration(text, "").filter(|time| !time.is_zero())
+            })
+        })?
+        .unwrap_or(CONNECT_TIMEOUT_DEFAULT),
+        source_addresses: optional(&fields, "source_addresses", |node| {
+            let read = |item: &&Node| {
+                item.read("source_addresses", "addresses such as 127.0.0.2", |text| text.parse().ok())
+            };
+            node.list("source_addresses")?.iter().map(read).collect()
+        })?
+        .unwrap_or_default(),
+        held_bytes_max: optional(&fields, "held_bytes_max", |node| {
+            node.read("held_bytes_max", "a number of bytes above 0 such as 1MiB", |text| {
+                behavior::bytes(text).filter(|bytes| *bytes > 0)
+            })
+        })?
+        .unwrap_or(HELD_BYTES_DEFAULT),
+    })
+}
+
+fn check_rules(rules: &[Rule], protocol: Protocol, place: tree::Place) -> Result<(), Mistake> {
+    RuleSet::compile(rules.to_vec(), protocol, 0, 0)
+        .map(|_| ())
+        .map_err(|error| Mistake(place, error.to_string()))
+}
+
+fn optional<T>(
+    fields: &Fields<'_>,
+    key: &str,
+    read: impl FnOnce(&Node) -> Result<T, Mistake>,
+) -> Result<Option<T>, Mistake> {
+    fields.find(key).map(read).transpose()
+}
+
+fn address(node: &Node, key: &str) -> Result<SocketAddr, Mistake> {
+    node.read(key, "an address and a port such as 127.0.0.1:8000 or [::1]:8000", |text| {
+        match text.strip_prefix("localhost:") {
+            Some(port) => port.parse().ok().map(|port| SocketAddr::from(([127, 0, 0, 1], port))),
+            None => text.parse().ok(),
+        }
+    })
+}
+
+fn host_port(node: &Node, key: &str) -> Result<String, Mistake> {
+    node.read(key, "a host and a port such as localhost:80 or [::1]:80", |text| {
+        let (host, port) = text.rsplit_once(':')?;
+        let port: u16 = port.parse().ok()?;
+        let is_v6 = host.starts_with('[') && host.ends_with(']');
+        let fits = !host.is_empty()
+            && (is_v6 || !host.contains([':', '[', ']', '/', '@']))
+            && !host.contains(char::is_whitespace);
+        (fits && port != 0).then(|| text.to_owned())
+    })
+}
+
+/// Options of several behaviors, by behavior.
+type OptionMaps = BTreeMap<String, BTreeMap<String, String>>;
+
+#[cfg(test)]
+mod tests;
