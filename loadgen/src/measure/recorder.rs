@@ -27,7 +27,7 @@ pub struct Recorder {
     /// Seconds with something new, rising. Mostly one or two: the present and, after a stall, the due ones.
     slots: VecDeque<Slot>,
     /// Empty histograms to be used again.
-    spare: Vec<Box<Histogram>>,
+    spare: Vec<Histogram>,
     totals: Counts,
     warm_up_totals: Counts,
 }
@@ -41,7 +41,7 @@ const CONNECT: usize = 10;
 #[derive(Debug, Default)]
 struct Slot {
     interval: Interval,
-    histograms: [Option<Box<Histogram>>; 11],
+    histograms: [Option<Histogram>; 11],
 }
 
 impl Recorder {

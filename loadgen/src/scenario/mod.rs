@@ -4,6 +4,7 @@
 //! travels to other nodes as JSON and is validated again on arrival, because the wire is text too.
 
 mod model;
+mod parse;
 
 mod slo;
 mod target;
@@ -11,6 +12,7 @@ pub mod units;
 
 pub use model::{BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Step, Stop};
 
+pub use parse::{ParseError, parse};
 pub use slo::{Comparison, Metric, SeriesName, Slo, SloError};
 pub use target::{Target, TargetError};
 pub use units::Rate;

@@ -1,0 +1,563 @@
+//! A run file becomes a [`Plan`]. A mistake names file, line, column and key, and suggests the nearest key.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_saphyr::{Error, Location, Spanned};
+
+use super::units::{parse_duration, parse_size};
+use super::{Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, Rate, Slo, Step, Stop, Target};
+
+/// Connections of an open model that says none: enough to keep a rate while some requests are slow.
+const OPEN_CONNECTIONS_DEFAULT: u32 = 100;
+
+/// Why a run file was not understood: `run.yml:8:12: phases[0].rate: …`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {problem}")]
+pub struct ParseError {
+    /// As given.
+    pub file: String,
+    /// From 1.
+    pub line: u64,
+    /// From 1.
+    pub column: u64,
+    /// The key and what to do.
+    pub problem: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunFile {
+    name: Option<String>,
+    nodes: Option<Spanned<u32>>,
+    target: Spanned<String>,
+    method: Option<Spanned<String>>,
+    headers: Option<Spanned<Headers>>,
+    body: Option<String>,
+    payload: Option<Spanned<String>>,
+    keep_alive: Option<bool>,
+    connections: Option<Spanned<u32>>,
+    threads: Option<Spanned<u32>>,
+    connect_timeout: Option<Spanned<String>>,
+    response_timeout: Option<Spanned<String>>,
+    warm_up: Option<Spanned<String>>,
+    phases: Spanned<Vec<Spanned<PhaseEntry>>>,
+    drain: Option<Spanned<String>>,
+    source_addresses: Option<Vec<Spanned<String>>>,
+    connect_rate: Option<Spanned<String>>,
+    drop_after: Option<Spanned<String>>,
+    precise: Option<bool>,
+    seed: Option<u64>,
+    slo: Option<Vec<Spanned<String>>>,
+    faults: Option<Vec<Spanned<FaultEntry>>>,
+    on_node_loss: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PhaseEntry {
+    rate: Option<Spanned<String>>,
+    arrivals: Option<Spanned<String>>,
+    ramp: Option<RampEntry>,
+    steps: Option<Vec<StepEntry>>,
+    users: Option<Spanned<u32>>,
+    think_time: Option<Spanned<String>>,
+    #[serde(rename = "for")]
+    over: Option<Spanned<String>>,
+    requests: Option<Spanned<u64>>,
+    warm_up: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RampEntry {
+    from: Spanned<String>,
+    to: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepEntry {
+    rate: Spanned<String>,
+    #[serde(rename = "for")]
+    over: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FaultEntry {
+    proxy: Spanned<String>,
+    behavior: Spanned<String>,
+    options: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    at: Option<Spanned<String>>,
+    #[serde(rename = "for")]
+    over: Spanned<String>,
+}
+
+/// Header fields in the order of the file.
+struct Headers(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Headers, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Headers;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("header names and values")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
+                let mut all = Vec::new();
+                while let Some(header) = map.next_entry()? {
+                    all.push(header);
+                }
+                Ok(Headers(all))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// Reads a run file. `file` only names it in errors.
+///
+/// # Errors
+/// The first mistake, with its place.
+pub fn parse(file: &str, text: &str) -> Result<Plan, ParseError> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    let raw: RunFile =
+        serde_saphyr::from_str_with_options(text, options).map_err(|e| from_yaml(file, text, &e))?;
+    let mut places = Places { file, known: HashMap::new() };
+    let plan = build(raw, &mut places)?;
+    plan.validate().map_err(|e| places.error_at(places.nearest(&e.key), &e.key, &e.problem))?;
+    Ok(plan)
+}
+
+/// Where each value stood, by its key.
+struct Places<'a> {
+    file: &'a str,
+    known: HashMap<String, Location>,
+}
+
+impl Places<'_> {
+    fn error_at(&self, place: Location, key: &str, problem: &str) -> ParseError {
+        ParseError {
+            file: self.file.to_owned(),
+            line: place.line().max(1),
+            column: place.column().max(1),
+            problem: format!("{key}: {problem}"),
+        }
+    }
+
+    /// The place of `key`, or of the value that holds it.
+    fn nearest(&self, key: &str) -> Location {
+        let mut key = key;
+        loop {
+            match (self.known.get(key), key.rfind(['.', '['])) {
+                (Some(place), _) => return *place,
+                (None, Some(end)) => key = &key[..end],
+                (None, None) => return Location::UNKNOWN,
+            }
+        }
+    }
+
+    fn take<T>(&mut self, key: &str, value: Spanned<T>) -> T {
+        self.known.insert(key.to_owned(), value.referenced);
+        value.value
+    }
+
+    fn convert<T, E: fmt::Display>(
+        &mut self,
+        key: &str,
+        value: Spanned<String>,
+        convert: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<T, ParseError> {
+        let place = value.referenced;
+        let text = self.take(key, value);
+        convert(&text).map_err(|e| self.error_at(place, key, &e.to_string()))
+    }
+
+    /// Like `convert`, into a field that has a default.
+    fn set<T, E: fmt::Display>(
+        &mut self,
+        field: &mut T,
+        key: &str,
+        value: Option<Spanned<String>>,
+        convert: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<(), ParseError> {
+        if let Some(value) = value {
+            *field = self.convert(key, value, convert)?;
+        }
+        Ok(())
+    }
+}
+
+fn build(raw: RunFile, places: &mut Places<'_>) -> Result<Plan, ParseError> {
+    let mut plan = Plan::for_target(places.convert("target", raw.target, Target::from_str)?);
+    let warm_up = raw.warm_up.map(|value| places.convert("warm_up", value, parse_duration)).transpose()?;
+    plan.phases = build_phases(raw.phases, warm_up, places)?;
+    let number = |field: &mut u32, key: &str, value: Option<Spanned<u32>>, places: &mut Places<'_>| {
+        if let Some(value) = value {
+            *field = places.take(key, value);
+        }
+    };
+    number(&mut plan.nodes, "nodes", raw.nodes, places);
+    number(&mut plan.threads, "threads", raw.threads, places);
+    plan.connections = default_connections(&plan);
+    number(&mut plan.connections, "connections", raw.connections, places);
+    if let Some(value) = raw.method {
+        plan.method = places.take("method", value);
+    }
+    if let Some(value) = raw.headers {
+        plan.headers = places.take("headers", value).0;
+    }
+    plan.body = raw.body.unwrap_or_default().into_bytes().into();
+    plan.name = raw.name.unwrap_or(plan.name);
+    plan.keep_alive = raw.keep_alive.unwrap_or(plan.keep_alive);
+    plan.precise = raw.precise.unwrap_or(plan.precise);
+    plan.seed = raw.seed.unwrap_or(plan.seed);
+    places.set(&mut plan.payload_bytes, "payload", raw.payload, |text| {
+        let bytes = parse_size(text).map_err(|e| e.to_string())?;
+        u32::try_from(bytes).map_err(|_| "must be below 4GiB".to_owned())
+    })?;
+    places.set(&mut plan.connect_timeout, "connect_timeout", raw.connect_timeout, parse_duration)?;
+    places.set(&mut plan.response_timeout, "response_timeout", raw.response_timeout, parse_duration)?;
+    places.set(&mut plan.drain, "drain", raw.drain, parse_duration)?;
+    places.set(&mut plan.connect_rate, "connect_rate", raw.connect_rate, Rate::from_str)?;
+    places.set(&mut plan.late, "drop_after", raw.drop_after, |text| {
+        parse_duration(text).map(LatePolicy::DropAfter)
+    })?;
+    places.set(&mut plan.on_node_loss, "on_node_loss", raw.on_node_loss, |text| match text {
+        "invalid" => Ok(OnNodeLoss::Invalid),
+        "continue" => Ok(OnNodeLoss::Continue),
+        other => Err(format!("`{other}` is neither `invalid` nor `continue`")),
+    })?;
+    for (index, address) in raw.source_addresses.into_iter().flatten().enumerate() {
+        let key = format!("source_addresses[{index}]");
+        plan.source_addresses.push(places.convert(&key, address, |text| {
+            text.parse::<IpAddr>().map_err(|_| format!("`{text}` is not an IP address"))
+        })?);
+    }
+    for (index, objective) in raw.slo.into_iter().flatten().enumerate() {
+        plan.slo.push(places.convert(&format!("slo[{index}]"), objective, Slo::from_str)?);
+    }
+    for (index, fault) in raw.faults.into_iter().flatten().enumerate() {
+        let key = format!("faults[{index}]");
+        let fault = places.take(&key, fault);
+        plan.faults.push(build_fault(&key, fault, places)?);
+    }
+    Ok(plan)
+}
+
+fn default_connections(plan: &Plan) -> u32 {
+    let users = plan.phases.iter().map(|phase| match phase.load {
+        Load::Closed { users, .. } => users,
+        Load::Open(_) => OPEN_CONNECTIONS_DEFAULT,
+    });
+    users.max().unwrap_or(1).max(plan.nodes)
+}
+
+fn build_fault(key: &str, fault: FaultEntry, places: &mut Places<'_>) -> Result<Fault, ParseError> {
+    let at = fault.at.map(|at| places.convert(&format!("{key}.at"), at, parse_duration)).transpose()?;
+    Ok(Fault {
+        proxy: places.take(&format!("{key}.proxy"), fault.proxy),
+        behavior: places.take(&format!("{key}.behavior"), fault.behavior),
+        options: fault.options.unwrap_or_default(),
+        at: at.unwrap_or_default(),
+        over: places.convert(&format!("{key}.for"), fault.over, parse_duration)?,
+    })
+}
+
+fn build_phases(
+    raw: Spanned<Vec<Spanned<PhaseEntry>>>,
+    warm_up: Option<Duration>,
+    places: &mut Places<'_>,
+) -> Result<Vec<Phase>, ParseError> {
+    let entries = places.take("phases", raw);
+    let mut phases = Vec::with_capacity(entries.len() + 1);
+    for (index, entry) in entries.into_iter().enumerate() {
+        let key = format!("phases[{index}]");
+        let place = entry.referenced;
+        let entry = places.take(&key, entry);
+        phases.push(build_phase(&key, place, entry, places)?);
+    }
+    if let (Some(over), Some(first)) = (warm_up.filter(|over| !over.is_zero()), phases.first()) {
+        // The warm-up runs like the first phase at its first rate, and shifts the keys below by one.
+        let load = match &first.load {
+            Load::Open(pace) => match pace.first_rate() {
+                Some(rate) => Load::Open(Pace::Constant { rate }),
+                None => first.load.clone(),
+            },
+            closed => closed.clone(),
+        };
+        phases.insert(0, Phase { load, stop: Stop::After(over), warm_up: true });
+        places.known = std::mem::take(&mut places.known).into_iter().map(shift_phase).collect();
+    }
+    Ok(phases)
+}
+
+/// `phases[2].rate` → `phases[3].rate`: a warm-up phase now stands before it.
+fn shift_phase((key, place): (String, Location)) -> (String, Location) {
+    let shifted = key.strip_prefix("phases[").and_then(|rest| {
+        let (index, rest) = rest.split_once(']')?;
+        Some(format!("phases[{}]{rest}", index.parse::<usize>().ok()? + 1))
+    });
+    (shifted.unwrap_or(key), place)
+}
+
+fn build_phase(
+    key: &str,
+    place: Location,
+    entry: PhaseEntry,
+    places: &mut Places<'_>,
+) -> Result<Phase, ParseError> {
+    let wrong = |places: &Places<'_>, problem: &str| places.error_at(place, key, problem);
+    let poisson = match entry.arrivals {
+        None => false,
+        Some(value) => places.convert(&format!("{key}.arrivals"), value, |text| match text {
+            "constant" => Ok(false),
+            "poisson" => Ok(true),
+            other => Err(format!("`{other}` is neither `constant` nor `poisson`")),
+        })?,
+    };
+    let over = entry.over.map(|v| places.convert(&format!("{key}.for"), v, parse_duration)).transpose()?;
+    let requests = entry.requests.map(|v| places.take(&format!("{key}.requests"), v));
+    let think_time = entry
+        .think_time
+        .map(|v| places.convert(&format!("{key}.think_time"), v, parse_duration))
+        .transpose()?;
+    if think_time.is_some() && entry.users.is_none() {
+        return Err(wrong(places, "think_time belongs to users; an open model does not wait for replies"));
+    }
+    if poisson && entry.rate.is_none() {
+        return Err(wrong(places, "poisson arrivals need `rate`"));
+    }
+    let mut steps_total = None;
+    let load = match (entry.rate, entry.ramp, entry.steps, entry.users) {
+        (Some(rate), None, None, None) => {
+            let rate = places.convert(&format!("{key}.rate"), rate, Rate::from_str)?;
+            Load::Open(if poisson { Pace::Poisson { rate } } else { Pace::Constant { rate } })
+        }
+        (None, Some(ramp), None, None) => Load::Open(Pace::Ramp {
+            from: places.convert(&format!("{key}.ramp.from"), ramp.from, Rate::from_str)?,
+            to: places.convert(&format!("{key}.ramp.to"), ramp.to, Rate::from_str)?,
+        }),
+        (None, None, Some(entries), None) => {
+            let mut steps = Vec::with_capacity(entries.len());
+            for (number, step) in entries.into_iter().enumerate() {
+                let key = format!("{key}.steps[{number}]");
+                let rate = places.convert(&format!("{key}.rate"), step.rate, Rate::from_str)?;
+                let over = places.convert(&format!("{key}.for"), step.over, parse_duration)?;
+                steps.push(Step { rate, over });
+            }
+            steps_total = steps.iter().try_fold(Duration::ZERO, |sum, step| sum.checked_add(step.over));
+            Load::Open(Pace::Steps(steps))
+        }
+        (None, None, None, Some(users)) => Load::Closed {
+            users: places.take(&format!("{key}.users"), users),
+            think_time: think_time.unwrap_or_default(),
+        },
+        (None, None, None, None) => {
+            return Err(wrong(places, "says no load; give it `rate`, `ramp`, `steps` or `users`"));
+        }
+        _ => return Err(wrong(places, "has more than one of `rate`, `ramp`, `steps` and `users`; keep one")),
+    };
+    let stop = match (over.or(steps_total), requests) {
+        (Some(over), None) => Stop::After(over),
+        (None, Some(count)) => Stop::Requests(count),
+        (None, None) => return Err(wrong(places, "never ends; give it `for` or `requests`")),
+        (Some(_), Some(_)) => return Err(wrong(places, "has both `for` and `requests`; keep one")),
+    };
+    Ok(Phase { load, stop, warm_up: entry.warm_up.unwrap_or(false) })
+}
+
+/// A mistake that the YAML reader found.
+fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
+    let error = error.without_snippet();
+    let place = error.location().unwrap_or(Location::UNKNOWN);
+    let line = place.line().max(1);
+    let problem = match error {
+        Error::SerdeUnknownField { field, expected, .. } => match nearest_key(field, expected) {
+            Some(near) => format!("unknown key `{field}`; did you mean `{near}`?"),
+            None => format!("unknown key `{field}`; known are {}", expected.join(", ")),
+        },
+        Error::SerdeMissingField { field, .. } => format!("`{field}` is missing; add it"),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{key}` stands here twice; keep one"),
+        other => {
+            let message = other.to_string();
+            // The reader's own text ends in the place, which stands in front already.
+            let message = message.lines().next().unwrap_or_default();
+            let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
+            let message = message.strip_prefix("error: ").unwrap_or(message);
+            match key_on_line(text, line) {
+                Some(key) => format!("{key}: {message}"),
+                None => message.to_owned(),
+            }
+        }
+    };
+    ParseError { file: file.to_owned(), line, column: place.column().max(1), problem }
+}
+
+fn nearest_key<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |key: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), key);
+    known
+        .iter()
+        .map(|key| (distance(key), *key))
+        // A third of the letters may be wrong; beyond that a suggestion would be a guess.
+        .filter(|(distance, key)| *distance <= key.len().div_ceil(3))
+        .min()
+        .map(|(_, key)| key)
+}
+
+fn key_on_line(text: &str, line: u64) -> Option<&str> {
+    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+    let (key, _) = line.split_once(':')?;
+    let key = key.trim().trim_start_matches(['-', '{', ' ']);
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    plain.then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CHECKOUT: &str = r#"name: checkout
+nodes: 3                                  # default 1
+target: http://10.0.3.7:8080/
+connections: 300
+phases:
+  - {rate: 3000/s, for: 30s}              # open model; {users: 100, for: 30s} is the closed one
+faults:                                   # on proxies that joined, or that --via names
+  - {proxy: redis, behavior: "20:delay", options: {delay: {time: 200ms}}, at: 10s, for: 5s}
+slo: ["p99<50ms", "errors<0.1%"]
+on_node_loss: invalid                     # or: continue
+"#;
+
+    fn refusal(text: &str) -> String {
+        parse("run.yml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_run_file_of_the_manual_is_read() {
+        let plan = parse("run.yml", CHECKOUT).unwrap();
+        assert_eq!((plan.name.as_str(), plan.nodes, plan.connections), ("checkout", 3, 300));
+        assert_eq!(plan.duration(), Some(Duration::from_secs(30)));
+        assert_eq!(plan.faults[0].options["delay"]["time"], "200ms");
+        assert_eq!(
+            (plan.faults[0].at, plan.faults[0].over),
+            (Duration::from_secs(10), Duration::from_secs(5))
+        );
+        assert_eq!(plan.slo.len(), 2);
+        assert_eq!(plan.on_node_loss, OnNodeLoss::Invalid);
+    }
+
+    #[test]
+    fn every_key_reaches_the_plan() {
+        let plan = parse(
+            "run.yml",
+            "target: tcp://h:7\nmethod: POST\nheaders: {X-B: '1', X-A: two}\nbody: hi\npayload: 1KiB\nkeep_alive: false\n\
+             connections: 7\nthreads: 2\nconnect_timeout: 1s\nresponse_timeout: 2s\nwarm_up: 5s\ndrain: 0\n\
+             source_addresses: [127.0.0.2, '::1']\nconnect_rate: 100/s\ndrop_after: 5ms\nprecise: true\nseed: 42\n\
+             on_node_loss: continue\nphases:\n- {rate: 10/s, arrivals: poisson, for: 1s}\n- {ramp: {from: 1/s, to: 2k/s}, for: 2s}\n\
+             - {steps: [{rate: 1/s, for: 1s}, {rate: 2/s, for: 3s}]}\n- {users: 4, think_time: 10ms, requests: 100}\n",
+        )
+        .unwrap();
+        let rate = |text: &str| text.parse::<Rate>().unwrap();
+        let loads: Vec<_> = plan.phases.iter().map(|p| (p.load.clone(), p.stop, p.warm_up)).collect();
+        let secs = |s| Stop::After(Duration::from_secs(s));
+        assert_eq!(loads[0], (Load::Open(Pace::Constant { rate: rate("10/s") }), secs(5), true));
+        assert_eq!(loads[1], (Load::Open(Pace::Poisson { rate: rate("10/s") }), secs(1), false));
+        assert_eq!(loads[2].0, Load::Open(Pace::Ramp { from: rate("1/s"), to: rate("2k/s") }));
+        assert_eq!(loads[3].1, secs(4));
+        assert_eq!(loads[4].0, Load::Closed { users: 4, think_time: Duration::from_millis(10) });
+        assert_eq!(loads[4].1, Stop::Requests(100));
+        assert_eq!(plan.headers, [("X-B".into(), "1".into()), ("X-A".into(), "two".into())]);
+        assert_eq!((plan.payload_bytes, plan.keep_alive, plan.precise, plan.seed), (1024, false, true, 42));
+        assert_eq!(plan.late, LatePolicy::DropAfter(Duration::from_millis(5)));
+        assert_eq!((plan.drain, plan.body.as_bytes()), (Duration::ZERO, &b"hi"[..]));
+        assert_eq!((plan.connections, plan.threads, plan.source_addresses.len()), (7, 2, 2));
+        assert_eq!(plan.on_node_loss, OnNodeLoss::Continue);
+    }
+
+    #[test]
+    fn closed_users_bring_their_connections() {
+        let plan = parse("r", "target: http://h/\nphases: [{users: 40, for: 1s}]").unwrap();
+        assert_eq!(plan.connections, 40);
+        assert_eq!(parse("r", "target: http://h/\nphases: [{rate: 1/s, for: 1s}]").unwrap().connections, 100);
+    }
+
+    #[test]
+    fn a_mistake_names_file_line_and_key() {
+        let edit = |from: &str, to: &str| refusal(&CHECKOUT.replacen(from, to, 1));
+        for (error, expected) in [
+            (
+                edit("connections:", "conections:"),
+                "run.yml:4:1: unknown key `conections`; did you mean `connections`?",
+            ),
+            (edit("rate: 3000/s", "rat: 3000/s"), "run.yml:6:6: unknown key `rat`; did you mean `rate`?"),
+            (
+                edit("3000/s", "fast"),
+                "run.yml:6:12: phases[0].rate: `fast` is not a rate; write a number, k or M if you like, and /s, /min or /h, such as 20k/s",
+            ),
+            (
+                edit("for: 30s", "for: 30"),
+                "run.yml:6:25: phases[0].for: `30` is not a duration; write a number and ns, us, ms, s, m or h, such as 150ms",
+            ),
+            (
+                edit("http:", "https:"),
+                "run.yml:3:9: target: `https://10.0.3.7:8080/`: https is not built yet; use http:// towards a TLS terminator",
+            ),
+            (
+                edit("300\n", "2\n"),
+                "run.yml:4:14: connections: 2 are fewer than the 3 nodes; raise connections or lower nodes",
+            ),
+            (
+                edit("p99<50ms", "p99=50ms"),
+                "run.yml:9:7: slo[0]: `p99=50ms` compares nothing; write METRIC<BOUND, such as p99<50ms, errors<0.1% or rate>19k/s",
+            ),
+            (
+                edit("invalid", "ignore"),
+                "run.yml:10:15: on_node_loss: `ignore` is neither `invalid` nor `continue`",
+            ),
+            (
+                edit("for: 30s", "requests: 3, for: 3s"),
+                "run.yml:6:5: phases[0]: has both `for` and `requests`; keep one",
+            ),
+            (
+                edit("rate: 3000/s, ", ""),
+                "run.yml:6:5: phases[0]: says no load; give it `rate`, `ramp`, `steps` or `users`",
+            ),
+            (edit(", for: 30s", ""), "run.yml:6:5: phases[0]: never ends; give it `for` or `requests`"),
+            (edit("target: http://10.0.3.7:8080/\n", ""), "`target` is missing; add it"),
+            (edit("nodes: 3 ", "nodes: three "), "run.yml:2:8: nodes: "),
+            (edit("nodes: 3", "name: 3"), "`name` stands here twice; keep one"),
+        ] {
+            assert!(error.contains(expected), "{error}\n{expected}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_warm_up_does_not_shift_the_line_of_a_mistake() {
+        let text = CHECKOUT.replacen("connections", "warm_up: 5s\nconnections", 1).replacen("30s", "0s", 1);
+        assert!(
+            refusal(&text).starts_with("run.yml:7:25: phases[1].for: must be above 0"),
+            "{}",
+            refusal(&text)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_are_refused_or_read_without_a_panic(at in any::<prop::sample::Index>(), text in "\\PC{0,6}") {
+            let chars: Vec<char> = CHECKOUT.chars().collect();
+            let at = at.index(chars.len());
+            let damaged: String = chars[..at].iter().copied().chain(text.chars()).chain(chars[at..].iter().skip(2).copied()).collect();
+            let _ = parse("run.yml", &damaged);
+        }
+    }
+}

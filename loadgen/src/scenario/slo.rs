@@ -112,7 +112,12 @@ impl Slo {
     /// A value of this metric with its unit.
     pub fn format(&self, value: f64) -> String {
         match self.metric {
-            Metric::Percentile(..) | Metric::Max(_) => format_duration(Duration::from_nanos(value as u64)),
+            Metric::Percentile(..) | Metric::Max(_) => {
+                // Above a millisecond the digits below a microsecond are the histogram's, not the target's.
+                let ns = value as u64;
+                let shown = if ns < 1_000_000 { ns } else { ns / 1_000 * 1_000 };
+                format_duration(Duration::from_nanos(shown))
+            }
             Metric::ErrorRatio => format!("{:.4}%", value * 100.0),
             Metric::RatePerSecond => format!("{value:.1}/s"),
         }

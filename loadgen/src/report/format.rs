@@ -1,0 +1,174 @@
+//! Numbers for people: three digits and a unit, thousands apart.
+
+/// `1.30 s`, `87.3 ms`, `152 µs`, `999 ns`.
+pub(super) fn latency(ns: u64) -> String {
+    let value = ns as f64;
+    let (scaled, unit) = match ns {
+        0..1_000 => return format!("{ns} ns"),
+        1_000..999_500 => (value / 1e3, "µs"),
+        999_500..999_500_000 => (value / 1e6, "ms"),
+        _ => (value / 1e9, "s"),
+    };
+    format!("{} {unit}", three_digits(scaled))
+}
+
+/// Three significant digits, but never fewer digits than the whole part has.
+pub(super) fn three_digits(value: f64) -> String {
+    match value {
+        v if v < 9.995 => format!("{v:.2}"),
+        v if v < 99.95 => format!("{v:.1}"),
+        v => format!("{v:.0}"),
+    }
+}
+
+/// `1,234,567`.
+pub(super) fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `2,999.8/s`, `0.300/s`.
+pub(super) fn rate(per_second: f64) -> String {
+    if per_second >= 100.0 {
+        let tenths = (per_second * 10.0).round() as u64;
+        return match tenths % 10 {
+            0 => format!("{}/s", count(tenths / 10)),
+            tenth => format!("{}.{tenth}/s", count(tenths / 10)),
+        };
+    }
+    format!("{}/s", three_digits(per_second))
+}
+
+/// `12.3 MiB`.
+pub(super) fn bytes(value: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.into_iter().find(|(_, shift)| value >> shift > 0) {
+        Some((unit, shift)) => format!("{} {unit}", three_digits(value as f64 / (1_u64 << shift) as f64)),
+        None => format!("{value} B"),
+    }
+}
+
+/// `99.98 %`; never rounds a loss away to 100, nor a small share to 0.
+pub(super) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "–".to_owned();
+    }
+    let percent = part as f64 * 100.0 / whole as f64;
+    match percent {
+        p if part != 0 && p < 0.01 => "< 0.01 %".to_owned(),
+        p if part != whole && p > 99.99 => "> 99.99 %".to_owned(),
+        p => format!("{p:.2} %"),
+    }
+}
+
+/// `30 s`, `1.4 s`: for lengths of the run.
+pub(super) fn seconds(ns: u64) -> String {
+    let text = format!("{:.3}", ns as f64 / 1e9);
+    format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// The plan in one line: `3,000/s constant for 30 s · 300 connections`.
+pub(super) fn plan(plan: &crate::scenario::Plan) -> String {
+    use crate::scenario::units::format_duration;
+    use crate::scenario::{Load, Pace, Stop};
+    let phases: Vec<String> = plan
+        .phases
+        .iter()
+        .map(|phase| {
+            let load = match &phase.load {
+                Load::Open(Pace::Constant { rate: r }) => format!("{} constant", rate(r.as_f64())),
+                Load::Open(Pace::Poisson { rate: r }) => format!("{} Poisson", rate(r.as_f64())),
+                Load::Open(Pace::Ramp { from, to }) => {
+                    format!("ramp {} to {}", rate(from.as_f64()), rate(to.as_f64()))
+                }
+                Load::Open(Pace::Steps(steps)) => format!("{} steps", steps.len()),
+                Load::Closed { users: 1, .. } => "1 user".to_owned(),
+                Load::Closed { users, .. } => format!("{} users", count(u64::from(*users))),
+            };
+            let stop = match phase.stop {
+                Stop::After(over) => format!("for {}", format_duration(over)),
+                Stop::Requests(n) => format!("× {}", count(n)),
+            };
+            let warm_up = if phase.warm_up { "warm-up " } else { "" };
+            format!("{warm_up}{load} {stop}")
+        })
+        .collect();
+    let shown = if phases.len() > 4 {
+        format!("{}, … {} phases", phases[..3].join(", "), phases.len())
+    } else {
+        phases.join(", ")
+    };
+    let nodes = if plan.nodes > 1 { format!(" · {} nodes", plan.nodes) } else { String::new() };
+    let plural = if plan.connections == 1 { "" } else { "s" };
+    format!("{shown} · {} connection{plural}{nodes}", count(u64::from(plan.connections)))
+}
+
+/// A wall-clock label in UTC: `2026-11-24 03:52:44`.
+pub(super) fn utc(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1000;
+    let (days, of_day) = ((seconds / 86_400) as i64, seconds % 86_400);
+    // Civil from days: Howard Hinnant, "chrono-compatible low-level date algorithms".
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let of_era = z.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", of_day / 3600, of_day / 60 % 60, of_day % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_have_three_digits_and_a_unit() {
+        for (ns, text) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1.00 µs"),
+            (152_400, "152 µs"),
+            (999_499, "999 µs"),
+            (999_500, "1.00 ms"),
+            (87_250_000, "87.2 ms"),
+            (1_300_000_000, "1.30 s"),
+            (3_600_000_000_000, "3600 s"),
+        ] {
+            assert_eq!(latency(ns), text);
+        }
+    }
+
+    #[test]
+    fn counts_rates_bytes_and_shares_are_readable() {
+        assert_eq!((count(0), count(999), count(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
+        assert_eq!(
+            (rate(2999.84), rate(20_000.0), rate(0.3)),
+            ("2,999.8/s".into(), "20,000/s".into(), "0.30/s".into())
+        );
+        assert_eq!(
+            (bytes(512), bytes(1536), bytes(1 << 31)),
+            ("512 B".into(), "1.50 KiB".into(), "2.00 GiB".into())
+        );
+        assert_eq!(
+            (percent(1, 1_000_000), percent(999_999, 1_000_000), percent(1, 1), percent(0, 5)),
+            ("< 0.01 %".into(), "> 99.99 %".into(), "100.00 %".into(), "0.00 %".into())
+        );
+    }
+
+    #[test]
+    fn wall_clock_labels_are_right_on_leap_days_too() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00");
+        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00");
+        assert_eq!(utc(1_795_492_364_999), "2026-11-24 03:52:44");
+    }
+}

@@ -1,0 +1,324 @@
+//! A line chart as inline SVG: axes with round numbers, shaded windows, names beside their lines.
+
+use std::fmt::Write;
+
+use super::super::format::{latency, rate};
+use super::escape;
+
+const WIDTH: f64 = 1060.0;
+const HEIGHT: f64 = 270.0;
+const LEFT: f64 = 66.0;
+const RIGHT: f64 = 84.0;
+const TOP: f64 = 24.0;
+const BOTTOM: f64 = 30.0;
+/// Names closer than this would touch.
+const NAME_GAP: f64 = 15.0;
+/// Values below this share of the largest sit on the floor of a log axis.
+const LOG_DECADES_MAX: f64 = 6.0;
+/// Marks on a time axis, about.
+const TICKS_WANTED: f64 = 9.0;
+
+pub(super) struct Chart {
+    pub id: &'static str,
+    pub title: &'static str,
+    pub x: Scale,
+    pub y: Scale,
+    pub lines: Vec<Line>,
+    pub bands: Vec<Band>,
+    /// (second, text) for the browser's tooltip.
+    pub tips: Vec<(f64, String)>,
+}
+
+pub(super) struct Line {
+    pub name: &'static str,
+    pub class: &'static str,
+    /// `None` breaks the line.
+    pub points: Vec<Option<(f64, f64)>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Band {
+    pub from: f64,
+    pub to: f64,
+    pub label: String,
+    pub class: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Scale {
+    /// Seconds of the run.
+    Time,
+    /// −log₁₀(1 − quantile).
+    Percentile,
+    /// Nanoseconds, logarithmic.
+    LatencyLog,
+    /// A rate, from zero.
+    Linear,
+}
+
+struct Axis {
+    scale: Scale,
+    low: f64,
+    high: f64,
+    ticks: Vec<(f64, String)>,
+}
+
+impl Chart {
+    pub(super) fn svg(&self) -> String {
+        let points = || self.lines.iter().flat_map(|line| line.points.iter().flatten());
+        if points().next().is_none() {
+            return "<p class=\"caption\">Nothing was measured.</p>\n".to_owned();
+        }
+        let x_end = points().map(|p| p.0).fold(0.0, f64::max);
+        let x_axis = match self.x {
+            Scale::Percentile => percentile_axis(x_end),
+            _ => time_axis(self.bands.iter().map(|band| band.to).fold((x_end + 0.5).ceil(), f64::max)),
+        };
+        let y_axis = match self.y {
+            Scale::LatencyLog => latency_axis(points().map(|p| p.1)),
+            _ => linear_axis(points().map(|p| p.1).fold(0.0, f64::max)),
+        };
+        let x = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * x_axis.place(value);
+        let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y_axis.place(value);
+        let mut out = format!(
+            "<svg id=\"chart-{}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n",
+            self.id, self.title
+        );
+        self.draw_bands(&mut out, x);
+        for (value, label) in &y_axis.ticks {
+            let at = y(*value);
+            let _ = writeln!(
+                out,
+                "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
+                WIDTH - RIGHT,
+                LEFT - 8.0,
+                at + 4.0
+            );
+        }
+        for (value, label) in &x_axis.ticks {
+            let at = x(*value);
+            let floor = HEIGHT - BOTTOM;
+            let _ = writeln!(
+                out,
+                "<path class=\"axis\" d=\"M{at:.1} {floor}v5\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>",
+                HEIGHT - 9.0
+            );
+        }
+        let _ = writeln!(out, "<path class=\"axis\" d=\"M{LEFT} {}H{}\"/>", HEIGHT - BOTTOM, WIDTH - RIGHT);
+        for line in &self.lines {
+            draw_line(&mut out, line, x, y);
+        }
+        self.draw_names(&mut out, x, y);
+        for (second, text) in &self.tips {
+            let _ = writeln!(
+                out,
+                "<rect class=\"tip\" x=\"{:.1}\" y=\"{TOP}\" width=\"{:.2}\" height=\"{}\"><title>{}</title></rect>",
+                x(*second),
+                x(second + 1.0) - x(*second),
+                HEIGHT - TOP - BOTTOM,
+                escape(text)
+            );
+        }
+        out.push_str("</svg>\n");
+        out
+    }
+
+    fn draw_bands(&self, out: &mut String, x: impl Fn(f64) -> f64) {
+        // Labels of overlapping windows go on alternating rows above the plot.
+        let mut label_end = [f64::MIN; 2];
+        for band in &self.bands {
+            let (from, to) = (x(band.from), x(band.to));
+            let floor = HEIGHT - BOTTOM;
+            let class = band.class;
+            let _ = writeln!(
+                out,
+                "<rect class=\"band {class}\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{}\"/><path class=\"edge {class}\" d=\"M{from:.1} {TOP}V{floor}M{to:.1} {TOP}V{floor}\"/>",
+                (to - from).max(1.0),
+                floor - TOP
+            );
+            // About 6 px a letter.
+            let width = band.label.chars().count() as f64 * 6.0;
+            let start = from.min(WIDTH - width);
+            let row = usize::from(label_end[0] > start);
+            label_end[row] = start + width + 8.0;
+            let at = if row == 0 { TOP - 6.0 } else { TOP + 12.0 };
+            let label = escape(&band.label);
+            let _ = writeln!(out, "<text class=\"bandname\" x=\"{start:.1}\" y=\"{at}\">{label}</text>");
+        }
+    }
+
+    fn draw_names(&self, out: &mut String, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) {
+        let mut names: Vec<(f64, f64, &Line)> = self
+            .lines
+            .iter()
+            .filter_map(|line| line.points.iter().rev().flatten().next().map(|p| (y(p.1), x(p.0), line)))
+            .collect();
+        names.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut lowest = f64::MIN;
+        for (name_y, _, _) in &mut names {
+            *name_y = name_y.max(lowest + NAME_GAP);
+            lowest = *name_y;
+        }
+        // What was pushed below the floor goes back up, and takes the ones above along.
+        let mut highest = HEIGHT - BOTTOM + NAME_GAP;
+        for (name_y, _, _) in names.iter_mut().rev() {
+            *name_y = name_y.min(highest - NAME_GAP);
+            highest = *name_y;
+        }
+        for (at, _, line) in names {
+            let _ = writeln!(
+                out,
+                "<text class=\"name {}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                line.class,
+                WIDTH - RIGHT + 10.0,
+                at + 4.0,
+                line.name
+            );
+        }
+    }
+}
+
+fn draw_line(out: &mut String, line: &Line, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) {
+    let mut path = String::new();
+    let mut dots = String::new();
+    let points = &line.points;
+    for (index, point) in points.iter().enumerate() {
+        let Some((px, py)) = *point else { continue };
+        let (px, py) = (x(px), y(py));
+        let joined = index > 0 && points[index - 1].is_some();
+        let _ = write!(path, "{}{px:.1} {py:.1}", if joined { 'L' } else { 'M' });
+        let alone = !joined && points.get(index + 1).is_none_or(Option::is_none);
+        if alone {
+            let _ =
+                write!(dots, "<circle class=\"dot {}\" cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3\"/>", line.class);
+        }
+    }
+    let _ = writeln!(out, "<path class=\"line {}\" d=\"{path}\"/>{dots}", line.class);
+}
+
+impl Axis {
+    /// From 0 to 1.
+    fn place(&self, value: f64) -> f64 {
+        let value = if self.scale == Scale::LatencyLog { value.max(1.0).log10() } else { value };
+        ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
+    }
+}
+
+fn percentile_axis(end: f64) -> Axis {
+    let nines = end.ceil().clamp(1.0, 9.0);
+    let mut ticks = vec![(0.0, "0 %".to_owned()), (0.5_f64.log10().abs(), "50 %".to_owned())];
+    for n in 1..=nines as usize {
+        let label = match n {
+            1 => "90 %".to_owned(),
+            2 => "99 %".to_owned(),
+            n => format!("99.{} %", "9".repeat(n - 2)),
+        };
+        ticks.push((n as f64, label));
+    }
+    Axis { scale: Scale::Percentile, low: 0.0, high: nines, ticks }
+}
+
+fn time_axis(end: f64) -> Axis {
+    let steps = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0];
+    let fits = |step: &f64| end / step <= TICKS_WANTED + 1.0;
+    let step = steps.into_iter().find(fits).unwrap_or((end / TICKS_WANTED / 3600.0).ceil() * 3600.0);
+    let label = |t: f64| match t as u64 {
+        t if step < 60.0 => format!("{t} s"),
+        t if step < 3600.0 => format!("{} min", t / 60),
+        t => format!("{} h", t / 3600),
+    };
+    let ticks = (0..).map(|i| f64::from(i) * step).take_while(|t| *t <= end).map(|t| (t, label(t))).collect();
+    Axis { scale: Scale::Time, low: 0.0, high: end.max(1.0), ticks }
+}
+
+fn latency_axis(values: impl Iterator<Item = f64>) -> Axis {
+    let logs: Vec<f64> = values.map(|value| value.max(1.0).log10()).collect();
+    let high = logs.iter().copied().fold(1.0, f64::max);
+    let low = logs.iter().copied().fold(high, f64::min).max(high - LOG_DECADES_MAX);
+    // Whole decades, with some air below and above: a line on the frame cannot be read.
+    let low = (low - 0.1).floor().max(0.0);
+    let high = (high + 0.05).ceil().max(low + 1.0);
+    let thin = high - low > 3.0;
+    let mut ticks = Vec::new();
+    for decade in low as i32..=high as i32 {
+        for factor in [1.0, 2.0, 5.0] {
+            let value = factor * 10_f64.powi(decade);
+            if value.log10() <= high + 1e-9 && (factor == 1.0 || !thin) {
+                ticks.push((value, short_latency(value)));
+            }
+        }
+    }
+    Axis { scale: Scale::LatencyLog, low, high, ticks }
+}
+
+/// `100 ms` rather than `100.0 ms` on an axis.
+fn short_latency(ns: f64) -> String {
+    let text = latency(ns.round() as u64);
+    match text.split_once(' ') {
+        Some((number, unit)) if number.contains('.') => {
+            format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'))
+        }
+        _ => text,
+    }
+}
+
+fn linear_axis(max: f64) -> Axis {
+    let max = max.max(1.0);
+    let rough = max / 4.0;
+    let magnitude = 10_f64.powf(rough.log10().floor());
+    let step =
+        [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * magnitude).find(|s| *s >= rough).unwrap_or(rough);
+    let step = step.max(1.0);
+    let high = (max / step).ceil() * step;
+    let ticks = (0..)
+        .map(|i| f64::from(i) * step)
+        .take_while(|value| *value <= high + step / 2.0)
+        .map(|value| (value, if value == 0.0 { "0".to_owned() } else { rate_label(value) }))
+        .collect();
+    Axis { scale: Scale::Linear, low: 0.0, high, ticks }
+}
+
+fn rate_label(value: f64) -> String {
+    if value < 100.0 { format!("{value:.0}/s") } else { rate(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(axis: &Axis) -> Vec<&str> {
+        axis.ticks.iter().map(|(_, label)| label.as_str()).collect()
+    }
+
+    #[test]
+    fn axes_have_round_numbers() {
+        assert_eq!(
+            labels(&time_axis(10.0)),
+            ["0 s", "1 s", "2 s", "3 s", "4 s", "5 s", "6 s", "7 s", "8 s", "9 s", "10 s"]
+        );
+        assert_eq!(
+            labels(&time_axis(3600.0)),
+            ["0 min", "10 min", "20 min", "30 min", "40 min", "50 min", "60 min"]
+        );
+        assert_eq!(labels(&linear_axis(2000.0)), ["0", "500/s", "1,000/s", "1,500/s", "2,000/s"]);
+        assert_eq!(labels(&linear_axis(0.0)), ["0", "1/s"]);
+        assert_eq!(
+            labels(&latency_axis([100_000.0, 1.3e9].into_iter())),
+            ["10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s"]
+        );
+        assert_eq!(labels(&percentile_axis(3.7)), ["0 %", "50 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
+    }
+
+    #[test]
+    fn a_gap_breaks_the_line_and_a_lone_second_is_a_dot() {
+        let line = Line {
+            name: "p50",
+            class: "a",
+            points: vec![Some((0.0, 1.0)), None, Some((2.0, 1.0)), Some((3.0, 1.0))],
+        };
+        let mut out = String::new();
+        draw_line(&mut out, &line, |x| x, |y| y);
+        assert!(out.contains("d=\"M0.0 1.0M2.0 1.0L3.0 1.0\""), "{out}");
+        assert_eq!(out.matches("<circle").count(), 1);
+    }
+}

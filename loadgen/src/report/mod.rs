@@ -1,0 +1,19 @@
+//! What a run says: each report is a pure function from a [`Summary`](crate::measure::Summary) to bytes.
+//! Only [`write_run_dir`] touches the disk.
+
+mod diff;
+mod format;
+mod hgrm;
+mod hlog;
+mod html;
+mod json;
+mod run_dir;
+mod text;
+
+pub use diff::diff;
+pub use hgrm::hgrm;
+pub use hlog::hlog;
+pub use html::html;
+pub use json::{ReadError, json, read_json};
+pub use run_dir::{RunDirError, write_run_dir};
+pub use text::text;

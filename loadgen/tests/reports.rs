@@ -1,0 +1,300 @@
+//! Summary → report, compared with the files in `golden/`. After a wanted change:
+//! `UPDATE_GOLDEN=1 cargo test -p fracas-loadgen --test reports`, then read the diff.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::measure::{
+    DropReason, Environment, ErrorKind, FaultWindow, Grade, NodeReport, Outcome, Recorder, RunFacts, Sample,
+    Summary, Timeline, WorkerUse,
+};
+use fracas_loadgen::report;
+use fracas_loadgen::scenario::parse;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+const RUN_FILE: &str = r#"
+name: checkout <under> fault
+nodes: 2
+target: http://10.0.3.7:8080/cart?id=1
+connections: 300
+warm_up: 2s
+phases: [{rate: 1000/s, for: 18s}]
+faults: [{proxy: redis, behavior: "20:delay", options: {delay: {time: 200ms}}, at: 8s, for: 5s}]
+slo: ["p99<50ms", "service.p50<5ms", "errors<1%"]
+seed: 42
+"#;
+
+/// A node's half of the run: 1 ms of service with a sine on it, 200 ms more on every fifth request from 8 s to 13 s,
+/// a freeze from 15 s to 15.4 s, some errors, one timeout, one request never sent.
+fn node(name: &str, offset: u64) -> NodeReport {
+    let start = Instant::from_nanos(5_000_000_000);
+    let at = |ns: u64| start + Duration::from_nanos(ns);
+    let mut recorder = Recorder::new(start);
+    (0..150).for_each(|i| recorder.connected(start, at(200_000 + i * 1_000), false));
+    for k in (offset..20_000).step_by(2) {
+        let due = k * 1_000_000;
+        let warm_up = due < 2_000_000_000;
+        recorder.planned(at(due), warm_up);
+        if k == 19_999 {
+            recorder.dropped(at(due), at(20_500_000_000), DropReason::Unsent, warm_up);
+            continue;
+        }
+        let sent = due + 40_000 + k * 7919 % 60_000;
+        let wave = ((k as f64 / 700.0).sin() * 300_000.0 + 400_000.0) as u64;
+        let mut done = sent + 600_000 + wave + (k * 104_729 % 1_000) * 400;
+        let (mut outcome, step) = (Outcome::Ok, k / 2);
+        if (8_000_000_000..13_000_000_000).contains(&due) && step % 5 == 0 {
+            done += 200_000_000;
+        }
+        if (15_000_000_000..15_400_000_000).contains(&sent) {
+            done = 15_400_000_000 + 500_000 + k % 100 * 10_000;
+        }
+        if step % 1777 == 3 {
+            outcome = Outcome::Error(if step % 2 == 0 { ErrorKind::Reset } else { ErrorKind::Status5xx });
+        }
+        if k == 17_000 {
+            (outcome, done) = (Outcome::Timeout, sent + 2_000_000_000);
+        }
+        recorder.sent(at(due), warm_up);
+        recorder.bytes(at(sent), 120, 840);
+        recorder.record(&Sample {
+            due: at(due),
+            ready: at(due),
+            sent: at(sent),
+            done: at(done),
+            outcome,
+            warm_up,
+        });
+    }
+    NodeReport {
+        name: name.into(),
+        timeline: recorder.finish(),
+        workers: vec![WorkerUse { busy_ratio: 0.31, cpu_ratio: 0.34, cq_overflows: 0 }],
+        lost: None,
+        clock_error: Some(Duration::from_micros(35)),
+    }
+}
+
+fn run() -> (Summary, Timeline) {
+    let plan = parse("run.yml", RUN_FILE).unwrap();
+    let nodes = [node("fra-1", 0), node("fra-2", 1)];
+    let facts = RunFacts {
+        plan,
+        started_at_unix_ms: 1_795_492_364_250,
+        ran_for: Duration::from_millis(20_500),
+        ended_early: None,
+        faults: vec![FaultWindow {
+            proxy: "redis".into(),
+            behavior: "20:delay".into(),
+            start_ns: 8_000_000_000,
+            end_ns: 13_000_000_000,
+            injected: Some(1000),
+            seen: Some(5000),
+            accuracy_p50_ns: Some(140_000),
+            accuracy_p99_ns: Some(412_000),
+        }],
+        environment: Environment {
+            version: "0.1.0".into(),
+            kernel: "6.18.0".into(),
+            cpu: "Example CPU @ 2.6 GHz".into(),
+            cores: 2,
+            host: "bench-1".into(),
+        },
+        reproduce: "fracas run submit run.yml --wait".into(),
+    };
+    let mut timeline = Timeline::default();
+    nodes.iter().for_each(|node| timeline.merge(&node.timeline));
+    (Summary::new(facts, &nodes), timeline)
+}
+
+fn golden(name: &str, actual: &[u8]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, actual).unwrap();
+        return;
+    }
+    let expected = std::fs::read(&path).unwrap_or_default();
+    if expected == actual {
+        return;
+    }
+    let (expected, actual) = (String::from_utf8_lossy(&expected), String::from_utf8_lossy(actual));
+    let line = expected.lines().zip(actual.lines()).position(|(a, b)| a != b).unwrap_or(0);
+    panic!(
+        "{name} differs at line {}:\n- {}\n+ {}\nif that is wanted, run with UPDATE_GOLDEN=1 and read the diff",
+        line + 1,
+        expected.lines().nth(line).unwrap_or("(nothing)"),
+        actual.lines().nth(line).unwrap_or("(nothing)")
+    );
+}
+
+#[test]
+fn reports_are_as_reviewed() {
+    let (summary, timeline) = run();
+    golden("summary.txt", &report::text(&summary, false));
+    golden("run.json", &report::json(&summary));
+    golden("response.hgrm", &report::hgrm(&timeline.response()));
+    golden("report.html", &report::html(&summary));
+    golden("diff.txt", &report::diff(&summary, &changed(&summary)));
+}
+
+fn changed(summary: &Summary) -> Summary {
+    let mut other = summary.clone();
+    other.verdict = Grade::Invalid;
+    other.plan.connections += 1;
+    other.response.p99 *= 2;
+    other.ok_per_second /= 2.0;
+    other
+}
+
+#[test]
+fn the_summary_fits_a_terminal() {
+    let (summary, _) = run();
+    let text = String::from_utf8(report::text(&summary, false)).unwrap();
+    assert!(text.lines().count() <= 30, "{text}");
+    assert!(text.starts_with("SUSPECT"), "{text}");
+    let coloured = String::from_utf8(report::text(&summary, true)).unwrap();
+    assert!(coloured.starts_with("\x1b[1;33mSUSPECT"));
+}
+
+#[test]
+fn run_json_has_the_promised_shape() {
+    let (summary, _) = run();
+    let json: serde_json::Value = serde_json::from_slice(&report::json(&summary)).unwrap();
+    assert_eq!(json["verdict"], "suspect");
+    assert!(json["reasons"].is_array());
+    for key in ["planned", "sent", "ok", "error", "timeout", "censored", "dropped"] {
+        assert!(json["counts"][key].is_u64(), "{key}");
+    }
+    for series in ["response", "service", "lag"] {
+        for key in ["p50", "p75", "p90", "p99", "p99.9", "p99.99", "max", "mean"] {
+            assert!(json[series][key].is_u64(), "{series} {key}");
+        }
+    }
+    assert!(report::read_json(&report::json(&summary)).unwrap() == summary);
+    assert!(report::read_json(b"{}").is_err());
+}
+
+#[test]
+fn the_html_report_needs_nothing_from_outside() {
+    let (summary, _) = run();
+    let html = String::from_utf8(report::html(&summary)).unwrap();
+    for outside in ["src=", "href=", "url(", "@import", "<script", "<link", "<under>"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    assert!(html.contains("checkout &lt;under&gt; fault"));
+    assert_eq!(html.matches("20:delay on redis").count(), 3, "on every chart over time");
+}
+
+#[test]
+fn the_interval_log_adds_up_to_the_run() {
+    let (_, timeline) = run();
+    let log = report::hlog(&timeline, 1_795_492_364_250);
+    let text = String::from_utf8(log.clone()).unwrap();
+    assert!(text.contains("\n#[Histogram log format version 1.3]\n#[StartTime: 1795492364.250 (seconds since epoch), 2026-11-24 03:52:44 UTC]\n#[BaseTime: 1795492364.250 (seconds since epoch)]\n\"StartTimestamp\","));
+    // The Rust reader knows no legend line.
+    let lines: String =
+        text.lines().filter(|line| !line.starts_with('"')).flat_map(|line| [line, "\n"]).collect();
+    let mut totals = std::collections::BTreeMap::<String, u64>::new();
+    let mut deserializer = Deserializer::new();
+    for entry in IntervalLogIterator::new(lines.as_bytes()) {
+        if let LogEntry::Interval(interval) = entry.unwrap() {
+            use base64_free::decode;
+            let bytes = decode(interval.encoded_histogram());
+            let histogram: hdrhistogram::Histogram<u64> =
+                deserializer.deserialize(&mut bytes.as_slice()).unwrap();
+            *totals.entry(interval.tag().unwrap().as_str().to_owned()).or_default() += histogram.len();
+        }
+    }
+    assert_eq!(totals["response"], timeline.response().count());
+    assert_eq!(totals["service"], timeline.service().count());
+    assert_eq!(totals["lag"], timeline.lag().count());
+}
+
+/// Base64 (RFC 4648), enough to read our own log without another dependency.
+mod base64_free {
+    pub(super) fn decode(text: &str) -> Vec<u8> {
+        let value = |c: u8| match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            _ => 63,
+        };
+        let digits: Vec<u8> = text.bytes().filter(|c| *c != b'=').map(value).collect();
+        let (mut out, mut bits, mut held) = (Vec::new(), 0_u32, 0);
+        for digit in digits {
+            bits = bits << 6 | u32::from(digit);
+            held += 6;
+            if held >= 8 {
+                held -= 8;
+                out.push((bits >> held) as u8);
+            }
+        }
+        out
+    }
+}
+
+/// A Python that has PyPI's `hdrhistogram`: `FRACAS_PYTHON`, else a virtual environment made below `target`.
+fn python_with_hdrhistogram() -> Option<PathBuf> {
+    let works = |python: &Path| {
+        Command::new(python).args(["-c", "import hdrh"]).output().is_ok_and(|output| output.status.success())
+    };
+    if let Some(python) = std::env::var_os("FRACAS_PYTHON").map(PathBuf::from).filter(|p| works(p)) {
+        return Some(python);
+    }
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hdrhistogram-venv");
+    let python = venv.join("bin/python");
+    // Only CI fetches packages by itself.
+    if !works(&python) && std::env::var_os("CI").is_some() {
+        Command::new("python3").args(["-m", "venv"]).arg(&venv).status().ok()?;
+        Command::new(&python).args(["-m", "pip", "install", "-q", "hdrhistogram"]).status().ok()?;
+    }
+    works(&python).then_some(python)
+}
+
+#[test]
+fn the_reference_tools_read_the_log_and_print_the_same_table() {
+    let Some(python) = python_with_hdrhistogram() else {
+        assert!(std::env::var_os("CI").is_none(), "PyPI hdrhistogram is missing; pip install hdrhistogram");
+        println!("skipped: PyPI hdrhistogram is missing; set FRACAS_PYTHON to a Python that has it");
+        return;
+    };
+    let (summary, timeline) = run();
+    let directory = tempfile::tempdir().unwrap();
+    report::write_run_dir(directory.path(), &summary, &timeline, &["{\"event\":\"start\"}".into()]).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/read_with_hdrhistogram.py");
+    let output = Command::new(python).arg(script).arg(directory.path()).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+}
+
+#[test]
+fn the_run_directory_is_complete() {
+    let (summary, timeline) = run();
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("made/when/missing");
+    report::write_run_dir(&target, &summary, &timeline, &["{\"a\":1}\n".into(), "{\"b\":2}".into()]).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(&target)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let expected = [
+        "events.jsonl",
+        "lag.hgrm",
+        "latency.hlog",
+        "report.html",
+        "response.hgrm",
+        "run.json",
+        "service.hgrm",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(std::fs::read_to_string(target.join("events.jsonl")).unwrap(), "{\"a\":1}\n{\"b\":2}\n");
+    let blocked = report::write_run_dir(&target.join("run.json/x"), &summary, &timeline, &[]).unwrap_err();
+    assert!(blocked.to_string().ends_with("choose another directory with --out"), "{blocked}");
+}
