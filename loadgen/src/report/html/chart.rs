@@ -106,7 +106,10 @@ impl Chart {
         }
         let _ = writeln!(out, "<path class=\"axis\" d=\"M{LEFT} {}H{}\"/>", HEIGHT - BOTTOM, WIDTH - RIGHT);
         for line in &self.lines {
-            draw_line(&mut out, line, x, y);
+            match self.x {
+                Scale::Time => draw_steps(&mut out, line, x, y),
+                _ => draw_line(&mut out, line, x, y),
+            }
         }
         self.draw_names(&mut out, x, y);
         for (second, text) in &self.tips {
@@ -178,22 +181,33 @@ impl Chart {
     }
 }
 
+/// A second is a stretch, not a point: a flat step across it, so that windows and steps share their edges.
+fn draw_steps(out: &mut String, line: &Line, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) {
+    let mut path = String::new();
+    let mut joined = false;
+    for point in &line.points {
+        if let Some((middle, value)) = *point {
+            let (from, to, at) = (x(middle - 0.5), x(middle + 0.5), y(value));
+            let _ = match joined {
+                true => write!(path, "V{at:.1}H{to:.1}"),
+                false => write!(path, "M{from:.1} {at:.1}H{to:.1}"),
+            };
+        }
+        joined = point.is_some();
+    }
+    let _ = writeln!(out, "<path class=\"line {}\" d=\"{path}\"/>", line.class);
+}
+
 fn draw_line(out: &mut String, line: &Line, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) {
     let mut path = String::new();
-    let mut dots = String::new();
-    let points = &line.points;
-    for (index, point) in points.iter().enumerate() {
-        let Some((px, py)) = *point else { continue };
-        let (px, py) = (x(px), y(py));
-        let joined = index > 0 && points[index - 1].is_some();
-        let _ = write!(path, "{}{px:.1} {py:.1}", if joined { 'L' } else { 'M' });
-        let alone = !joined && points.get(index + 1).is_none_or(Option::is_none);
-        if alone {
-            let _ =
-                write!(dots, "<circle class=\"dot {}\" cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3\"/>", line.class);
+    let mut joined = false;
+    for point in &line.points {
+        if let Some((px, py)) = *point {
+            let _ = write!(path, "{}{:.1} {:.1}", if joined { 'L' } else { 'M' }, x(px), y(py));
         }
+        joined = point.is_some();
     }
-    let _ = writeln!(out, "<path class=\"line {}\" d=\"{path}\"/>{dots}", line.class);
+    let _ = writeln!(out, "<path class=\"line {}\" d=\"{path}\"/>", line.class);
 }
 
 impl Axis {
@@ -310,15 +324,11 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_breaks_the_line_and_a_lone_second_is_a_dot() {
-        let line = Line {
-            name: "p50",
-            class: "a",
-            points: vec![Some((0.0, 1.0)), None, Some((2.0, 1.0)), Some((3.0, 1.0))],
-        };
+    fn a_gap_breaks_the_steps_and_a_lone_second_still_shows() {
+        let points = vec![Some((0.5, 1.0)), None, Some((2.5, 1.0)), Some((3.5, 4.0))];
+        let line = Line { name: "p50", class: "a", points };
         let mut out = String::new();
-        draw_line(&mut out, &line, |x| x, |y| y);
-        assert!(out.contains("d=\"M0.0 1.0M2.0 1.0L3.0 1.0\""), "{out}");
-        assert_eq!(out.matches("<circle").count(), 1);
+        draw_steps(&mut out, &line, |x| x, |y| y);
+        assert!(out.contains("d=\"M0.0 1.0H1.0M2.0 1.0H3.0V4.0H4.0\""), "{out}");
     }
 }

@@ -39,9 +39,8 @@ code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mo
 svg{display:block;width:100%;height:auto;overflow:visible}
 svg text{font-size:12px;fill:var(--soft)}
 .grid{stroke:var(--grid);stroke-width:1}.axis{stroke:var(--soft);stroke-width:1}
-.line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.line{fill:none;stroke-width:2;stroke-linejoin:round}
 .a{stroke:var(--a)}.b{stroke:var(--b)}.c{stroke:var(--c)}.d{stroke:var(--d);stroke-dasharray:5 4}
-.dot{stroke:none}.dot.a{fill:var(--a)}.dot.b{fill:var(--b)}.dot.c{fill:var(--c)}.dot.d{fill:var(--d)}
 svg text.name{font-weight:600;font-size:12.5px;stroke:none;stroke-dasharray:none}
 text.name.a{fill:var(--a)}text.name.b{fill:var(--b)}text.name.c{fill:var(--c)}text.name.d{fill:var(--d)}
 .band{opacity:.2}.band.fault{fill:var(--fault)}.band.warm{fill:var(--warm)}
