@@ -1,7 +1,7 @@
 //! When each thing is due: a hierarchical timer wheel that keeps exact times.
 //!
 //! The loop asks [`Timers::next_due`] for its deadline and drains [`Timers::pop_due`] after it woke. Times
-//! keep their nanoseconds: the wheel only sorts them roughly, and the first slot is sorted when it is read.
+//! keep their nanoseconds: the wheel only sorts them roughly, and each slot knows its first.
 //!
 //! ```text
 //!  due in ns:  |  level 8  | … |  level 2  |  level 1  |  level 0  | 12 bits: inside a tick of 4 µs |
@@ -33,8 +33,6 @@ pub struct Timers<T> {
     /// Free entries, chained by `next`.
     free: u32,
     len: usize,
-    /// The entry that is due first, once it has been looked for.
-    earliest: Option<u32>,
     sorting: Vec<(u64, u32, u32)>,
 }
 
@@ -49,7 +47,6 @@ impl<T: Copy> Timers<T> {
             entries: Vec::new(),
             free: NONE,
             len: 0,
-            earliest: None,
             sorting: Vec::new(),
         }
     }
@@ -61,12 +58,8 @@ impl<T: Copy> Timers<T> {
     pub fn insert(&mut self, due: Instant, item: T) -> TimerId {
         let due_ns = due.as_nanos();
         let index = self.allocate(due_ns, item);
-        let was_empty = self.len == 0;
         self.len += 1;
         self.place(index);
-        if was_empty || self.earliest.is_some_and(|first| due_ns < self.entry(first).due_ns) {
-            self.earliest = Some(index);
-        }
         TimerId { index, generation: self.entry(index).generation }
     }
 
@@ -165,6 +158,14 @@ impl<T: Copy> Timers<T> {
     }
 
     fn link(&mut self, slot: usize, index: u32, after: u32) {
+        let Slot { first, earliest, .. } = self.slots[slot];
+        let is_earliest = match earliest {
+            NONE => first == NONE,
+            _ => self.entry(index).due_ns < self.entry(earliest).due_ns,
+        };
+        if is_earliest {
+            self.slots[slot].earliest = index;
+        }
         let next = match after {
             NONE => std::mem::replace(&mut self.slots[slot].first, index),
             _ => std::mem::replace(&mut self.entry_mut(after).next, index),
@@ -188,11 +189,11 @@ impl<T: Copy> Timers<T> {
             NONE => self.slots[slot].last = previous,
             _ => self.entry_mut(next).previous = previous,
         }
-        if self.slots[slot].first == NONE {
+        let Slot { first, earliest, sorted, .. } = self.slots[slot];
+        if first == NONE {
             self.vacate(slot);
-        }
-        if self.earliest == Some(index) {
-            self.earliest = None;
+        } else if earliest == index {
+            self.slots[slot].earliest = if sorted { first } else { NONE };
         }
         let free = std::mem::replace(&mut self.free, index);
         let entry = self.entry_mut(index);
@@ -211,25 +212,26 @@ impl<T: Copy> Timers<T> {
     }
 
     fn find_earliest(&mut self) -> Option<u32> {
-        if self.earliest.is_none() && self.len > 0 {
-            let level = self.occupied_levels.trailing_zeros() as usize;
-            let digit = self.occupied_slots[level].trailing_zeros() as usize;
-            self.earliest = Some(self.first_of(level * SLOTS + digit));
+        if self.len == 0 {
+            return None;
         }
-        self.earliest
+        let level = self.occupied_levels.trailing_zeros() as usize;
+        let slot = level * SLOTS + self.occupied_slots[level].trailing_zeros() as usize;
+        if self.slots[slot].earliest == NONE {
+            self.search(slot);
+        }
+        Some(self.slots[slot].earliest)
     }
 
-    /// The entry of an occupied slot that is due first. A crowded slot is sorted, so that the next search
-    /// is short: otherwise cancelling timers in their order would search the whole slot for each.
-    fn first_of(&mut self, slot: usize) -> u32 {
-        let Slot { first, sorted, .. } = self.slots[slot];
-        if sorted {
-            return first;
-        }
-        let (mut earliest, mut index) = (first, first);
+    /// Finds the earliest of a slot after that was taken out. A crowded slot is sorted, so that the next
+    /// search is short: otherwise cancelling timers in their order would search the whole slot for each.
+    fn search(&mut self, slot: usize) {
+        let mut index = self.slots[slot].first;
+        let mut earliest = index;
         for _ in 0..SEARCH_MAX {
             if index == NONE {
-                return earliest;
+                self.slots[slot].earliest = earliest;
+                return;
             }
             if self.entry(index).due_ns < self.entry(earliest).due_ns {
                 earliest = index;
@@ -237,7 +239,6 @@ impl<T: Copy> Timers<T> {
             index = self.entry(index).next;
         }
         self.sort(slot);
-        self.slots[slot].first
     }
 
     fn sort(&mut self, slot: usize) {
@@ -299,12 +300,14 @@ const STEPS_BACK_MAX: usize = 8;
 struct Slot {
     first: u32,
     last: u32,
+    /// The entry that is due first; unknown when it was removed from a slot that is not sorted.
+    earliest: u32,
     /// Whether the list is in the order of due times.
     sorted: bool,
 }
 
 impl Slot {
-    const EMPTY: Slot = Slot { first: NONE, last: NONE, sorted: true };
+    const EMPTY: Slot = Slot { first: NONE, last: NONE, earliest: NONE, sorted: true };
 }
 
 #[derive(Clone, Copy, Debug)]
