@@ -64,3 +64,6 @@ impl Step {
         Step { used, event }
     }
 }
+
+#[cfg(test)]
+mod tests;
