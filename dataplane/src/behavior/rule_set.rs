@@ -495,3 +495,6 @@ fn hash(name: &str, is_group: bool) -> u64 {
         .chain([u8::from(is_group)])
         .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
+
+#[cfg(test)]
+mod tests;
