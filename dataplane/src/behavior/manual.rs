@@ -1,4 +1,4 @@
-//! The manual's tables, made from [`KINDS`](super::KINDS).
+//! The manual's tables, made from [`KINDS`].
 
 use std::fmt::Write as _;
 
