@@ -174,18 +174,6 @@ impl Generator for FracasLoad {
     }
 }
 
-/// One percentile of a series of run.json, in nanoseconds.
-///
-/// The series may stand at the top or under `series`, its percentiles in it or under `percentiles`, and be named
-/// `p50`, `p50_ns` or `50`.
-pub fn percentile_ns(run: &Value, series: &str, percentile: &str) -> Option<f64> {
-    let series = [&run[series], &run["series"][series], &run["percentiles"][series]];
-    let names = [format!("p{percentile}"), format!("p{percentile}_ns"), percentile.to_owned()];
-    let places =
-        series.iter().flat_map(|series| [*series, &series["percentiles"], &series["percentiles_ns"]]);
-    places.flat_map(|place| names.iter().map(move |name| &place[name.as_str()])).find_map(Value::as_f64)
-}
-
 fn url(target: SocketAddr) -> String {
     format!("http://{target}/fixed")
 }
@@ -200,7 +188,6 @@ fn number_before(text: &str, marker: &str) -> anyhow::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_count_of_requests_is_found_in_each_tools_words() {
@@ -220,18 +207,5 @@ mod tests {
         for generator in all(Path::new("fracas")) {
             assert!(generator.requests("connection refused").is_err(), "{}", generator.name());
         }
-    }
-
-    #[test]
-    fn percentiles_are_found_in_each_likely_shape() {
-        for run in [
-            json!({"lag": {"p50": 900, "p99": 5}}),
-            json!({"series": {"lag": {"p50_ns": 900}}}),
-            json!({"percentiles": {"lag": {"50": 900}}}),
-            json!({"lag": {"percentiles": {"p50": 900}}}),
-        ] {
-            assert_eq!(percentile_ns(&run, "lag", "50"), Some(900.0), "{run}");
-        }
-        assert_eq!(percentile_ns(&json!({"service": {"p50": 900}}), "lag", "50"), None);
     }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::LoadArgs;
-use crate::generator::{self, FracasLoad, Generator, percentile_ns};
+use crate::generator::{self, FracasLoad, Generator};
 use crate::peer::{own_part, wait_until_it_accepts};
 use crate::process::{DRIVER_CORE, SUBJECT_CORE, Server, run_to_end};
+use crate::reply::percentile_ns;
 use crate::session::Session;
 use crate::socket;
 

@@ -38,9 +38,8 @@ impl Machine {
     pub fn markdown(&self) -> String {
         let Machine { cpu, cpus, kernel, congestion_control, load_average } = self;
         format!(
-            "- CPU: {cpu}, {cpus} logical\n- kernel: {kernel}\n- congestion control: {congestion_control} by default \
-             where it ran; the driver's sockets use {}\n- load average before: {load_average}\n",
-            crate::socket::CONGESTION_CONTROL
+            "- CPU: {cpu}, {cpus} logical\n- kernel: {kernel}\n- congestion control: {congestion_control} for \
+             every socket of the session\n- load average before: {load_average}\n"
         )
     }
 }

@@ -1,8 +1,10 @@
 //! Judges fracas against its peers: the same loads, side by side, in turns, from raw rows to tables.
 //!
-//! `cargo run --release -p fracas-bench -- proxy` or `load`.
+//! `cargo run --release -p fracas-bench -- proxy|load|flip|accuracy`; see `bench/README.md`.
 
+mod accuracy;
 mod driver;
+mod flip;
 mod forwarder;
 mod generator;
 mod load;
@@ -11,6 +13,7 @@ mod outbox;
 mod peer;
 mod process;
 mod proxy;
+mod reply;
 mod ring;
 mod rows;
 mod session;
@@ -36,6 +39,10 @@ enum Command {
     Proxy(ProxyArgs),
     /// Load generators: CPU per request on one target; how exactly fracas keeps a rate.
     Load(LoadArgs),
+    /// How long a change of rules takes under full load.
+    Flip(FlipArgs),
+    /// How exactly a delay of 50 ms is kept.
+    Accuracy(AccuracyArgs),
     /// A part that the bench starts itself, as a process of its own.
     #[command(subcommand, hide = true)]
     Peer(Part),
@@ -77,6 +84,20 @@ struct LoadArgs {
     common: Common,
 }
 
+/// What `flip` may be told.
+#[derive(Args)]
+struct FlipArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What `accuracy` may be told.
+#[derive(Args)]
+struct AccuracyArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
 #[derive(Subcommand)]
 enum Part {
     Floor { listen: SocketAddr, upstream: SocketAddr },
@@ -111,12 +132,16 @@ fn main() -> anyhow::Result<()> {
         Command::Peer(part) => run_part(part),
         Command::Proxy(args) => proxy::run(&args, judge("proxy", &args.common)?),
         Command::Load(args) => load::run(&args, judge("load", &args.common)?),
+        Command::Flip(args) => flip::run(&args, judge("flip", &args.common)?),
+        Command::Accuracy(args) => accuracy::run(&args, judge("accuracy", &args.common)?),
     }
 }
 
 /// Prepares this process to judge: a network and a core of its own.
 fn judge(command: &'static str, common: &Common) -> anyhow::Result<session::Session> {
-    let network = process::enter_private_network(socket::CONGESTION_CONTROL);
+    let network = process::enter_private_network();
+    // Only in a namespace of our own: the machine's default is not ours to change. bbr paces even on loopback.
+    let congestion = network.is_ok().then(|| process::choose_congestion_control(&["cubic", "reno"]));
     process::pin_this_thread(process::DRIVER_CORE).map_err(|error| {
         anyhow::anyhow!("cannot use core {}: {error}; two are needed", process::DRIVER_CORE)
     })?;
@@ -126,6 +151,9 @@ fn judge(command: &'static str, common: &Common) -> anyhow::Result<session::Sess
         Err(error) => {
             session.remark(format!("the machine's own loopback (a private one takes root: {error})"))
         }
+    }
+    if let Some(Err(error)) = congestion {
+        session.remark(format!("the default congestion control stays as it is: {error}"));
     }
     Ok(session)
 }

@@ -27,15 +27,30 @@ pub fn pin_this_thread(core: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Moves this process into its own network namespace with loopback up and `congestion_control` as the default there,
-/// so that every peer, also one that cannot set it per socket, is measured with the same one and no port is taken.
+/// Moves this process into its own network namespace with loopback up, so that no port is taken and the machine's
+/// settings stay as they are.
 ///
 /// # Errors
 /// It takes root; without it the machine's own loopback is used.
-pub fn enter_private_network(congestion_control: &str) -> io::Result<()> {
+pub fn enter_private_network() -> io::Result<()> {
     unshare_network()?;
-    bring_up_loopback()?;
-    fs::write("/proc/sys/net/ipv4/tcp_congestion_control", congestion_control)
+    bring_up_loopback()
+}
+
+/// Makes the first of `names` that the kernel allows the default congestion control of this network namespace, for every
+/// peer alike; returns it. Outside the first namespace the kernel allows only what `tcp_allowed_congestion_control` lists.
+///
+/// # Errors
+/// None is allowed; the default is left as it is.
+pub fn choose_congestion_control(names: &[&'static str]) -> io::Result<&'static str> {
+    let mut refused = io::Error::from(io::ErrorKind::InvalidInput);
+    for name in names {
+        match fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name) {
+            Ok(()) => return Ok(name),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 #[expect(unsafe_code, reason = "unshare(2) has no safe wrapper in std")]

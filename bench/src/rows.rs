@@ -63,6 +63,15 @@ pub fn spread(rows: &[Row], key: Key<'_>) -> Option<Spread> {
     Some(Spread { median, min, max })
 }
 
+/// The smallest of the sorted values that at least `percent` of them do not pass; always one that was measured.
+///
+/// # Panics
+/// There is no value.
+pub fn nearest_rank<T: Copy>(sorted: &[T], percent: usize) -> T {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted[rank - 1]
+}
+
 /// Replaces the rows of `command` in `file` by `rows` and returns all that the file then holds.
 pub fn replace(file: &Path, command: &str, rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
     let mut all = match fs::read_to_string(file) {
@@ -133,6 +142,13 @@ mod tests {
         assert_eq!(spread(&odd, KEY), Some(Spread { median: 2.0, min: 1.0, max: 9.0 }));
         assert_eq!(spread(&odd[..2], KEY), Some(Spread { median: 5.0, min: 1.0, max: 9.0 }));
         assert_eq!(spread(&[], KEY), None);
+    }
+
+    #[test]
+    fn the_nearest_rank_is_a_value_that_was_measured() {
+        let values: Vec<u32> = (1..=200).collect();
+        assert_eq!([nearest_rank(&values, 50), nearest_rank(&values, 99)], [100, 198]);
+        assert_eq!(nearest_rank(&[7], 99), 7);
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! The sockets that the bench itself opens: no Nagle delay, and one congestion control for every peer.
+//! The sockets that the bench itself opens: no Nagle delay, all else as the kernel has it.
+//!
+//! They set no congestion control: peers such as HAProxy take the default, and one that differs on our side only would
+//! favour the peers that the bench builds.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,8 +10,6 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// The congestion control of every measured socket; bbr, a common default, paces even on loopback.
-pub const CONGESTION_CONTROL: &str = "cubic";
 const BACKLOG: i32 = 4096;
 
 /// Listens on `address`; accepted sockets inherit the options.
@@ -40,7 +41,5 @@ pub fn free_address() -> io::Result<SocketAddr> {
 fn tuned() -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
-    // Absent on a kernel built without it; the results name the machine's default then.
-    let _ = socket.set_tcp_congestion(CONGESTION_CONTROL.as_bytes());
     Ok(socket)
 }

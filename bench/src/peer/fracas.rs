@@ -16,6 +16,18 @@ pub enum Rules {
     Unmatched,
     /// HTTP is parsed, and one exchange in a hundred waits 1 ms.
     HttpDelay,
+    /// Every chunk of a request waits 50 ms; rules are read back at `api`.
+    Delay {
+        /// Where the proxy serves its API.
+        api: SocketAddr,
+        /// Wakes early and spins.
+        is_precise: bool,
+    },
+    /// None at first; they change at `api`.
+    Changing {
+        /// Where the proxy serves its API.
+        api: SocketAddr,
+    },
 }
 
 /// `fracas proxy` on one thread.
@@ -29,7 +41,8 @@ pub struct Fracas {
 impl Peer for Fracas {
     fn name(&self) -> &'static str {
         match self.rules {
-            Rules::None => "fracas",
+            Rules::None | Rules::Changing { .. } | Rules::Delay { is_precise: false, .. } => "fracas",
+            Rules::Delay { is_precise: true, .. } => "fracas-precise",
             Rules::Unmatched => "fracas-unmatched",
             Rules::HttpDelay => "fracas-http",
         }
@@ -45,6 +58,13 @@ impl Peer for Fracas {
             Rules::None => {}
             Rules::HttpDelay => {
                 command.args(["--protocol", "http", "--behavior", "1:delay", "--delay-time", "1ms"]);
+            }
+            Rules::Changing { api } => {
+                command.args(["--api", &api.to_string()]);
+            }
+            Rules::Delay { api, is_precise } => {
+                command.args(["--api", &api.to_string(), "--behavior", "100:delay", "--delay-time", "50ms"]);
+                command.args(is_precise.then_some("--precise"));
             }
             Rules::Unmatched => {
                 let file = scratch.join("fracas.yml");
@@ -79,6 +99,13 @@ pub fn proxy(binary: &Path, listen: SocketAddr, upstream: SocketAddr) -> Command
         "--threads",
         "1",
     ]);
+    command
+}
+
+/// `fracas behavior VERB default … --json`, asked of the proxy whose API is at `api`.
+pub fn behavior(binary: &Path, verb: &str, arguments: &[&str], api: SocketAddr) -> Command {
+    let mut command = Command::new(binary);
+    command.args(["behavior", verb, "default"]).args(arguments).args(["--json", "--api", &api.to_string()]);
     command
 }
 
