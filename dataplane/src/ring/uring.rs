@@ -76,6 +76,7 @@ pub struct KernelRing {
     large: BufferRing,
     sends: Blocks<Send>,
     connects: Blocks<Box<SockAddr>>,
+    #[expect(clippy::vec_box, reason = "the kernel holds their addresses")]
     spare: Vec<Box<Vectored>>,
     /// What one kernel completion said beyond its first message.
     pending: Option<Completion>,
@@ -101,9 +102,10 @@ impl KernelRing {
         // SAFETY: the queues borrow from the box, whose address is stable; they are dropped before it
         // (see `drop`), and nothing else uses `ring` while they live.
         let (mut submitter, sq, cq) = unsafe {
-            std::mem::transmute::<_, (Submitter<'static>, SubmissionQueue<'static>, CompletionQueue<'static>)>(
-                ring.split(),
-            )
+            std::mem::transmute::<
+                (Submitter<'_>, SubmissionQueue<'_>, CompletionQueue<'_>),
+                (Submitter<'static>, SubmissionQueue<'static>, CompletionQueue<'static>),
+            >(ring.split())
         };
         if features.registered_ring {
             submitter.register_ring_fd().map_err(RingError::Other)?;
@@ -397,6 +399,10 @@ impl Ring for KernelRing {
         buffers.published > 0 || buffers.pool.free_buffers() > 0
     }
 
+    fn is_scarce(&self) -> bool {
+        self.small.pool.free_buffers() < self.small.pool.buffers() / 4
+    }
+
     fn send<I: Iterator<Item = Chunk>>(&mut self, socket: Socket, token: Token, chunks: I) {
         let mut chunks = chunks.take(SEND_CHUNKS_MAX);
         let first = chunks.next().expect("a send has bytes");
@@ -482,13 +488,12 @@ impl Ring for KernelRing {
 impl Drop for KernelRing {
     fn drop(&mut self) {
         // Nothing may be freed that an operation in flight still points to.
-        let _ = self.submitter.register_sync_cancel(None, CancelBuilder::any());
         for _ in 0..1000 {
-            if self.in_flight == 0 {
-                break;
-            }
-            let soon = Instant::now() + Duration::from_millis(10);
-            let _ = self.enter(true, soon);
+            // What is queued is submitted before it is cancelled, or it would outlive the cancel.
+            self.drain_backlog();
+            let _ = self.enter(false, Instant::ZERO);
+            let _ = self.submitter.register_sync_cancel(None, CancelBuilder::any());
+            let _ = self.enter(self.in_flight > 0, Instant::now() + Duration::from_millis(10));
             while let Some(cqe) = self.cq.next() {
                 if let Some((Kind::Wake | Kind::Send, ..)) = unpack(cqe.user_data()) {
                     // `read` would arm these again.
@@ -496,6 +501,9 @@ impl Drop for KernelRing {
                 } else {
                     let _ = self.read(&cqe);
                 }
+            }
+            if self.in_flight == 0 {
+                break;
             }
         }
         if self.in_flight > 0 {

@@ -1,0 +1,528 @@
+//! One thread, one ring, THE loop: tells the connections what happened and asks the kernel for the rest.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::connection::{Connection, DOWNSTREAM, UPSTREAM};
+use super::stats::{
+    Counters, EVENT_DELAY, Event, EventBuffer, ProxySnapshot, RuleStats, WorkerSnapshot, nanoseconds,
+};
+use crate::behavior::{ConnectionFacts, Direction, RuleSet};
+use crate::clock::Instant;
+use crate::ring::{Errno, Outcome, Ring, SLOT_LIMIT, Socket, SocketOptions, Token, thread_cpu_ns};
+use crate::timers::Timers;
+
+/// The role of a listener in its tokens; its slot is the proxy's number.
+const LISTENER: u8 = 0;
+/// How long accepting rests when no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a worker must know of a proxy to open it.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Its number, the same on every worker, never given twice.
+    pub id: u32,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where to listen; none while it is switched off.
+    pub listen: Option<SocketAddr>,
+    /// Where to connect: the first that answers.
+    pub upstream: Vec<SocketAddr>,
+    /// Addresses to connect from, in turn; the system's choice when empty.
+    pub source_addresses: Vec<IpAddr>,
+    /// How long an upstream connect may take.
+    pub connect_timeout: Duration,
+    /// Bytes that one direction of one connection may hold for a delay.
+    pub held_bytes_max: usize,
+    /// The rules in force.
+    pub rules: Arc<RuleSet>,
+    /// Numbers the proxy's connections, over all workers.
+    pub ordinals: Arc<AtomicU64>,
+}
+
+/// A proxy as one worker has it.
+pub(super) struct ProxyState {
+    pub name: Arc<str>,
+    pub upstream: Vec<SocketAddr>,
+    pub source_addresses: Vec<IpAddr>,
+    pub connect_timeout: Duration,
+    pub held_bytes_max: usize,
+    pub rules: Arc<RuleSet>,
+    pub counters: Counters,
+    pub rule_stats: Vec<RuleStats>,
+    pub retired: BTreeMap<&'static str, RuleStats>,
+    listener: Option<Socket>,
+    accepting: bool,
+    ordinals: Arc<AtomicU64>,
+    open: usize,
+    removed: bool,
+}
+
+/// What connections share on one worker.
+pub(super) struct Context<R> {
+    pub ring: R,
+    pub timers: Timers<Timer>,
+    /// Read once a turn.
+    pub now: Instant,
+    pub options: SocketOptions,
+    /// Bytes in all queues, and how many there may be.
+    pub held_bytes: usize,
+    pub held_bytes_max: usize,
+    /// Receives that found no buffer.
+    pub starved: Vec<(u32, u16, Direction)>,
+    pub events: EventBuffer,
+    pub residence: Histogram<u64>,
+}
+
+/// Whose time has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timer {
+    pub slot: u32,
+    pub generation: u16,
+    pub what: What,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    /// The front of a queue may go.
+    Pipe(Direction),
+    ConnectTimeout,
+    Reset,
+    /// Try accepting again; the slot is a proxy's number.
+    Accept,
+    /// Hand over the events.
+    Events,
+}
+
+/// Settings of one worker.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Its number.
+    pub index: usize,
+    /// Bytes it may hold in all queues together before it reads no further.
+    pub held_bytes_max: usize,
+    /// Options of every socket it opens.
+    pub options: SocketOptions,
+}
+
+/// Proxies on one ring. Drive it by [`Worker::turn`].
+pub struct Worker<R: Ring> {
+    cx: Context<R>,
+    settings: WorkerSettings,
+    proxies: Vec<Option<ProxyState>>,
+    /// Boxed, so that growing moves no connection.
+    connections: Vec<Option<Box<Connection>>>,
+    generations: Vec<u16>,
+    free: Vec<u32>,
+    events_due: bool,
+    events: mpsc::Sender<Vec<Event>>,
+    woken: bool,
+}
+
+impl<R: Ring> Worker<R> {
+    /// A worker without proxies, whose events go to `events`.
+    pub fn new(ring: R, settings: WorkerSettings, events: mpsc::Sender<Vec<Event>>) -> Worker<R> {
+        let now = ring.now();
+        Worker {
+            cx: Context {
+                ring,
+                timers: Timers::new(now),
+                now,
+                options: settings.options.clone(),
+                held_bytes: 0,
+                held_bytes_max: settings.held_bytes_max,
+                starved: Vec::new(),
+                events: EventBuffer::new(),
+                residence: nanoseconds(),
+            },
+            settings,
+            proxies: Vec::new(),
+            connections: Vec::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            events_due: false,
+            events,
+            woken: false,
+        }
+    }
+
+    /// Waits for something to happen or to be due, and does what follows.
+    ///
+    /// # Errors
+    /// Only what the ring cannot go on from.
+    pub fn turn(&mut self) -> io::Result<()> {
+        let deadline = self.cx.timers.next_due();
+        self.cx.ring.wait_until(deadline)?;
+        self.cx.now = self.cx.ring.now();
+        while let Some(completion) = self.cx.ring.next_completion() {
+            self.on_completion(completion.token, completion.outcome);
+        }
+        while let Some((_, timer)) = self.cx.timers.pop_due(self.cx.now) {
+            self.on_timer(timer);
+        }
+        if !self.cx.starved.is_empty() {
+            self.feed_starved();
+        }
+        if !self.events_due && !self.cx.events.events.is_empty() {
+            self.events_due = true;
+            let timer = Timer { slot: 0, generation: 0, what: What::Events };
+            self.cx.timers.insert(self.cx.now + EVENT_DELAY, timer);
+        }
+        Ok(())
+    }
+
+    /// When something is due next.
+    pub fn next_due(&mut self) -> Instant {
+        self.cx.timers.next_due()
+    }
+
+    /// Whether another thread has called since this was last asked.
+    pub fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// Opens a proxy; returns where it listens.
+    ///
+    /// # Errors
+    /// Those of bind(2) and listen(2); nothing is left behind.
+    pub fn open(&mut self, opening: &Opening) -> io::Result<Option<SocketAddr>> {
+        let place = opening.id as usize;
+        if self.proxies.len() <= place {
+            self.proxies.resize_with(place + 1, || None);
+        }
+        let mut proxy = ProxyState {
+            name: opening.name.clone(),
+            upstream: opening.upstream.clone(),
+            source_addresses: opening.source_addresses.clone(),
+            connect_timeout: opening.connect_timeout,
+            held_bytes_max: opening.held_bytes_max,
+            rules: Arc::clone(&opening.rules),
+            counters: Counters::default(),
+            rule_stats: stats_of(&opening.rules, Vec::new()).0,
+            retired: BTreeMap::new(),
+            listener: None,
+            accepting: false,
+            ordinals: Arc::clone(&opening.ordinals),
+            open: 0,
+            removed: false,
+        };
+        let address = match opening.listen {
+            Some(address) => {
+                let (socket, address) = self.cx.ring.listen(address, &self.settings.options)?;
+                self.cx.ring.accept(socket, listener_token(opening.id));
+                (proxy.listener, proxy.accepting) = (Some(socket), true);
+                Some(address)
+            }
+            None => None,
+        };
+        self.proxies[place] = Some(proxy);
+        Ok(address)
+    }
+
+    /// Begins to listen again, after [`Worker::shut`].
+    ///
+    /// # Errors
+    /// Those of bind(2) and listen(2).
+    pub fn listen(&mut self, id: u32, address: SocketAddr) -> io::Result<Option<SocketAddr>> {
+        let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Ok(None) };
+        let (socket, address) = self.cx.ring.listen(address, &self.settings.options)?;
+        self.cx.ring.accept(socket, listener_token(id));
+        (proxy.listener, proxy.accepting) = (Some(socket), true);
+        Ok(Some(address))
+    }
+
+    /// Stops listening; closes the live connections too if `cut`.
+    pub fn shut(&mut self, id: u32, cut: bool) {
+        if let Some(proxy) = proxy_of(&mut self.proxies, id)
+            && let Some(listener) = proxy.listener.take()
+        {
+            proxy.accepting = false;
+            self.cx.ring.cancel_all(listener);
+            self.cx.ring.close(listener);
+        }
+        if cut {
+            self.each_connection(id, |connection, cx, _| connection.close(cx));
+        }
+    }
+
+    /// Forgets a proxy, once its last connection is closed.
+    pub fn remove(&mut self, id: u32) {
+        self.shut(id, true);
+        if let Some(proxy) = proxy_of(&mut self.proxies, id) {
+            proxy.removed = true;
+            if proxy.open == 0 {
+                self.proxies[id as usize] = None;
+            }
+        }
+    }
+
+    /// Puts new rules in force, on live connections too; returns what the rules that are gone have done.
+    pub fn set_rules(&mut self, id: u32, rules: &Arc<RuleSet>) -> Vec<RuleStats> {
+        self.cx.now = self.cx.ring.now();
+        let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Vec::new() };
+        let (stats, gone) = stats_of(rules, std::mem::take(&mut proxy.rule_stats));
+        proxy.rule_stats = stats;
+        for old in gone.iter().filter(|old| old.injected > 0) {
+            let retired = proxy.retired.entry(old.behavior);
+            retired.or_insert_with(|| RuleStats::new(old.behavior, old.behavior)).merge(old);
+        }
+        let previous = std::mem::replace(&mut proxy.rules, Arc::clone(rules));
+        if proxy.open > 0 {
+            self.each_connection(id, |connection, cx, proxy| {
+                connection.on_rules_changed(cx, proxy, &previous)
+            });
+        }
+        gone
+    }
+
+    /// Sends new connections elsewhere.
+    pub fn set_upstream(&mut self, id: u32, upstream: Vec<SocketAddr>, connect_timeout: Duration) {
+        if let Some(proxy) = proxy_of(&mut self.proxies, id) {
+            (proxy.upstream, proxy.connect_timeout) = (upstream, connect_timeout);
+        }
+    }
+
+    /// What there is to tell.
+    pub fn snapshot(&mut self) -> WorkerSnapshot {
+        let proxies = self.proxies.iter().enumerate().filter_map(|(id, proxy)| {
+            let ProxyState { counters, rule_stats, retired, .. } = proxy.as_ref()?;
+            let snapshot =
+                ProxySnapshot { counters: *counters, rules: rule_stats.clone(), retired: retired.clone() };
+            Some((id as u32, snapshot))
+        });
+        WorkerSnapshot {
+            worker: self.settings.index,
+            cpu_ns: thread_cpu_ns(),
+            connections: self.open_connections(),
+            held_bytes: self.cx.held_bytes,
+            overflows: self.cx.ring.overflows(),
+            events_lost: self.cx.events.lost,
+            residence: self.cx.residence.clone(),
+            proxies: proxies.collect(),
+        }
+    }
+
+    /// Connections that are not closed yet.
+    pub fn open_connections(&self) -> usize {
+        self.connections.len() - self.free.len()
+    }
+
+    /// Stops listening everywhere; live connections go on.
+    pub fn drain(&mut self) {
+        for id in 0..self.proxies.len() as u32 {
+            self.shut(id, false);
+        }
+    }
+
+    /// Stops listening everywhere and closes every connection.
+    pub fn cut(&mut self) {
+        for id in 0..self.proxies.len() as u32 {
+            self.shut(id, true);
+        }
+    }
+
+    /// Hands over the events that wait.
+    pub fn hand_over_events(&mut self) {
+        self.events_due = false;
+        if !self.cx.events.events.is_empty() {
+            let events = self.cx.events.events.drain(..).collect();
+            // Nobody listens any more: the events have been counted.
+            let _ = self.events.send(events);
+        }
+    }
+
+    fn on_completion(&mut self, token: Token, outcome: Outcome) {
+        match token.role {
+            _ if matches!(outcome, Outcome::Woken) => self.woken = true,
+            LISTENER => self.on_listener(token.slot, outcome),
+            role => self.on_connection(role, token, outcome),
+        }
+    }
+
+    fn on_listener(&mut self, id: u32, outcome: Outcome) {
+        match outcome {
+            Outcome::Accepted(socket) => self.on_accepted(id, socket),
+            Outcome::AcceptEnded(Errno(errno)) => {
+                let Some(proxy) = proxy_of(&mut self.proxies, id) else { return };
+                proxy.accepting = false;
+                let Some(listener) = proxy.listener else { return };
+                if is_shortage(errno) {
+                    proxy.counters.accept_paused += 1;
+                    let timer = Timer { slot: id, generation: 0, what: What::Accept };
+                    self.cx.timers.insert(self.cx.now + ACCEPT_PAUSE, timer);
+                } else {
+                    proxy.accepting = true;
+                    self.cx.ring.accept(listener, listener_token(id));
+                }
+            }
+            other => unreachable!("a listener only accepts: {other:?}"),
+        }
+    }
+
+    fn on_accepted(&mut self, id: u32, socket: Socket) {
+        let place = match self.free.pop() {
+            Some(place) => Some(place),
+            None if self.connections.len() < SLOT_LIMIT as usize => {
+                self.connections.push(None);
+                self.generations.push(0);
+                Some(self.connections.len() as u32 - 1)
+            }
+            None => None,
+        };
+        let (Some(slot), Some(proxy)) = (place, proxy_of(&mut self.proxies, id)) else {
+            self.free.extend(place);
+            return self.cx.ring.close(socket);
+        };
+        let nowhere = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let client = self.cx.ring.peer_address(socket).unwrap_or_else(|_| nowhere());
+        let ordinal = proxy.ordinals.fetch_add(1, Ordering::Relaxed);
+        proxy.open += 1;
+        proxy.counters.connections_opened += 1;
+        let facts = ConnectionFacts { client, ordinal };
+        let generation = self.generations[slot as usize];
+        let mut connection = Box::new(Connection::new(id, slot, generation, facts, socket));
+        connection.start(&mut self.cx, proxy);
+        self.connections[slot as usize] = Some(connection);
+        self.free_if_closed(slot);
+    }
+
+    fn on_connection(&mut self, role: u8, token: Token, outcome: Outcome) {
+        debug_assert!(role == DOWNSTREAM || role == UPSTREAM);
+        if self.generations.get(token.slot as usize) != Some(&token.generation) {
+            // A late word about an earlier tenant of the slot.
+            return;
+        }
+        let Some(connection) = &mut self.connections[token.slot as usize] else { return };
+        let proxy =
+            self.proxies[connection.proxy as usize].as_mut().expect("a proxy outlives its connections");
+        let cx = &mut self.cx;
+        // What comes in from a side goes into the pipe that it is the source of; what was sent to it left
+        // the pipe that it is the sink of.
+        let (incoming, outgoing) = match role {
+            DOWNSTREAM => (Direction::Request, Direction::Reply),
+            _ => (Direction::Reply, Direction::Request),
+        };
+        match outcome {
+            Outcome::Received { chunk, armed } => connection.on_received(incoming, chunk, armed, cx, proxy),
+            Outcome::Sent => connection.on_sent(outgoing, cx, proxy),
+            Outcome::ReceiveEnded(end) => connection.on_receive_ended(incoming, end, cx, proxy),
+            Outcome::SendFailed(_) => connection.on_send_failed(outgoing, cx),
+            Outcome::Connected => connection.on_connected(cx, proxy),
+            Outcome::ConnectFailed(errno) => connection.on_connect_failed(errno, cx, proxy),
+            other => unreachable!("not a connection's: {other:?}"),
+        }
+        self.free_if_closed(token.slot);
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        match timer.what {
+            What::Events => return self.hand_over_events(),
+            What::Accept => {
+                if let Some(proxy) = proxy_of(&mut self.proxies, timer.slot)
+                    && let (Some(listener), false) = (proxy.listener, proxy.accepting)
+                {
+                    proxy.accepting = true;
+                    self.cx.ring.accept(listener, listener_token(timer.slot));
+                }
+                return;
+            }
+            _ => {}
+        }
+        if self.generations.get(timer.slot as usize) != Some(&timer.generation) {
+            return;
+        }
+        let Some(connection) = &mut self.connections[timer.slot as usize] else { return };
+        let proxy =
+            self.proxies[connection.proxy as usize].as_mut().expect("a proxy outlives its connections");
+        match timer.what {
+            What::Pipe(direction) => connection.on_pipe_timer(direction, &mut self.cx, proxy),
+            What::ConnectTimeout => connection.on_connect_timeout(&mut self.cx, proxy),
+            What::Reset => connection.on_reset_due(&mut self.cx),
+            What::Accept | What::Events => unreachable!("handled above"),
+        }
+        self.free_if_closed(timer.slot);
+    }
+
+    fn feed_starved(&mut self) {
+        let starved = std::mem::take(&mut self.cx.starved);
+        for (slot, generation, direction) in starved {
+            if self.generations[slot as usize] != generation {
+                continue;
+            }
+            let Some(connection) = &mut self.connections[slot as usize] else { continue };
+            if !self.cx.ring.has_buffers(connection.pipe(direction).size.buffers()) {
+                self.cx.starved.push((slot, generation, direction));
+                continue;
+            }
+            let proxy =
+                self.proxies[connection.proxy as usize].as_mut().expect("a proxy outlives its connections");
+            connection.on_buffers(direction, &mut self.cx, proxy);
+        }
+    }
+
+    fn each_connection(
+        &mut self,
+        id: u32,
+        mut call: impl FnMut(&mut Connection, &mut Context<R>, &mut ProxyState),
+    ) {
+        for slot in 0..self.connections.len() {
+            if let Some(connection) = &mut self.connections[slot]
+                && connection.proxy == id
+                && let Some(proxy) = &mut self.proxies[id as usize]
+            {
+                call(connection, &mut self.cx, proxy);
+                self.free_if_closed(slot as u32);
+            }
+        }
+    }
+
+    fn free_if_closed(&mut self, slot: u32) {
+        let place = &mut self.connections[slot as usize];
+        let Some(connection) = place.take_if(|connection| connection.is_closed()) else { return };
+        self.generations[slot as usize] = connection.generation.wrapping_add(1);
+        self.free.push(slot);
+        let entry = &mut self.proxies[connection.proxy as usize];
+        let proxy = entry.as_mut().expect("a proxy outlives its connections");
+        proxy.open -= 1;
+        proxy.counters.connections_closed += 1;
+        if proxy.removed && proxy.open == 0 {
+            *entry = None;
+        }
+    }
+}
+
+impl ProxyState {
+    /// Where delays are counted whose rule is no longer there.
+    pub(super) fn retired_delay(&mut self) -> &mut RuleStats {
+        self.retired.entry("delay").or_insert_with(|| RuleStats::new("delay", "delay"))
+    }
+}
+
+fn proxy_of(proxies: &mut [Option<ProxyState>], id: u32) -> Option<&mut ProxyState> {
+    proxies.get_mut(id as usize)?.as_mut().filter(|proxy| !proxy.removed)
+}
+
+fn listener_token(id: u32) -> Token {
+    Token { role: LISTENER, slot: id, generation: 0 }
+}
+
+fn is_shortage(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+}
+
+/// Statistics for a new rule set, in which a rule of the same name and behavior goes on counting; and those
+/// of the rules that are gone.
+fn stats_of(rules: &RuleSet, mut before: Vec<RuleStats>) -> (Vec<RuleStats>, Vec<RuleStats>) {
+    let now = rules.rules().iter().map(|rule| {
+        let same = before.iter().position(|old| *old.name == *rule.name() && old.behavior == rule.kind());
+        same.map_or_else(|| RuleStats::new(rule.name(), rule.kind()), |place| before.swap_remove(place))
+    });
+    (now.collect(), before)
+}
