@@ -3,6 +3,7 @@
 pub mod behavior;
 pub mod clock;
 pub mod config;
+pub mod origin;
 pub mod protocol;
 pub mod proxy;
 pub mod ring;

@@ -20,6 +20,7 @@ pub use handle::{
     LeaseRequest, PROXIES_MAX, ProxyError, ProxyInfo, ProxySpec, ProxyStats, ProxyUpdate, RulesChange,
     StartError, Stats, Watcher, WorkerStats,
 };
+pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use stats::{Counters, Event, ProxySnapshot, RuleStats, WorkerSnapshot};
 pub use worker::{Opening, Worker, WorkerSettings};

@@ -74,7 +74,7 @@ pub(super) enum End {
 
 /// Which buffers a pipe receives into, adapted to what it sees.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Size {
+pub(crate) struct Size {
     large: bool,
     streak: u8,
 }
