@@ -73,6 +73,7 @@ enum Timer {
 struct Connection {
     socket: Socket,
     framer: RequestFramer,
+    wanted: Wanted,
     replies: VecDeque<(Instant, Chunk)>,
     size: Size,
     receiving: bool,
@@ -200,6 +201,7 @@ impl<R: Ring> OriginWorker<R> {
         self.connections[slot as usize] = Some(Box::new(Connection {
             socket,
             framer: RequestFramer::new(),
+            wanted: Wanted::default(),
             replies: VecDeque::new(),
             size: Size::default(),
             receiving: false,
@@ -268,37 +270,24 @@ impl<R: Ring> OriginWorker<R> {
             self.shared.answered.fetch_add(1, Ordering::Relaxed);
             return connection.replies.push_back((due, chunk));
         }
-        let mut wanted = None;
         while !connection.last {
             let step = connection.framer.advance(&chunk);
             match step.event {
                 Event::Head => {
                     let head = connection.framer.head(&chunk);
-                    let asked = head.asked();
-                    connection.last |= !asked.keep_alive;
                     let wish = Wish::read(head.path());
                     if let Wish::Freeze(length) = wish {
                         self.shared.freeze(self.now, length);
                     }
-                    wanted = Some((wish, asked.head));
-                    if connection.framer.take_head_bytes().is_none() || step.used > 0 {
-                        chunk.advance(step.used);
-                    }
-                    // A message that says it is the last still has its body read below.
-                    if connection.last {
-                        connection.answer(wanted.take(), due, &self.reply, self.reply_head_bytes);
-                        self.shared.answered.fetch_add(1, Ordering::Relaxed);
-                    }
+                    let asked = head.asked();
+                    connection.wanted = Wanted { wish, head_only: asked.head, last: !asked.keep_alive };
+                    connection.framer.take_head_bytes();
+                    chunk.advance(step.used);
                 }
                 Event::Body | Event::Interim => chunk.advance(step.used),
                 Event::End => {
                     chunk.advance(step.used);
-                    connection.answer(
-                        wanted.take().or(Some((Wish::Plain, false))),
-                        due,
-                        &self.reply,
-                        self.reply_head_bytes,
-                    );
+                    connection.answer(due, &self.reply, self.reply_head_bytes);
                     self.shared.answered.fetch_add(1, Ordering::Relaxed);
                 }
                 // An upgrade is not taken: the next request follows.
@@ -365,10 +354,11 @@ impl<R: Ring> OriginWorker<R> {
 }
 
 impl Connection {
-    fn answer(&mut self, wanted: Option<(Wish, bool)>, due: Instant, plain: &Rc<[u8]>, plain_head: usize) {
-        let Some((wish, head_only)) = wanted else { return };
+    fn answer(&mut self, due: Instant, plain: &Rc<[u8]>, plain_head: usize) {
+        let Wanted { wish, head_only, last } = self.wanted;
+        self.last |= last;
         let mut due = due;
-        let mut cut = |bytes: Chunk, head: usize| if head_only { { bytes }.split_to(head) } else { bytes };
+        let cut = |mut bytes: Chunk, head: usize| if head_only { bytes.split_to(head) } else { bytes };
         let chunk = match wish {
             Wish::Plain | Wish::Freeze(_) => cut(Chunk::from(Rc::clone(plain)), plain_head),
             Wish::Delay(time) => {
@@ -390,9 +380,18 @@ impl Connection {
     }
 }
 
+/// How the request that is being read is to be answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wanted {
+    wish: Wish,
+    head_only: bool,
+    last: bool,
+}
+
 /// What a path asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Wish {
+    #[default]
     Plain,
     Delay(Duration),
     Status(u16),
