@@ -1,5 +1,7 @@
 //! The origin on the kernel ring.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod support;
 
 use std::io::{Read, Write};
