@@ -1,2 +1,25 @@
-//! fracas.
-fn main() {}
+//! `fracas`: parse, run one subcommand, turn its answer into an exit code.
+
+#![allow(dead_code, reason = "a door may stand before the rooms behind it")]
+
+mod agent;
+mod cli;
+mod controller;
+mod grpc;
+mod node_registry;
+mod run;
+mod run_queue;
+mod store;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(stopped) => return stopped.report(),
+    };
+    match cli::run(command) {
+        Ok(code) => code,
+        Err(error) => cli::failed(&error),
+    }
+}

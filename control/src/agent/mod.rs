@@ -1,0 +1,1 @@
+//! A node's side: dials out, runs the load, sends histogram deltas.

@@ -1,0 +1,115 @@
+//! The command line: one file per subcommand, each with its `Args` and its `run`.
+
+mod agent;
+mod behavior;
+mod capacity;
+mod controller;
+mod demo;
+mod doctor;
+mod exit;
+mod load;
+mod node;
+mod origin;
+mod proxy;
+mod report;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use exit::{Stopped, failed};
+
+/// Finds out what a system does under load while its network and its backends misbehave.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fracas",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Exit codes: 0 passed, 1 error, 2 usage, 99 SLO failed, 111 run invalid, 130 interrupted.
+`fracas COMMAND --help` shows an example of each."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show everything at once: a server, a proxy, two nodes, a flip mid-run, a report
+    Demo(demo::Args),
+    /// Stand between client and upstream and break things on purpose
+    Proxy(proxy::Args),
+    /// Change what a running proxy does to its traffic
+    Behavior(behavior::Args),
+    /// Drive load at exact rates and measure every response from the instant it was due
+    Load(load::Args),
+    /// Search the highest rate that keeps an SLO
+    Capacity(capacity::Args),
+    /// Serve fixed replies or echo, as something to test against
+    Origin(origin::Args),
+    /// Keep the queue of runs and the nodes that drive them
+    Controller(controller::Args),
+    /// Offer this machine to a controller as a node
+    Agent(agent::Args),
+    /// Submit, watch and cancel runs on a controller
+    Run(run::Args),
+    /// List and drain a controller's nodes
+    Node(node::Args),
+    /// Show and compare run directories
+    Report(report::Args),
+    /// Say what this kernel offers and what to change
+    Doctor(doctor::Args),
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// A usage mistake, or `--help` and `--version`, which are answers as well.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stopped> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(words)?;
+    Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+/// Runs one subcommand.
+///
+/// # Errors
+/// Whatever keeps it from its answer; [`failed`] tells which exit code that is.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Proxy(args) => proxy::run(args),
+        Command::Behavior(args) => behavior::run(args),
+        Command::Load(args) => load::run(args),
+        Command::Capacity(args) => capacity::run(args),
+        Command::Origin(args) => origin::run(args),
+        Command::Controller(args) => controller::run(args),
+        Command::Agent(args) => agent::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Node(args) => node::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Doctor(args) => doctor::run(args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.lines().count() <= 40, "{} lines:\n{help}", help.lines().count());
+        let widest = help.lines().map(str::len).max().unwrap_or(0);
+        assert!(widest <= 110, "{widest} columns:\n{help}");
+    }
+}

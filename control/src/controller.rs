@@ -1,0 +1,1 @@
+//! The controller: run queue, node registry and store behind one door.

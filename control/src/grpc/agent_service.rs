@@ -1,0 +1,1 @@
+//! `AgentService`: the streams that agents and proxies dial out with.

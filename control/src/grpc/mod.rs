@@ -1,0 +1,5 @@
+//! The gRPC door: one file per service; proto → domain → one call → proto. Decides nothing.
+
+mod agent_service;
+mod node_service;
+mod run_service;

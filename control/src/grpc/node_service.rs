@@ -1,0 +1,1 @@
+//! `NodeService`: who can drive load.

@@ -1,0 +1,1 @@
+//! `RunService`: the queue of runs from outside.

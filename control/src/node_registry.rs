@@ -1,0 +1,1 @@
+//! Who is alive, and what each node can do. Pure: time is an argument.

@@ -1,0 +1,1 @@
+//! A run and its legal moves. Pure: no I/O.

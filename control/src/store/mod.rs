@@ -1,0 +1,1 @@
+//! What the controller keeps: runs, nodes, reports.
