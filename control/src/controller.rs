@@ -1,1 +1,717 @@
-//! The controller: run queue, node registry and store behind one door.
+//! The controller as a state machine: calls and messages in, effects out. No I/O, no clock of its own.
+//!
+//! ```text
+//! submit ─▶ RunQueue ─▶ Execution ─▶ Effect::WriteReport ─▶ report_written ─▶ final state
+//!              ▲           ▲  │
+//!        NodeRegistry ◀── on_message, left, tick     Effect::Send to nodes and proxies
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::measure::{Environment, Grade};
+use fracas_loadgen::scenario::Plan;
+
+use crate::clock_map::Offset;
+use crate::execution::{Execution, Findings, Progress, Stop};
+use crate::node_registry::{JoinError, Node, NodeIdentity, NodeRegistry, Role, UnknownNode};
+use crate::run::{Run, RunResult, RunState};
+use crate::run_queue::{Available, QueueFull, RunQueue, Waiting};
+use crate::session::{Attempt, FromNode, Timings, ToNode};
+use crate::store::{RunFilter, Store};
+
+/// How long nodes may take to get ready.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Pings at the beginning of a session, each sent when the last was answered.
+const PINGS_AT_FIRST: u64 = 8;
+/// Time between pings after that.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// What a controller is told once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of fracas.
+    pub version: String,
+    /// Of the machine it runs on.
+    pub boot_id: String,
+    /// How patient it is.
+    pub timings: Timings,
+    /// Where reports go, each in a directory named after its run.
+    pub out: PathBuf,
+    /// An instant, and the Unix time in milliseconds that it was.
+    pub wall: (Instant, u64),
+}
+
+/// What somebody wants to run.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Validated.
+    pub plan: Plan,
+    /// What to call the file in messages.
+    pub file_name: String,
+    /// As written.
+    pub file_text: String,
+    /// Free.
+    pub labels: BTreeMap<String, String>,
+    /// Makes a retry safe; may be empty.
+    pub request_id: String,
+}
+
+/// What the outside must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a message in a session; to be dropped if that session is over.
+    Send {
+        /// Name of the node.
+        node: String,
+        /// Number of the session.
+        session: u64,
+        /// What.
+        message: ToNode,
+    },
+    /// Write a report and call [`Controller::report_written`].
+    WriteReport {
+        /// Id of the run.
+        run: String,
+        /// Where to.
+        directory: PathBuf,
+        /// Of what.
+        findings: Box<Findings>,
+    },
+}
+
+/// Why a call about a run failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// There is none.
+    #[error("there is no run `{0}`; `fracas run list` shows the ids")]
+    NotFound(String),
+    /// It is over.
+    #[error("run {0} has ended already")]
+    Ended(String),
+}
+
+/// What was answered to a node that wants to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session(pub u64);
+
+/// The controller.
+pub struct Controller {
+    settings: Settings,
+    store: Box<dyn Store>,
+    queue: RunQueue,
+    registry: NodeRegistry,
+    executions: BTreeMap<String, Execution>,
+    /// Per node: session and number of its latest ping, and when it was sent.
+    pings: BTreeMap<String, (u64, u64, Instant)>,
+    effects: Vec<Effect>,
+    last_id_ms: u64,
+}
+
+impl Controller {
+    /// Knows no runs and no nodes, except what the store remembers.
+    pub fn new(settings: Settings, store: Box<dyn Store>) -> Controller {
+        let registry = NodeRegistry::new(&settings.version, &settings.boot_id, settings.timings.lost_after);
+        Controller {
+            settings,
+            store,
+            queue: RunQueue::default(),
+            registry,
+            executions: BTreeMap::new(),
+            pings: BTreeMap::new(),
+            effects: Vec::new(),
+            last_id_ms: 0,
+        }
+    }
+
+    /// What the outside must do by now, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Unix time in milliseconds of an instant.
+    pub fn unix_ms(&self, at: Instant) -> u64 {
+        let (instant, unix_ms) = self.settings.wall;
+        let after = at.since(instant).as_millis() as u64;
+        let before = instant.since(at).as_millis() as u64;
+        (unix_ms + after).saturating_sub(before)
+    }
+
+    /// Queues a run; a repeated `request_id` gives the run of the first call.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub fn submit(&mut self, submission: Submission, now: Instant) -> Result<Run, QueueFull> {
+        if let Some(run) = self.store.run_of_request(&submission.request_id) {
+            return Ok(run);
+        }
+        let Submission { plan, file_name, file_text, labels, request_id } = submission;
+        let unix_ms = self.unix_ms(now);
+        self.last_id_ms = unix_ms.max(self.last_id_ms + 1);
+        let id = run_id(self.last_id_ms);
+        let proxies: BTreeSet<String> = plan.faults.iter().map(|fault| fault.proxy.clone()).collect();
+        self.queue.push(Waiting {
+            run: id.clone(),
+            nodes: plan.nodes as usize,
+            proxies: proxies.into_iter().collect(),
+        })?;
+        let run = Run {
+            id: id.clone(),
+            name: plan.name.clone(),
+            state: RunState::Queued,
+            verdict: None,
+            reasons: Vec::new(),
+            error: String::new(),
+            counts: Default::default(),
+            result: None,
+            nodes: Vec::new(),
+            file_name,
+            file_text: file_text.into(),
+            seed: plan.seed,
+            planned_duration: plan.duration(),
+            submitted_unix_ms: unix_ms,
+            started_unix_ms: None,
+            ended_unix_ms: None,
+            report_path: None,
+            labels,
+        };
+        self.store.insert(run, &request_id);
+        // The plan waits in an execution without nodes until the queue gives it some.
+        let attempt = Attempt { run: id.clone(), number: 1 };
+        let plan_json = serde_json::to_vec(&plan).unwrap_or_default().into();
+        self.executions.insert(id.clone(), Execution::new(attempt, plan, plan_json, Vec::new(), now));
+        self.serve_queue(now);
+        Ok(self.store.run(&id).expect("inserted above, and only ended runs are forgotten"))
+    }
+
+    /// Ends a run.
+    ///
+    /// # Errors
+    /// When there is none of that id, or it has ended.
+    pub fn cancel(&mut self, id: &str, reason: &str, now: Instant) -> Result<Run, RunError> {
+        let run = self.run(id)?;
+        if run.state.is_final() {
+            return Err(RunError::Ended(id.to_owned()));
+        }
+        let reason = if reason.is_empty() { "cancelled" } else { reason };
+        self.stop(id, Stop::Cancelled(reason.to_owned()), now);
+        self.serve_queue(now);
+        self.run(id)
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// When there is none of that id.
+    pub fn run(&self, id: &str) -> Result<Run, RunError> {
+        self.store.run(id).ok_or_else(|| RunError::NotFound(id.to_owned()))
+    }
+
+    /// At most `limit` runs, newest first.
+    pub fn runs(&self, filter: &RunFilter, limit: usize) -> Vec<Run> {
+        self.store.runs(filter, limit)
+    }
+
+    /// A run's place in the queue, from 1.
+    pub fn queue_position(&self, id: &str) -> Option<usize> {
+        self.queue.position(id)
+    }
+
+    /// How a run goes; `None` unless its load is on.
+    pub fn progress(&self, id: &str, now: Instant) -> Option<Progress> {
+        let execution = self.executions.get(id)?;
+        execution.start_at().filter(|start_at| now >= *start_at)?;
+        Some(execution.progress(now))
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.registry.nodes()
+    }
+
+    /// Gives a node no new run, or runs again.
+    ///
+    /// # Errors
+    /// When nobody joined under that name.
+    pub fn set_drained(&mut self, name: &str, drained: bool, now: Instant) -> Result<Node, UnknownNode> {
+        let node = self.registry.set_drained(name, drained)?.clone();
+        self.serve_queue(now);
+        Ok(node)
+    }
+
+    /// A process dialled in; `carried` is the run that it still has from a session that broke off.
+    ///
+    /// # Errors
+    /// When it may not join.
+    pub fn join(
+        &mut self,
+        identity: NodeIdentity,
+        role: Role,
+        peer: String,
+        carried: Option<Attempt>,
+        now: Instant,
+    ) -> Result<Session, JoinError> {
+        let name = identity.name.clone();
+        let joined = self.registry.join(identity, role, peer, now)?;
+        let session = joined.session;
+        if joined.replaced.is_some() {
+            self.lose(&name, "another process took its name", now);
+        }
+        let (version, timings) = (self.settings.version.clone(), self.settings.timings);
+        self.effects.push(Effect::Send {
+            node: name.clone(),
+            session,
+            message: ToNode::Welcome { session, version, timings },
+        });
+        self.resume(&name, carried, now);
+        self.ping(&name, 1, now);
+        Ok(Session(session))
+    }
+
+    /// A node said something in a session; `false` if that session is over.
+    pub fn on_message(&mut self, name: &str, session: Session, message: FromNode, now: Instant) -> bool {
+        let Some(node) = self.registry.heard(name, session.0, now) else { return false };
+        match message {
+            FromNode::Heartbeat => {}
+            FromNode::Pong(exchange) => {
+                let first = node.clock.offset(now).is_none();
+                node.clock.add(exchange);
+                self.on_pong(name, now);
+                if first {
+                    self.serve_queue(now);
+                }
+            }
+            FromNode::Proxies(proxies) => {
+                node.proxies = proxies;
+                self.serve_queue(now);
+            }
+            FromNode::Ready { attempt, result } => self.on_ready(name, &attempt, result, now),
+            FromNode::Delta(delta) => {
+                let execution = self.executions.get_mut(&delta.attempt.run);
+                if let Some(sequence) = execution.and_then(|execution| execution.on_delta(name, &delta)) {
+                    self.send(name, ToNode::IntervalAck { attempt: delta.attempt, sequence });
+                }
+            }
+            FromNode::Finished(finished) => {
+                let run = finished.attempt.run.clone();
+                if let Some(execution) = self.executions.get_mut(&run) {
+                    execution.on_finished(name, *finished, now);
+                }
+                self.move_on(&run, now);
+            }
+            FromNode::FaultAccepted { fault, result } => {
+                let Some(run) = self.run_of_fault(&fault) else { return true };
+                let execution = self.executions.get_mut(&run).expect("just found");
+                if let Err(reason) = execution.on_fault_accepted(&fault, result) {
+                    self.stop(&run, Stop::Errored(reason), now);
+                }
+            }
+            FromNode::FaultWindow(seen) => {
+                let Some(run) = self.run_of_fault(&seen.fault) else { return true };
+                let execution = self.executions.get_mut(&run).expect("just found");
+                execution.on_window(seen, now);
+                self.move_on(&run, now);
+            }
+            FromNode::Error { attempt, message } => {
+                if let Some(attempt) = attempt.filter(|attempt| self.executions.contains_key(&attempt.run)) {
+                    self.stop(&attempt.run, Stop::Errored(format!("node {name}: {message}")), now);
+                }
+            }
+        }
+        true
+    }
+
+    /// The stream of a session broke off. The node has until `lost_after` to return.
+    pub fn left(&mut self, name: &str, session: Session) {
+        self.registry.left(name, session.0);
+    }
+
+    /// Time has passed; to be called a few times a second.
+    pub fn tick(&mut self, now: Instant) {
+        for name in self.registry.give_up(now) {
+            let seconds = self.settings.timings.lost_after.as_secs_f64();
+            self.lose(&name, &format!("not heard for {seconds} s, given up"), now);
+        }
+        let due: Vec<(String, u64)> = self
+            .pings
+            .iter()
+            .filter(|(_, (_, _, sent))| now.since(*sent) >= PING_EVERY)
+            .map(|(name, (_, number, _))| (name.clone(), number + 1))
+            .collect();
+        for (name, number) in due {
+            self.ping(&name, number, now);
+        }
+        for id in self.executions.keys().cloned().collect::<Vec<_>>() {
+            self.watch_over(&id, now);
+            self.move_on(&id, now);
+        }
+        self.serve_queue(now);
+    }
+
+    /// A report was written, or could not be.
+    pub fn report_written(&mut self, id: &str, result: Result<RunResult, String>, now: Instant) {
+        let Some(execution) = self.executions.remove(id) else { return };
+        let ended_unix_ms = self.unix_ms(now);
+        let directory = self.settings.out.join(id);
+        let stopped = execution.stopped().cloned();
+        let nodes = execution.run_nodes();
+        self.change(id, |run| {
+            run.nodes = nodes;
+            run.ended_unix_ms = Some(ended_unix_ms);
+            let to = match (result, stopped) {
+                (Err(why), _) => {
+                    run.error = why;
+                    RunState::Errored
+                }
+                (Ok(result), stopped) => {
+                    let summary = &result.summary;
+                    let kept = summary.slo.iter().all(|slo| slo.passed);
+                    (run.verdict, run.reasons) = (Some(summary.verdict), summary.reasons.clone());
+                    (run.counts, run.report_path) = (summary.counts, Some(directory));
+                    let by_figures = match (summary.verdict, kept) {
+                        (Grade::Invalid, _) => RunState::Invalid,
+                        (_, false) => RunState::Failed,
+                        (_, true) => RunState::Passed,
+                    };
+                    run.result = Some(Arc::new(result));
+                    match stopped {
+                        None => by_figures,
+                        Some(stop) => {
+                            run.error = stop.reason().to_owned();
+                            match stop {
+                                Stop::Cancelled(_) => RunState::Cancelled,
+                                Stop::Errored(_) => RunState::Errored,
+                            }
+                        }
+                    }
+                }
+            };
+            advance(run, to);
+        });
+        self.serve_queue(now);
+    }
+
+    fn serve_queue(&mut self, now: Instant) {
+        loop {
+            let available = self.available(now);
+            let Some(allocation) = self.queue.pop(&available) else {
+                for (id, reason) in self.queue.reasons(&available) {
+                    if self.store.run(&id).is_some_and(|run| run.error != reason) {
+                        self.change(&id, |run| run.error = reason);
+                    }
+                }
+                return;
+            };
+            let id = allocation.run;
+            let Some(waiting) = self.executions.remove(&id) else { continue };
+            let (attempt, plan, plan_json) =
+                (waiting.attempt().clone(), waiting.plan().clone(), waiting.plan_json());
+            let nodes = allocation.nodes;
+            let execution =
+                Execution::new(attempt.clone(), plan, plan_json.clone(), nodes.clone(), now + READY_WITHIN);
+            let (run_nodes, seed) = (execution.run_nodes(), execution.plan().seed);
+            self.executions.insert(id.clone(), execution);
+            self.change(&id, |run| {
+                run.error.clear();
+                run.nodes = run_nodes;
+                advance(run, RunState::Preparing);
+            });
+            for (index, node) in nodes.iter().enumerate() {
+                if let Some(node) = self.registry.node_mut(node) {
+                    node.run = Some(id.clone());
+                }
+                self.send(
+                    node,
+                    ToNode::Prepare {
+                        attempt: attempt.clone(),
+                        plan_json: plan_json.clone(),
+                        shard_index: index as u32,
+                        shard_count: nodes.len() as u32,
+                        seed,
+                        ready_within: READY_WITHIN,
+                    },
+                );
+            }
+        }
+    }
+
+    fn available(&self, now: Instant) -> Available {
+        let nodes = self.registry.free_agents(now);
+        let connected =
+            self.registry.nodes().filter(|node| node.role == Role::Agent && node.session.is_some());
+        let proxies = self.registry.nodes().flat_map(|node| &node.proxies);
+        Available {
+            taken_nodes: connected.count() - nodes.len(),
+            proxies: proxies
+                .filter(|name| self.registry.node_of_proxy(name, now).is_some())
+                .cloned()
+                .collect(),
+            nodes,
+        }
+    }
+
+    fn on_ready(&mut self, name: &str, attempt: &Attempt, result: Result<(), String>, now: Instant) {
+        let Some(execution) = self.executions.get_mut(&attempt.run) else { return };
+        if execution.attempt() != attempt || !execution.carries(name) {
+            return;
+        }
+        match result {
+            Err(reason) => self.stop(&attempt.run, Stop::Errored(format!("node {name}: {reason}")), now),
+            Ok(()) => {
+                if execution.on_ready(name) {
+                    self.start(&attempt.run, now);
+                }
+            }
+        }
+    }
+
+    /// All nodes are ready: fixes the instant, tells the nodes and orders the faults.
+    fn start(&mut self, id: &str, now: Instant) {
+        let Some(execution) = self.executions.get_mut(id) else { return };
+        let nodes = execution.nodes();
+        let known = |name: &String| self.registry.node(name).map(|node| &node.clock);
+        let clocks: Vec<Offset> =
+            nodes.iter().map(|name| known(name).and_then(|c| c.offset(now)).unwrap_or_default()).collect();
+        let round_trip = nodes.iter().filter_map(|name| known(name)?.round_trip()).max().unwrap_or_default();
+        let start_at = execution.schedule(now, &clocks, round_trip);
+        let attempt = execution.attempt().clone();
+        let proxies: Vec<String> = execution.plan().faults.iter().map(|fault| fault.proxy.clone()).collect();
+        let run_nodes = execution.run_nodes();
+        let started_unix_ms = self.unix_ms(start_at);
+        self.change(id, |run| {
+            (run.nodes, run.started_unix_ms) = (run_nodes, Some(started_unix_ms));
+            advance(run, RunState::Ready);
+        });
+        for (node, clock) in nodes.iter().zip(&clocks) {
+            let (start_at, clock_error) = (clock.to_node(start_at), clock.error);
+            self.send(node, ToNode::Start { attempt: attempt.clone(), start_at, clock_error });
+        }
+        for (index, proxy) in proxies.iter().enumerate() {
+            let carrier = self.registry.node_of_proxy(proxy, now);
+            let Some((node, clock)) =
+                carrier.and_then(|node| Some((node.identity.name.clone(), node.clock.offset(now)?)))
+            else {
+                let reason = format!("the proxy `{proxy}` left before the start");
+                return self.stop(id, Stop::Errored(reason), now);
+            };
+            let execution = self.executions.get_mut(id).expect("it was there above");
+            if let Some(order) = execution.order_fault(index, &node, clock) {
+                self.send(&node, ToNode::ApplyFault(order));
+            }
+        }
+    }
+
+    /// Ends a run before its plan is done: at once if no load is on, else when its nodes have stopped.
+    fn stop(&mut self, id: &str, stop: Stop, now: Instant) {
+        self.queue.remove(id);
+        let Some(execution) = self.executions.get_mut(id) else { return };
+        execution.stop(stop.clone(), now);
+        let (attempt, nodes, faults) =
+            (execution.attempt().clone(), execution.live_nodes(), execution.open_faults());
+        for node in &nodes {
+            let reason = stop.reason().to_owned();
+            self.send(node, ToNode::Cancel { attempt: attempt.clone(), reason });
+        }
+        self.revoke(faults);
+        let loaded = self.store.run(id).is_some_and(|run| run.state >= RunState::Running);
+        if !loaded {
+            self.release(id);
+            self.executions.remove(id);
+            let ended_unix_ms = self.unix_ms(now);
+            self.change(id, |run| {
+                stop.reason().clone_into(&mut run.error);
+                run.ended_unix_ms = Some(ended_unix_ms);
+                let errored = matches!(stop, Stop::Errored(_));
+                advance(run, if errored { RunState::Errored } else { RunState::Cancelled });
+            });
+        }
+    }
+
+    /// A node is gone.
+    fn lose(&mut self, name: &str, why: &str, now: Instant) {
+        self.pings.remove(name);
+        for id in self.executions.keys().cloned().collect::<Vec<_>>() {
+            let Some(execution) = self.executions.get_mut(&id) else { continue };
+            let carried = execution.carries(name);
+            execution.on_lost(name, why, now);
+            if carried && execution.start_at().is_none() {
+                self.stop(&id, Stop::Errored(format!("node {name} was lost before the start: {why}")), now);
+            }
+            self.move_on(&id, now);
+        }
+    }
+
+    /// Gives up waiting for nodes that are late.
+    fn watch_over(&mut self, id: &str, now: Instant) {
+        let Some(execution) = self.executions.get_mut(id) else { return };
+        if execution.nodes().is_empty() {
+            return;
+        }
+        let unready = execution.unready_at(now);
+        if !unready.is_empty() {
+            let seconds = READY_WITHIN.as_secs();
+            let reason = format!("not ready within {seconds} s: {}", unready.join(", "));
+            return self.stop(id, Stop::Errored(reason), now);
+        }
+        for node in execution.overdue_at(now) {
+            let Some(execution) = self.executions.get_mut(id) else { return };
+            execution.on_lost(&node, "did not finish in time, given up", now);
+            let attempt = execution.attempt().clone();
+            self.send(&node, ToNode::Cancel { attempt, reason: "it is overdue".to_owned() });
+        }
+    }
+
+    /// Takes a run as far as what is known allows.
+    fn move_on(&mut self, id: &str, now: Instant) {
+        let Some(state) = self.store.run(id).map(|run| run.state) else { return };
+        let Some(execution) = self.executions.get_mut(id) else { return };
+        if execution.nodes().is_empty() {
+            return;
+        }
+        if state == RunState::Ready && execution.start_at().is_some_and(|start_at| now >= start_at) {
+            self.change(id, |run| advance(run, RunState::Running));
+            return self.move_on(id, now);
+        }
+        if state == RunState::Ready && execution.live_nodes().is_empty() {
+            let reason = "no node is left to carry it out".to_owned();
+            return self.stop(id, Stop::Errored(reason), now);
+        }
+        if state == RunState::Running && execution.note_load_over(now) {
+            let faults = execution.open_faults();
+            self.revoke(faults);
+            self.release(id);
+            self.change(id, |run| advance(run, RunState::Collecting));
+            self.serve_queue(now);
+            return self.move_on(id, now);
+        }
+        if state == RunState::Collecting && execution.is_complete(now) && !execution.is_reported() {
+            execution.note_reported();
+            let started = execution.start_at().expect("it was running");
+            let run = self.store.run(id);
+            let file_name = run.map(|run| run.file_name).unwrap_or_default();
+            let execution = &self.executions[id];
+            let findings = execution.findings(
+                self.unix_ms(started),
+                self.environment(execution),
+                format!("fracas run submit {file_name}"),
+            );
+            self.effects.push(Effect::WriteReport {
+                run: id.to_owned(),
+                directory: self.settings.out.join(id),
+                findings: Box::new(findings),
+            });
+        }
+    }
+
+    fn environment(&self, execution: &Execution) -> Environment {
+        let nodes = execution.nodes();
+        let identities = nodes.iter().filter_map(|name| self.registry.node(name)).map(|node| &node.identity);
+        let kernels: BTreeSet<&str> = identities.clone().map(|identity| identity.kernel.as_str()).collect();
+        Environment {
+            version: self.settings.version.clone(),
+            kernel: kernels.into_iter().collect::<Vec<_>>().join(", "),
+            cpu: String::new(),
+            cores: identities.map(|identity| identity.cores).sum(),
+            host: nodes.join(", "),
+        }
+    }
+
+    /// Lets the nodes of a run take another one.
+    fn release(&mut self, id: &str) {
+        let Some(execution) = self.executions.get(id) else { return };
+        for name in execution.nodes() {
+            if let Some(node) = self.registry.node_mut(&name).filter(|node| node.run.as_deref() == Some(id)) {
+                node.run = None;
+            }
+        }
+    }
+
+    fn revoke(&mut self, faults: Vec<(String, String)>) {
+        for (node, fault) in faults {
+            self.send(&node, ToNode::RevokeFault { fault });
+        }
+    }
+
+    /// A node is back: it goes on with its run if that still counts on it, else it is told to stop.
+    fn resume(&mut self, name: &str, carried: Option<Attempt>, now: Instant) {
+        let assigned = self.registry.node(name).and_then(|node| node.run.clone());
+        match (carried, assigned) {
+            (Some(attempt), assigned) => {
+                let execution = self.executions.get(&attempt.run);
+                let counted = execution.is_some_and(|execution| {
+                    assigned.as_ref() == Some(&attempt.run)
+                        && execution.attempt() == &attempt
+                        && execution.carries(name)
+                });
+                if counted {
+                    let sequence = execution.and_then(|execution| execution.sequence(name)).unwrap_or(0);
+                    self.send(name, ToNode::IntervalAck { attempt, sequence });
+                } else {
+                    let reason = "the controller does not count on it any more".to_owned();
+                    self.send(name, ToNode::Cancel { attempt, reason });
+                }
+            }
+            (None, Some(run)) => {
+                let lost = self.executions.get(&run).is_some_and(|execution| execution.carries(name));
+                if lost {
+                    if let Some(node) = self.registry.node_mut(name) {
+                        node.run = None;
+                    }
+                    self.lose(name, "it came back without the run", now);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn on_pong(&mut self, name: &str, now: Instant) {
+        let Some((_, number, _)) = self.pings.get(name) else { return };
+        if *number < PINGS_AT_FIRST {
+            let next = number + 1;
+            self.ping(name, next, now);
+        }
+    }
+
+    fn ping(&mut self, name: &str, number: u64, now: Instant) {
+        let Some(session) = self.registry.node(name).and_then(|node| node.session) else {
+            self.pings.remove(name);
+            return;
+        };
+        self.pings.insert(name.to_owned(), (session, number, now));
+        self.send(name, ToNode::ClockPing { id: number });
+    }
+
+    fn run_of_fault(&self, fault: &str) -> Option<String> {
+        let (run, _) = fault.rsplit_once('-')?;
+        self.executions.contains_key(run).then(|| run.to_owned())
+    }
+
+    fn send(&mut self, name: &str, message: ToNode) {
+        if let Some(session) = self.registry.node(name).and_then(|node| node.session) {
+            self.effects.push(Effect::Send { node: name.to_owned(), session, message });
+        }
+    }
+
+    fn change(&mut self, id: &str, change: impl FnOnce(&mut Run)) {
+        if let Some(mut run) = self.store.run(id) {
+            change(&mut run);
+            self.store.save(run);
+        }
+    }
+}
+
+fn advance(run: &mut Run, to: RunState) {
+    run.advance(to).expect("the controller asks for legal moves only");
+}
+
+/// Nine digits of Crockford's base 32 hold 45 bits of milliseconds, until the year 3084; they sort by time.
+fn run_id(unix_ms: u64) -> String {
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    (0..9).rev().map(|place| char::from(DIGITS[(unix_ms >> (5 * place)) as usize & 31])).collect()
+}
+
+#[cfg(test)]
+mod tests;

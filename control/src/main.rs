@@ -4,11 +4,15 @@
 
 mod agent;
 mod cli;
+mod clock_map;
 mod controller;
+mod execution;
 mod grpc;
 mod node_registry;
 mod run;
 mod run_queue;
+mod run_report;
+mod session;
 mod store;
 
 use std::process::ExitCode;

@@ -3,3 +3,4 @@
 mod agent_service;
 mod node_service;
 mod run_service;
+pub mod session_proto;

@@ -690,6 +690,9 @@ pub struct WorkerUsage {
     /// Completions that the kernel had to keep outside the completion queue.
     #[prost(uint64, tag = "5")]
     pub completion_queue_overflows: u64,
+    /// Share of the run in which it did anything but sleep or spin towards a due time, 0 to 1.
+    #[prost(double, tag = "6")]
+    pub busy_ratio: f64,
 }
 /// Stop a run: send nothing more, wait for nothing, then Finished.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
