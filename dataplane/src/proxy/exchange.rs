@@ -82,6 +82,67 @@ impl Exchanges {
     }
 }
 
+/// What is left of a chunk: at its front, bytes that were read and go on together in one send; behind them,
+/// bytes that were not read yet.
+struct Rest {
+    chunk: Chunk,
+    direction: Direction,
+    taken: usize,
+    hold: Hold,
+}
+
+impl Rest {
+    fn new(chunk: Chunk, direction: Direction) -> Rest {
+        Rest { chunk, direction, taken: 0, hold: Hold::default() }
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.chunk[self.taken..]
+    }
+
+    fn drop_unread(&mut self) {
+        self.chunk = self.chunk.split_to(self.taken);
+    }
+
+    /// Takes the next `count` bytes; those with another hold, or another fault to tell of, go first.
+    fn take<R: Ring>(
+        &mut self,
+        count: usize,
+        hold: Hold,
+        connection: &mut Connection,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        if self.taken > 0 && (hold.time != self.hold.time || hold.rules != 0) {
+            self.hand_on(connection, cx, proxy);
+        }
+        if self.taken == 0 {
+            self.hold = hold;
+        }
+        self.taken += count;
+    }
+
+    /// Drops the next `count` bytes.
+    fn skip<R: Ring>(
+        &mut self,
+        count: usize,
+        connection: &mut Connection,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        self.hand_on(connection, cx, proxy);
+        self.chunk.advance(count);
+    }
+
+    /// Forwards what was taken.
+    fn hand_on<R: Ring>(&mut self, connection: &mut Connection, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        if self.taken > 0 && !connection.is_closing() {
+            let bytes = self.chunk.split_to(std::mem::take(&mut self.taken));
+            connection.forward(self.direction, bytes, &self.hold, cx, proxy);
+        }
+    }
+}
+
 impl Connection {
     /// Takes bytes of one direction through the messages; puts `exchanges` back unless they are over.
     pub(super) fn on_message_bytes<R: Ring>(
@@ -109,66 +170,81 @@ impl Connection {
     fn on_request_bytes<R: Ring>(
         &mut self,
         exchanges: &mut Exchanges,
-        mut chunk: Chunk,
+        chunk: Chunk,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) -> bool {
+        let mut rest = Rest::new(chunk, Direction::Request);
         while !self.is_closing() && !self.request.discard {
-            let step = exchanges.requests.advance(&chunk);
+            let step = exchanges.requests.advance(rest.unread());
             match step.event {
-                Event::NeedMore => break,
+                Event::NeedMore => {
+                    rest.drop_unread();
+                    break;
+                }
                 Event::Head => {
                     let (decision, asked, version) = {
-                        let head = exchanges.requests.head(&chunk);
+                        let head = exchanges.requests.head(rest.unread());
                         let ordinal = exchanges.ordinal;
                         let decision = proxy.rules.on_exchange(&self.facts, self.active(), ordinal, &head);
                         (decision, head.asked(), head.version())
                     };
                     exchanges.ordinal += 1;
                     proxy.counters.exchanges += 1;
-                    let head = match exchanges.requests.take_head_bytes() {
-                        Some(pieces) => {
-                            chunk.advance(step.used);
-                            Chunk::from(pieces)
+                    let pieces = exchanges.requests.take_head_bytes();
+                    exchanges.route = Route::Forward(decision.request_hold);
+                    self.on_request_head(exchanges, &decision, asked, version, cx, proxy);
+                    if self.is_closing() {
+                        return true;
+                    }
+                    match (exchanges.route, pieces) {
+                        (Route::Discard, _) => rest.skip(step.used, self, cx, proxy),
+                        (Route::Forward(hold), None) => rest.take(step.used, hold, self, cx, proxy),
+                        (Route::Forward(hold), Some(pieces)) => {
+                            rest.skip(step.used, self, cx, proxy);
+                            self.forward(Direction::Request, Chunk::from(pieces), &hold, cx, proxy);
                         }
-                        None => chunk.split_to(step.used),
-                    };
-                    self.on_request_head(exchanges, head, &decision, asked, version, cx, proxy);
+                    }
+                    // Each fault is told once: the body is held as long, without its rules.
+                    if let Route::Forward(hold) = &mut exchanges.route {
+                        hold.rules = 0;
+                    }
                     if exchanges.waiting.len() > PIPELINE_MAX {
                         self.refuse(exchanges, cx, proxy);
                     }
                 }
-                Event::Body | Event::End | Event::Interim => {
-                    let bytes = chunk.split_to(step.used);
-                    if let Route::Forward(hold) = exchanges.route {
-                        self.forward(Direction::Request, bytes, &hold, cx, proxy);
-                    }
-                }
+                Event::Body | Event::End | Event::Interim => match exchanges.route {
+                    Route::Forward(hold) => rest.take(step.used, hold, self, cx, proxy),
+                    Route::Discard => rest.skip(step.used, self, cx, proxy),
+                },
                 Event::AwaitReply => {
+                    rest.hand_on(self, cx, proxy);
+                    let chunk = rest.chunk;
                     exchanges.parked = Some(match exchanges.parked.take() {
                         Some(before) => Chunk::from([&before[..], &chunk[..]].concat()),
                         None => chunk,
                     });
-                    break;
+                    return true;
                 }
-                Event::Raw => {
-                    self.forward(Direction::Request, chunk, &Hold::default(), cx, proxy);
-                    break;
-                }
+                Event::Raw => rest.take(rest.unread().len(), Hold::default(), self, cx, proxy),
                 Event::Invalid(_) => {
                     proxy.counters.protocol_errors += 1;
+                    rest.hand_on(self, cx, proxy);
                     self.refuse(exchanges, cx, proxy);
                 }
             }
+            if matches!(step.event, Event::Raw) {
+                break;
+            }
         }
+        rest.hand_on(self, cx, proxy);
         true
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, and each is a different thing")]
+    /// Does what the rules say of a request, and notes whose reply is due; its bytes take `exchanges.route`.
     fn on_request_head<R: Ring>(
         &mut self,
         exchanges: &mut Exchanges,
-        head: Chunk,
         decision: &Decision,
         asked: Asked,
         version: u8,
@@ -176,7 +252,6 @@ impl Connection {
         proxy: &mut ProxyState,
     ) {
         let hold = decision.request_hold;
-        exchanges.route = Route::Forward(hold);
         match decision.act {
             Some(Act { rule, action: Action::ErrorReply { code, .. } }) => {
                 proxy.injected(rule, self.facts.ordinal, cx);
@@ -201,76 +276,71 @@ impl Connection {
         }
         exchanges.waiting.push_back(Waiting::Upstream(decision.reply_hold));
         exchanges.replies.expect(asked);
-        self.forward(Direction::Request, head, &hold, cx, proxy);
-        // Each fault is told once: the body is held as long, without its rules.
-        exchanges.route = Route::Forward(Hold { rules: 0, ..hold });
     }
 
     fn on_reply_bytes<R: Ring>(
         &mut self,
         exchanges: &mut Exchanges,
-        mut chunk: Chunk,
+        chunk: Chunk,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) -> bool {
+        let mut rest = Rest::new(chunk, Direction::Reply);
         while !self.is_closing() {
-            let step = exchanges.replies.advance(&chunk);
+            let step = exchanges.replies.advance(rest.unread());
             let hold = match exchanges.waiting.front() {
                 Some(Waiting::Upstream(hold)) => *hold,
                 _ => Hold::default(),
             };
             match step.event {
-                Event::NeedMore | Event::AwaitReply => break,
+                Event::NeedMore | Event::AwaitReply => {
+                    rest.drop_unread();
+                    break;
+                }
                 Event::Head | Event::Interim => {
-                    let head = match exchanges.replies.take_head_bytes() {
+                    match exchanges.replies.take_head_bytes() {
+                        None => rest.take(step.used, hold, self, cx, proxy),
                         Some(pieces) => {
-                            chunk.advance(step.used);
-                            Chunk::from(pieces)
+                            rest.skip(step.used, self, cx, proxy);
+                            self.forward(Direction::Reply, Chunk::from(pieces), &hold, cx, proxy);
                         }
-                        None => chunk.split_to(step.used),
-                    };
+                    }
                     // Each fault is told once: the rest of the reply is held as long, without its rules.
-                    self.forward(Direction::Reply, head, &hold, cx, proxy);
                     if let (Event::Head, Some(Waiting::Upstream(hold))) =
                         (step.event, exchanges.waiting.front_mut())
                     {
                         hold.rules = 0;
                     }
                 }
-                Event::Body => {
-                    let bytes = chunk.split_to(step.used);
-                    self.forward(Direction::Reply, bytes, &hold, cx, proxy);
-                }
+                Event::Body => rest.take(step.used, hold, self, cx, proxy),
                 Event::End => {
-                    let bytes = chunk.split_to(step.used);
-                    self.forward(Direction::Reply, bytes, &hold, cx, proxy);
+                    rest.take(step.used, hold, self, cx, proxy);
                     if matches!(exchanges.waiting.front(), Some(Waiting::Upstream(_))) {
                         exchanges.waiting.pop_front();
                     }
                     exchanges.requests.resume();
-                    self.reply_from_here(exchanges, cx, proxy);
+                    if matches!(exchanges.waiting.front(), Some(Waiting::Here { .. })) || exchanges.last {
+                        rest.hand_on(self, cx, proxy);
+                        self.reply_from_here(exchanges, cx, proxy);
+                    }
                     if let Some(parked) = exchanges.parked.take() {
                         self.on_request_bytes(exchanges, parked, cx, proxy);
                     }
                 }
-                Event::Raw => {
-                    // A tunnel begins: both directions are plain bytes from here on.
+                Event::Raw | Event::Invalid(_) => {
+                    // A tunnel begins; or nonsense, which is the upstream's: hand it on, and read no further.
+                    proxy.counters.protocol_errors += u64::from(step.event != Event::Raw);
                     self.leave_messages();
-                    self.forward(Direction::Reply, chunk, &hold, cx, proxy);
+                    rest.take(rest.unread().len(), hold, self, cx, proxy);
+                    rest.hand_on(self, cx, proxy);
                     if let Some(parked) = exchanges.parked.take() {
                         self.forward(Direction::Request, parked, &Hold::default(), cx, proxy);
                     }
                     return false;
                 }
-                Event::Invalid(_) => {
-                    // The upstream's nonsense is the upstream's: hand it on, and read no further.
-                    proxy.counters.protocol_errors += 1;
-                    self.leave_messages();
-                    self.forward(Direction::Reply, chunk, &hold, cx, proxy);
-                    return false;
-                }
             }
         }
+        rest.hand_on(self, cx, proxy);
         true
     }
 
