@@ -17,6 +17,7 @@ use super::stats::{Counters, Event, RuleStats, WorkerSnapshot, nanoseconds};
 use super::worker::{Opening, Worker, WorkerSettings};
 use crate::behavior::{Rule, RuleError, RuleSet, nearest};
 use crate::clock::Instant;
+use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT};
 use crate::protocol::Protocol;
 use crate::ring::{
     Features, KernelRing, RingError, RingSettings, SPIN, SocketOptions, Waker, raise_open_files_limit,
@@ -38,8 +39,6 @@ pub struct DataplaneSettings {
     pub seed: u64,
     /// Bytes one worker may hold in all queues before it reads no further.
     pub worker_held_bytes_max: usize,
-    /// Bytes one direction of one connection may hold for a delay.
-    pub held_bytes_max: usize,
     /// The shape of each ring.
     pub ring: RingSettings,
     /// Options of every socket.
@@ -53,7 +52,6 @@ impl Default for DataplaneSettings {
             precise: false,
             seed: 0,
             worker_held_bytes_max: 256 << 20,
-            held_bytes_max: 4 << 20,
             ring: RingSettings::default(),
             options: SocketOptions::default(),
         }
@@ -92,6 +90,26 @@ pub struct ProxySpec {
     pub connect_timeout: Duration,
     /// Addresses to connect from, in turn; the system's choice when empty.
     pub source_addresses: Vec<IpAddr>,
+    /// Bytes that one direction of one connection may hold for a delay; beyond it the source is not read.
+    pub held_bytes_max: usize,
+}
+
+impl ProxySpec {
+    /// A proxy of plain bytes without rules, all else as a config that is silent has it.
+    pub fn new(name: impl Into<String>, listen: SocketAddr, upstream: SocketAddr) -> ProxySpec {
+        ProxySpec {
+            name: name.into(),
+            listen,
+            upstream: upstream.to_string(),
+            upstream_addresses: vec![upstream],
+            protocol: Protocol::Tcp,
+            rules: Vec::new(),
+            enabled: true,
+            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            source_addresses: Vec::new(),
+            held_bytes_max: HELD_BYTES_DEFAULT as usize,
+        }
+    }
 }
 
 /// What to change on a proxy; what is `None` stays.
@@ -481,7 +499,7 @@ impl Handle {
             upstream: spec.upstream_addresses.clone(),
             source_addresses: spec.source_addresses.clone(),
             connect_timeout: spec.connect_timeout,
-            held_bytes_max: self.0.settings.held_bytes_max,
+            held_bytes_max: spec.held_bytes_max,
             rules: Arc::clone(&rules),
             ordinals: Arc::new(AtomicU64::new(0)),
         };

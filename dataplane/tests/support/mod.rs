@@ -165,17 +165,8 @@ pub fn create(
     protocol: Protocol,
     rules: Vec<Rule>,
 ) -> SocketAddr {
-    let spec = ProxySpec {
-        name: name.into(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        upstream: upstream.to_string(),
-        upstream_addresses: vec![upstream],
-        protocol,
-        rules,
-        enabled: true,
-        connect_timeout: Duration::from_secs(5),
-        source_addresses: Vec::new(),
-    };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let spec = ProxySpec { protocol, rules, ..ProxySpec::new(name, listen, upstream) };
     handle.create(spec).unwrap().spec.listen
 }
 
