@@ -12,6 +12,9 @@ use fracas_dataplane::ring::{
 };
 use fracas_dataplane::timers::Timers;
 
+/// As the proxy gives to a pipe of messages.
+const CREDIT_BYTES: u32 = 64 * 1024;
+
 fn echo(c: &mut Criterion) {
     let features = Features::probe().expect("the bench needs io_uring");
     let mut ring = KernelRing::new(&RingSettings::default(), features).expect("the bench needs io_uring");
@@ -29,12 +32,15 @@ fn echo(c: &mut Criterion) {
         ring.wait_until(Instant::FAR_FUTURE).expect("the ring goes on");
     };
     let Outcome::Accepted(socket) = next(&mut ring) else { panic!("a connection was made") };
-    ring.receive(socket, token, BufferSize::Small, u32::MAX);
+    ring.receive(socket, token, BufferSize::Small, CREDIT_BYTES);
     let mut reply = [0; 64];
     c.bench_function("ring/echo of 64 bytes, one thread, both ends", |b| {
         b.iter(|| {
             peer.write_all(&[7; 64]).expect("the connection is open");
-            let Outcome::Received { chunk, armed: true } = next(&mut ring) else { panic!("bytes were sent") };
+            let Outcome::Received { chunk, armed } = next(&mut ring) else { panic!("bytes were sent") };
+            if !armed {
+                ring.receive(socket, token, BufferSize::Small, CREDIT_BYTES);
+            }
             ring.send(socket, token, std::iter::once(chunk));
             let Outcome::Sent = next(&mut ring) else { panic!("the connection is open") };
             peer.read_exact(&mut reply).expect("the echo comes");
