@@ -23,7 +23,7 @@ use crate::run_queue::{Available, QueueFull, RunQueue, Waiting};
 use crate::session::{Attempt, FromNode, Timings, ToNode};
 use crate::store::{RunFilter, Store};
 
-/// How long nodes may take to get ready.
+/// How long nodes may take to get ready, beside opening their connections.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Pings at the beginning of a session, each sent when the last was answered.
 const PINGS_AT_FIRST: u64 = 8;
@@ -130,6 +130,11 @@ impl Controller {
     /// What the outside must do by now, in order.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
+    }
+
+    /// How patient it is.
+    pub fn timings(&self) -> Timings {
+        self.settings.timings
     }
 
     /// Unix time in milliseconds of an instant.
@@ -410,6 +415,7 @@ impl Controller {
             let (attempt, plan, plan_json) =
                 (waiting.attempt().clone(), waiting.plan().clone(), waiting.plan_json());
             let nodes = allocation.nodes;
+            let ready_within = ready_within(&plan);
             let execution =
                 Execution::new(attempt.clone(), plan, plan_json.clone(), nodes.clone(), now + READY_WITHIN);
             let (run_nodes, seed) = (execution.run_nodes(), execution.plan().seed);
@@ -431,7 +437,7 @@ impl Controller {
                         shard_index: index as u32,
                         shard_count: nodes.len() as u32,
                         seed,
-                        ready_within: READY_WITHIN,
+                        ready_within,
                     },
                 );
             }
@@ -552,7 +558,7 @@ impl Controller {
         }
         let unready = execution.unready_at(now);
         if !unready.is_empty() {
-            let seconds = READY_WITHIN.as_secs();
+            let seconds = ready_within(execution.plan()).as_secs();
             let reason = format!("not ready within {seconds} s: {}", unready.join(", "));
             return self.stop(id, Stop::Errored(reason), now);
         }
@@ -701,6 +707,12 @@ impl Controller {
             self.store.save(run);
         }
     }
+}
+
+/// Connects are paced over all nodes, and each may take its time.
+fn ready_within(plan: &Plan) -> Duration {
+    let paced = f64::from(plan.connections) / plan.connect_rate.as_f64();
+    READY_WITHIN + plan.connect_timeout + Duration::from_secs_f64(paced.min(3_600.0))
 }
 
 fn advance(run: &mut Run, to: RunState) {

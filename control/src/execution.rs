@@ -23,7 +23,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long the report waits for proxies to say that their faults have ended.
 const WINDOW_GRACE: Duration = Duration::from_secs(2);
 /// The least time between sending Start and the start itself.
-const START_LEAD_MIN: Duration = Duration::from_millis(1_000);
+const START_LEAD_MIN: Duration = Duration::from_millis(500);
 
 /// Where a node is within its run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -223,12 +223,10 @@ impl Execution {
         late.map(|member| member.node.clone()).collect()
     }
 
-    /// Fixes the start so that every node hears of it and has opened its connections by then. `clocks` are those
+    /// Fixes the start so that every node hears of it before. `clocks` are those
     /// of the nodes, by shard.
     pub fn schedule(&mut self, now: Instant, clocks: &[Offset], round_trip_max: Duration) -> Instant {
-        let connecting = f64::from(self.plan.connections) / self.plan.connect_rate.as_f64();
-        let lead = START_LEAD_MIN.max(round_trip_max * 4) + Duration::from_secs_f64(connecting.min(3_600.0));
-        let start_at = now + lead;
+        let start_at = now + START_LEAD_MIN.max(round_trip_max * 4);
         self.start_at = Some(start_at);
         for (member, clock) in self.members.iter_mut().zip(clocks) {
             member.clock = *clock;

@@ -9,11 +9,17 @@ use crate::session::WorkerUsage;
 
 /// Makes load.
 pub trait Generator: Send + Sync {
-    /// Begins a shard of a plan at an instant of this machine's clock.
+    /// Looks the target of a shard of a plan up and opens its connections; waits until they are open.
     ///
     /// # Errors
     /// One line, when it cannot.
-    fn start(&self, plan: &Plan, shard: Shard, start_at: Instant) -> Result<Box<dyn Load>, String>;
+    fn prepare(&self, plan: &Plan, shard: Shard) -> Result<Box<dyn Prepared>, String>;
+}
+
+/// A load whose connections are open. Dropping it closes them.
+pub trait Prepared: Send {
+    /// Begins at an instant of this machine's clock.
+    fn start(self: Box<Self>, start_at: Instant) -> Box<dyn Load>;
 }
 
 /// A load that is on.

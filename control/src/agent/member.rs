@@ -1,7 +1,6 @@
 //! A node's part in a run, without I/O: what the controller says and the passing of time come in, what to say
 //! goes out. A run outlives a broken session, and stops by itself when its controller stays away.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
@@ -9,13 +8,12 @@ use fracas_loadgen::arrival::Shard;
 use fracas_loadgen::measure::{Environment, NodeReport, RunFacts, Summary, Timeline, WorkerUse};
 use fracas_loadgen::scenario::Plan;
 
-use super::load::{Generator, Load, Outcome};
+use super::load::{Load, Outcome, Prepared};
 use super::outbox::{Outbox, Piece};
 use crate::session::{Attempt, Delta, Finished, FromNode, Timings, ToNode};
 
 /// A node that makes load.
 pub struct Member {
-    generator: Arc<dyn Generator>,
     timings: Timings,
     is_up: bool,
     last_heard: Instant,
@@ -37,16 +35,18 @@ struct Held {
 }
 
 enum Stage {
-    Prepared,
+    Prepared(Box<dyn Prepared>),
     Loading(Box<dyn Load>),
+    /// On the way from one stage to the next; no call finds it.
+    Moving,
     /// Its last pieces are cut, or still wait for room; then it is said.
     Over(Finished),
 }
 
 impl Member {
     /// Has no run and no session.
-    pub fn new(generator: Arc<dyn Generator>, now: Instant) -> Member {
-        Member { generator, timings: Timings::default(), is_up: false, last_heard: now, held: None }
+    pub fn new(now: Instant) -> Member {
+        Member { timings: Timings::default(), is_up: false, last_heard: now, held: None }
     }
 
     /// The run that it has, for the next hello.
@@ -87,7 +87,7 @@ impl Member {
                             held.stopped.get_or_insert(reason);
                         }
                         // The controller is done with it: nothing is to be said.
-                        Stage::Prepared | Stage::Over(_) => self.held = None,
+                        Stage::Prepared(_) | Stage::Over(_) | Stage::Moving => self.held = None,
                     }
                 }
             }
@@ -109,40 +109,42 @@ impl Member {
         Vec::new()
     }
 
-    /// A plan came in, and `target` says whether its target was found and may be attacked.
-    pub fn on_prepare(
+    /// Why a plan cannot be taken now; it is asked before anything is opened for it.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn may_prepare(&self, attempt: &Attempt) -> Result<(), String> {
+        if self.is_loading() {
+            return Err("it still carries another run".to_owned());
+        }
+        if self.carried() == Some(attempt) {
+            return Err("it has had this attempt already".to_owned());
+        }
+        Ok(())
+    }
+
+    /// A plan came in and its connections are open, or there is a reason why not.
+    pub fn on_prepared(
         &mut self,
         attempt: Attempt,
-        plan: Result<Plan, String>,
-        (shard_index, shard_count): (u32, u32),
-        target: Result<(), String>,
+        prepared: Result<(Plan, Shard, Box<dyn Prepared>), String>,
         now: Instant,
     ) -> FromNode {
         self.last_heard = now;
-        let prepared = plan.and_then(|plan| {
-            if self.is_loading() {
-                return Err("it still carries another run".to_owned());
-            }
-            if self.carried() == Some(&attempt) {
-                return Err("it has had this attempt already".to_owned());
-            }
-            let shard = Shard::new(shard_index, shard_count)
-                .ok_or_else(|| format!("shard {shard_index} of {shard_count} does not exist"))?;
-            target?;
-            Ok(Held {
+        let result = prepared.map(|(plan, shard, prepared)| {
+            self.held = Some(Held {
                 attempt: attempt.clone(),
                 plan,
                 shard,
                 start_at: Instant::FAR_FUTURE,
-                stage: Stage::Prepared,
+                stage: Stage::Prepared(prepared),
                 outbox: Outbox::default(),
                 total: Timeline::default(),
                 taken_at: now,
                 stopped: None,
                 connections_open: 0,
-            })
+            });
         });
-        let result = prepared.map(|held| self.held = Some(held));
         FromNode::Ready { attempt, result }
     }
 
@@ -152,11 +154,11 @@ impl Member {
         let Some(held) = &mut self.held else { return Vec::new() };
         let is_orphan = alone_for >= self.timings.orphan_timeout;
         match &mut held.stage {
-            Stage::Prepared if is_orphan => {
+            Stage::Prepared(_) | Stage::Moving if is_orphan => {
                 self.held = None;
                 return Vec::new();
             }
-            Stage::Prepared => return Vec::new(),
+            Stage::Prepared(_) | Stage::Moving => return Vec::new(),
             Stage::Loading(load) => {
                 if is_orphan && held.stopped.is_none() {
                     load.stop();
@@ -178,7 +180,7 @@ impl Member {
         let Some(held) = self.held.as_mut().filter(|held| held.attempt == *attempt) else {
             return refuse("it was told to start a run that it has not prepared".to_owned());
         };
-        if !matches!(held.stage, Stage::Prepared) {
+        if !matches!(held.stage, Stage::Prepared(_)) {
             return Vec::new();
         }
         if start_at < now {
@@ -186,16 +188,11 @@ impl Member {
             self.held = None;
             return refuse(format!("it heard of the start {late:.1} ms too late"));
         }
-        match self.generator.start(&held.plan, held.shard, start_at) {
-            Ok(load) => {
-                (held.stage, held.start_at, held.taken_at) = (Stage::Loading(load), start_at, start_at);
-                Vec::new()
-            }
-            Err(reason) => {
-                self.held = None;
-                refuse(reason)
-            }
+        if let Stage::Prepared(prepared) = std::mem::replace(&mut held.stage, Stage::Moving) {
+            held.stage = Stage::Loading(prepared.start(start_at));
+            (held.start_at, held.taken_at) = (start_at, start_at);
         }
+        Vec::new()
     }
 }
 
@@ -214,7 +211,7 @@ impl Held {
         if !over {
             return;
         }
-        let Stage::Loading(load) = std::mem::replace(&mut self.stage, Stage::Prepared) else { return };
+        let Stage::Loading(load) = std::mem::replace(&mut self.stage, Stage::Moving) else { return };
         let outcome = load.outcome();
         self.keep(&outcome.rest);
         self.stage = Stage::Over(self.finished(outcome));
@@ -293,7 +290,7 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use fracas_loadgen::measure::{Counts, Interval};
     use fracas_loadgen::scenario::parse;
@@ -303,7 +300,7 @@ mod tests {
     /// A load that the test drives.
     #[derive(Default)]
     struct Script {
-        starts: Vec<(Shard, Instant)>,
+        starts: Vec<Instant>,
         waiting: Timeline,
         counts: Counts,
         stopped: bool,
@@ -330,10 +327,10 @@ mod tests {
         }
     }
 
-    impl Generator for Fake {
-        fn start(&self, _: &Plan, shard: Shard, start_at: Instant) -> Result<Box<dyn Load>, String> {
-            self.with(|script| script.starts.push((shard, start_at)));
-            Ok(Box::new(self.clone()))
+    impl Prepared for Fake {
+        fn start(self: Box<Self>, start_at: Instant) -> Box<dyn Load> {
+            self.with(|script| script.starts.push(start_at));
+            self
         }
     }
 
@@ -369,16 +366,21 @@ mod tests {
             .unwrap()
     }
 
+    fn prepare(member: &mut Member, fake: &Fake, ms: u64) -> FromNode {
+        let prepared: Box<dyn Prepared> = Box::new(fake.clone());
+        member.on_prepared(attempt("r"), Ok((plan(), Shard::new(1, 2).unwrap(), prepared)), at(ms))
+    }
+
     /// A member that makes load since 100 ms, in a session.
     fn loading() -> (Member, Fake) {
         let fake = Fake::default();
-        let mut member = Member::new(Arc::new(fake.clone()), at(0));
+        let mut member = Member::new(at(0));
         assert!(member.on_up(at(0)).is_empty());
-        let ready = member.on_prepare(attempt("r"), Ok(plan()), (1, 2), Ok(()), at(0));
+        let ready = prepare(&mut member, &fake, 0);
         assert!(matches!(ready, FromNode::Ready { result: Ok(()), .. }));
         let start = ToNode::Start { attempt: attempt("r"), start_at: at(100), clock_error: Duration::ZERO };
         assert!(member.on_told(start, at(50)).is_empty());
-        assert_eq!(fake.with(|script| script.starts.clone()), [(Shard::new(1, 2).unwrap(), at(100))]);
+        assert_eq!(fake.with(|script| script.starts.clone()), [at(100)]);
         (member, fake)
     }
 
@@ -476,37 +478,29 @@ mod tests {
     #[test]
     fn a_late_or_unknown_start_is_refused_and_an_attempt_starts_once() {
         let fake = Fake::default();
-        let mut member = Member::new(Arc::new(fake.clone()), at(0));
+        let mut member = Member::new(at(0));
         let start = |start_at| ToNode::Start { attempt: attempt("r"), start_at, clock_error: Duration::ZERO };
         let said = member.on_told(start(at(100)), at(0));
         assert!(matches!(&said[..], [FromNode::Error { message, .. }] if message.contains("not prepared")));
-        member.on_prepare(attempt("r"), Ok(plan()), (0, 2), Ok(()), at(0));
+        prepare(&mut member, &fake, 0);
         let said = member.on_told(start(at(100)), at(103));
         assert!(
             matches!(&said[..], [FromNode::Error { message, .. }] if message.contains("3.0 ms too late"))
         );
-        member.on_prepare(attempt("r"), Ok(plan()), (0, 2), Ok(()), at(200));
+        prepare(&mut member, &fake, 200);
         member.on_told(start(at(300)), at(200));
         member.on_told(start(at(300)), at(210));
         assert_eq!(fake.with(|script| script.starts.len()), 1);
     }
 
     #[test]
-    fn what_cannot_be_prepared_is_refused_with_a_reason() {
-        let cases = [
-            (Err("bad plan".to_owned()), (0, 2), Ok(()), "bad plan"),
-            (Ok(plan()), (2, 2), Ok(()), "shard 2 of 2"),
-            (Ok(plan()), (0, 2), Err("no such host".to_owned()), "no such host"),
-        ];
-        for (plan, shard, target, expected) in cases {
-            let mut member = Member::new(Arc::new(Fake::default()), at(0));
-            let said = member.on_prepare(attempt("r"), plan, shard, target, at(0));
-            let FromNode::Ready { result: Err(reason), .. } = said else { panic!("{said:?}") };
-            assert!(reason.contains(expected), "{reason}");
-        }
-        let (mut member, _) = loading();
-        let said = member.on_prepare(attempt("s"), Ok(plan()), (0, 2), Ok(()), at(500));
-        assert!(matches!(said, FromNode::Ready { result: Err(_), .. }));
-        assert!(member.is_loading());
+    fn a_node_takes_one_run_at_a_time_and_says_why_it_cannot() {
+        let mut member = Member::new(at(0));
+        assert_eq!(member.may_prepare(&attempt("r")), Ok(()));
+        let said = member.on_prepared(attempt("r"), Err("no such host".into()), at(0));
+        assert!(matches!(said, FromNode::Ready { result: Err(reason), .. } if reason == "no such host"));
+        assert_eq!(member.carried(), None);
+        let (member, _) = loading();
+        assert!(member.may_prepare(&attempt("s")).unwrap_err().contains("another run"));
     }
 }

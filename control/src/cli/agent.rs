@@ -1,15 +1,53 @@
 //! `fracas agent`: a generator node.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::agent::generator::RingGenerator;
+use crate::agent::{self, News, Settings, identity};
+
+use super::controller::{interrupted, runtime};
 
 /// Flags of `fracas agent`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Example: fracas agent --join 10.0.0.5:7400 --name rack3-a")]
+pub struct Args {
+    /// The controller to serve
+    #[arg(long, value_name = "HOST:PORT")]
+    join: String,
+    /// Its name among nodes [default: the host's name]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    name: String,
+    /// Worker threads for each load [default: what the run file says]
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+}
 
-/// Runs `fracas agent`.
+/// Runs `fracas agent` until it is interrupted.
 ///
 /// # Errors
-/// Always: it is not built yet.
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`fracas agent` is not built yet")
+/// When the controller will not have it.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let identity = identity::identity(&args.name, BTreeMap::new());
+    let (name, controller) = (identity.name.clone(), args.join.clone());
+    let mut told = None;
+    let tell = move |news: News| {
+        if told.as_ref() == Some(&news) {
+            return;
+        }
+        match &news {
+            News::Joined => println!("{name} has joined {controller}"),
+            News::Left(reason) => eprintln!("{name}: {reason}; trying again"),
+        }
+        told = Some(news);
+    };
+    let settings = Settings { controller: args.join, identity, threads: args.threads };
+    let runtime = runtime()?;
+    runtime
+        .block_on(agent::run(settings, Arc::new(RingGenerator), interrupted(), tell))
+        .map_err(anyhow::Error::msg)?;
+    // A thread that still looks something up must not keep the process.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,15 +1,103 @@
 //! `fracas controller`: the queue of runs and its nodes.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::scenario::units::parse_duration;
+use tokio::net::TcpListener;
+
+use super::exit::UsageError;
+use crate::agent::identity;
+use crate::controller::{Controller, Settings};
+use crate::grpc::control_plane::ControlPlane;
+use crate::grpc::server::{check_exposure, serve};
+use crate::session::Timings;
+use crate::store::MemoryStore;
 
 /// Flags of `fracas controller`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Example: fracas controller --out runs/   then, elsewhere: fracas agent --join HOST:7400"
+)]
+pub struct Args {
+    /// Where to serve; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400")]
+    api: SocketAddr,
+    /// Where reports go, each in a directory named after its run
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    out: PathBuf,
+    /// Serve other machines without TLS and a token
+    #[arg(long)]
+    insecure: bool,
+    /// Give a node up that was not heard for this long
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    lost_after: Duration,
+    /// Nodes stop their load when they have not heard the controller for this long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    orphan_timeout: Duration,
+}
 
 /// Runs `fracas controller`.
 ///
 /// # Errors
-/// Always: it is not built yet.
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`fracas controller` is not built yet")
+/// When the address cannot be served.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    check_exposure(args.api, args.insecure).map_err(UsageError::because)?;
+    let timings =
+        Timings { lost_after: args.lost_after, orphan_timeout: args.orphan_timeout, ..Timings::default() };
+    runtime()?.block_on(async {
+        let listener = TcpListener::bind(args.api).await;
+        let listener = listener.with_context(|| format!("cannot listen on {}", args.api))?;
+        println!("controller listens on {}", listener.local_addr()?);
+        println!("reports go to {}", args.out.display());
+        serve(plane(args.out, timings), listener, interrupted()).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// A controller that remembers nothing and writes its reports to `out`.
+pub(super) fn plane(out: PathBuf, timings: Timings) -> Arc<ControlPlane> {
+    let (at, unix_ms) = (Instant::now(), unix_ms());
+    let settings = Settings {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: identity::boot_id(),
+        timings,
+        out,
+        wall: (at, unix_ms),
+    };
+    ControlPlane::new(Controller::new(settings, Box::new(MemoryStore::default())))
+}
+
+#[expect(clippy::disallowed_methods, reason = "people read when a run was; nothing is measured with it")]
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// A runtime for the control side, which is never on the hot path.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("cannot start the threads of the control side")
+}
+
+/// Done when the process is asked to stop: Ctrl-C or SIGTERM.
+pub(super) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|why| why.to_string())
 }

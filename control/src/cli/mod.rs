@@ -3,6 +3,7 @@
 mod agent;
 mod behavior;
 mod capacity;
+mod client;
 mod controller;
 mod demo;
 mod doctor;

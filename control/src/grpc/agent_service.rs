@@ -1,1 +1,103 @@
 //! `AgentService`: the streams that agents and proxies dial out with.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fracas_dataplane::clock::Instant;
+use fracas_proto::v1;
+use fracas_proto::v1::agent_service_server::AgentService;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::control_plane::ControlPlane;
+use super::session_proto;
+use crate::controller::Session;
+use crate::node_registry::JoinError;
+use crate::session::{FromNode, ToNode};
+
+/// How long a node may take to say hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+
+/// The service.
+pub struct Agents(pub Arc<ControlPlane>);
+
+impl From<JoinError> for Status {
+    fn from(error: JoinError) -> Status {
+        let message = error.to_string();
+        match error {
+            JoinError::Name(_) => Status::invalid_argument(message),
+            JoinError::NameTaken(_) => Status::already_exists(message),
+            JoinError::Version { .. } => Status::failed_precondition(message),
+            JoinError::TooMany => Status::resource_exhausted(message),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type JoinStream = Outgoing;
+
+    async fn join(&self, request: Request<Streaming<v1::JoinRequest>>) -> Result<Response<Outgoing>, Status> {
+        let peer = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let mut stream = request.into_inner();
+        let first = tokio::time::timeout(HELLO_WITHIN, stream.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello within 5 s"))??;
+        let hello = first
+            .and_then(session_proto::hello)
+            .ok_or_else(|| Status::failed_precondition("the first message must be a hello"))?;
+        let name = hello.identity.name.clone();
+        let (session, messages) = self.0.open(|controller, now| {
+            controller.join(hello.identity, hello.role, peer, hello.carried, now).map(|session| session.0)
+        })?;
+        if !hello.proxies.is_empty() {
+            let proxies = FromNode::Proxies(hello.proxies);
+            self.0.tell(|controller, now| controller.on_message(&name, Session(session), proxies, now));
+        }
+        let heartbeat = self.0.read(|controller, _| controller.timings().heartbeat);
+        tokio::spawn(listen(self.0.clone(), name, session, stream));
+        let heartbeats = tokio::time::interval(heartbeat.max(Duration::from_millis(10)));
+        Ok(Response::new(Outgoing { messages, heartbeats }))
+    }
+}
+
+/// Takes in what a node says until its stream or its session ends.
+async fn listen(
+    plane: Arc<ControlPlane>,
+    name: String,
+    session: u64,
+    mut stream: Streaming<v1::JoinRequest>,
+) {
+    while let Ok(Some(message)) = stream.message().await {
+        let Ok(said) = session_proto::from_node(message, Instant::now()) else { break };
+        if !plane.tell(|controller, now| controller.on_message(&name, Session(session), said, now)) {
+            break;
+        }
+    }
+    plane.close(session);
+    plane.tell(|controller, _| controller.left(&name, Session(session)));
+}
+
+/// What is sent in a session: messages as they come, heartbeats between. Each is stamped as it leaves.
+pub struct Outgoing {
+    messages: mpsc::Receiver<ToNode>,
+    heartbeats: tokio::time::Interval,
+}
+
+impl Stream for Outgoing {
+    type Item = Result<v1::JoinResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let message = match self.messages.poll_recv(context) {
+            Poll::Ready(message) => message,
+            Poll::Pending => match self.heartbeats.poll_tick(context) {
+                Poll::Ready(_) => Some(ToNode::Heartbeat),
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Poll::Ready(message.map(|message| Ok(session_proto::to_node_proto(message, Instant::now()))))
+    }
+}

@@ -1,6 +1,8 @@
 //! The gRPC door: one file per service; proto → domain → one call → proto. Decides nothing.
 
 mod agent_service;
+pub mod control_plane;
 mod node_service;
 mod run_service;
+pub mod server;
 pub mod session_proto;

@@ -1,1 +1,406 @@
 //! `RunService`: the queue of runs from outside.
+
+use std::io::Read;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fracas_loadgen::measure::{Distribution, Interval, Summary};
+use fracas_loadgen::scenario::parse;
+use fracas_proto::v1;
+use fracas_proto::v1::run_service_server::RunService;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::control_plane::ControlPlane;
+use super::session_proto::{counts_proto, duration_proto, grade_proto};
+use crate::controller::{Controller, RunError, Submission};
+use crate::execution::{Progress, series_of};
+use crate::run::{Run, RunNode, RunState};
+use crate::run_queue::QueueFull;
+use crate::store::RunFilter;
+
+/// Longest run file.
+const FILE_BYTES_MAX: usize = 1024 * 1024;
+/// A watcher hears something at least this often.
+const WATCH_HEARTBEAT: Duration = Duration::from_secs(15);
+/// Pieces of a report; a message stays below 256 KiB.
+const PIECE_BYTES: usize = 192 * 1024;
+
+/// The service.
+pub struct Runs(pub Arc<ControlPlane>);
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A status with a reason that programs can tell apart.
+pub fn reasoned(code: Code, message: &str, reason: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "fracas", std::collections::HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+/// Asked for → given: 0 is 100, at most 1,000.
+pub fn page_size(asked: u32) -> usize {
+    if asked == 0 { 100 } else { asked.min(1_000) as usize }
+}
+
+/// The wire's of Unix milliseconds.
+pub fn timestamp(unix_ms: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: (unix_ms / 1_000) as i64, nanos: (unix_ms % 1_000) as i32 * 1_000_000 }
+}
+
+impl From<RunError> for Status {
+    fn from(error: RunError) -> Status {
+        let message = error.to_string();
+        match error {
+            RunError::NotFound(_) => reasoned(Code::NotFound, &message, "RUN_NOT_FOUND"),
+            RunError::Ended(_) => reasoned(Code::FailedPrecondition, &message, "RUN_ENDED"),
+        }
+    }
+}
+
+impl From<QueueFull> for Status {
+    fn from(error: QueueFull) -> Status {
+        reasoned(Code::ResourceExhausted, &error.to_string(), "QUEUE_FULL")
+    }
+}
+
+#[tonic::async_trait]
+impl RunService for Runs {
+    async fn submit_run(
+        &self,
+        request: Request<v1::SubmitRunRequest>,
+    ) -> Result<Response<v1::SubmitRunResponse>, Status> {
+        let v1::SubmitRunRequest { file_text, file_name, labels, request_id } = request.into_inner();
+        let file_name = if file_name.is_empty() { "run file".to_owned() } else { file_name };
+        let wrong = |message: &str| reasoned(Code::InvalidArgument, message, "INVALID_RUN_FILE");
+        if file_text.len() > FILE_BYTES_MAX {
+            return Err(wrong(&format!(
+                "{file_name}: longer than 1 MiB; a run file is text written by people"
+            )));
+        }
+        let plan = parse(&file_name, &file_text).map_err(|error| wrong(&error.to_string()))?;
+        let labels = labels.into_iter().collect();
+        let submission = Submission { plan, file_name, file_text, labels, request_id };
+        let run = self.0.tell(|controller, now| {
+            let run = controller.submit(submission, now)?;
+            Ok::<_, Status>(run_proto(controller, &run))
+        })?;
+        Ok(Response::new(v1::SubmitRunResponse { run: Some(run) }))
+    }
+
+    async fn get_run(
+        &self,
+        request: Request<v1::GetRunRequest>,
+    ) -> Result<Response<v1::GetRunResponse>, Status> {
+        let run = self.0.read(|controller, _| {
+            let run = controller.run(&request.into_inner().run_id)?;
+            let file_text = run.file_text.to_string();
+            Ok::<_, Status>(v1::Run { file_text, ..run_proto(controller, &run) })
+        })?;
+        Ok(Response::new(v1::GetRunResponse { run: Some(run) }))
+    }
+
+    async fn list_runs(
+        &self,
+        request: Request<v1::ListRunsRequest>,
+    ) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let request = request.into_inner();
+        let size = page_size(request.page_size);
+        let filter = RunFilter {
+            states: request.states().filter_map(state_of).collect(),
+            name: request.name.clone(),
+            before: (!request.page_token.is_empty()).then(|| request.page_token.clone()),
+        };
+        let mut runs: Vec<v1::Run> = self.0.read(|controller, _| {
+            let runs = controller.runs(&filter, size + 1);
+            runs.iter().map(|run| v1::Run { series: None, ..run_proto(controller, run) }).collect()
+        });
+        let more = runs.len() > size;
+        runs.truncate(size);
+        let next_page_token = match runs.last() {
+            Some(last) if more => last.id.clone(),
+            _ => String::new(),
+        };
+        Ok(Response::new(v1::ListRunsResponse { runs, next_page_token }))
+    }
+
+    type WatchRunStream = Messages<v1::WatchRunResponse>;
+
+    async fn watch_run(
+        &self,
+        request: Request<v1::WatchRunRequest>,
+    ) -> Result<Response<Self::WatchRunStream>, Status> {
+        let id = request.into_inner().run_id;
+        self.0.read(|controller, _| controller.run(&id))?;
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::spawn(watch(self.0.clone(), id, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let request = request.into_inner();
+        let run = self.0.tell(|controller, now| {
+            let run = controller.cancel(&request.run_id, &request.reason, now)?;
+            Ok::<_, Status>(run_proto(controller, &run))
+        })?;
+        Ok(Response::new(v1::CancelRunResponse { run: Some(run) }))
+    }
+
+    type GetReportStream = Messages<v1::GetReportResponse>;
+
+    async fn get_report(
+        &self,
+        request: Request<v1::GetReportRequest>,
+    ) -> Result<Response<Self::GetReportStream>, Status> {
+        let v1::GetReportRequest { run_id, names } = request.into_inner();
+        let run = self.0.read(|controller, _| controller.run(&run_id))?;
+        let Some(directory) = run.report_path else {
+            let message = format!("run {run_id} has no report yet; wait until it has ended");
+            return Err(reasoned(Code::FailedPrecondition, &message, "REPORT_NOT_READY"));
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            if let Err(status) = send_files(&directory, &names, &sender) {
+                // A client that left does not need to hear.
+                let _ = sender.blocking_send(Err(status));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Sends the run whenever its state changes, and its progress once a second, until it has ended.
+async fn watch(
+    plane: Arc<ControlPlane>,
+    id: String,
+    sender: mpsc::Sender<Result<v1::WatchRunResponse, Status>>,
+) {
+    let mut changes = plane.changes();
+    let mut seen: Option<(RunState, String)> = None;
+    let mut second = 0;
+    loop {
+        changes.mark_unchanged();
+        let read = plane.read(|controller, now| {
+            let run = controller.run(&id).ok()?;
+            let progress = controller.progress(&id, now).filter(|_| run.state == RunState::Running);
+            let wall_time = Some(timestamp(controller.unix_ms(now)));
+            let state = (run.state, run.error.clone());
+            let is_news = seen.as_ref() != Some(&state);
+            let next = progress.as_ref().map_or(0, |progress| progress.elapsed.as_secs());
+            let response = v1::WatchRunResponse {
+                run: is_news.then(|| run_proto(controller, &run)),
+                progress: progress.filter(|_| next > second).map(|progress| progress_proto(&run, &progress)),
+                wall_time,
+            };
+            Some((response, state, next))
+        });
+        let Some((response, state, next)) = read else { return };
+        let is_over = state.0.is_final();
+        (seen, second) = (Some(state), second.max(next));
+        let is_news = response.run.is_some() || response.progress.is_some();
+        if is_news && sender.send(Ok(response)).await.is_err() || is_over {
+            return;
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(WATCH_HEARTBEAT) => {
+                let heartbeat = v1::WatchRunResponse::default();
+                if sender.send(Ok(heartbeat)).await.is_err() {
+                    return;
+                }
+            }
+            () = sender.closed() => return,
+        }
+    }
+}
+
+fn send_files(
+    directory: &std::path::Path,
+    names: &[String],
+    sender: &mpsc::Sender<Result<v1::GetReportResponse, Status>>,
+) -> Result<(), Status> {
+    let gone = |why: std::io::Error| Status::not_found(format!("{}: {why}", directory.display()));
+    let mut files: Vec<_> = std::fs::read_dir(directory)
+        .map_err(gone)?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .collect();
+    files.sort_by_key(std::fs::DirEntry::file_name);
+    for name in names {
+        if !files.iter().any(|file| file.file_name().to_str() == Some(name)) {
+            return Err(Status::not_found(format!("the report has no file `{name}`")));
+        }
+    }
+    for entry in files {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !names.is_empty() && !names.contains(&name) {
+            continue;
+        }
+        let mut file = std::fs::File::open(entry.path()).map_err(gone)?;
+        let size_bytes = file.metadata().map_err(gone)?.len();
+        let mut offset_bytes = 0;
+        loop {
+            let mut data = Vec::with_capacity(PIECE_BYTES);
+            file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut data).map_err(gone)?;
+            let read = data.len() as u64;
+            if read == 0 && offset_bytes > 0 {
+                break;
+            }
+            let piece = v1::GetReportResponse { name: name.clone(), size_bytes, offset_bytes, data };
+            if sender.blocking_send(Ok(piece)).is_err() {
+                return Ok(());
+            }
+            offset_bytes += read;
+            if read == 0 || offset_bytes >= size_bytes {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
+    let summary = run.result.as_ref().map(|result| &result.summary);
+    v1::Run {
+        id: run.id.clone(),
+        name: run.name.clone(),
+        state: state_proto(run.state).into(),
+        verdict: grade_proto(run.verdict).into(),
+        reasons: run.reasons.clone(),
+        error: run.error.clone(),
+        counts: Some(counts_proto(&run.counts)),
+        series: run.result.as_ref().map(|result| v1::Series {
+            response: Some(histogram_proto(&result.response, true)),
+            service: Some(histogram_proto(&result.service, true)),
+            lag: Some(histogram_proto(&result.lag, true)),
+        }),
+        slo_results: summary.map(slo_results).unwrap_or_default(),
+        nodes: run.nodes.iter().enumerate().map(node_proto).collect(),
+        fault_windows: summary.map(|summary| fault_windows(&run.id, summary)).unwrap_or_default(),
+        file_name: run.file_name.clone(),
+        file_text: String::new(),
+        seed: run.seed,
+        planned_duration: run.planned_duration.and_then(duration_proto),
+        submitted_at: Some(timestamp(run.submitted_unix_ms)),
+        started_at: run.started_unix_ms.map(timestamp),
+        ended_at: run.ended_unix_ms.map(timestamp),
+        report_path: run.report_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        queue_position: controller.queue_position(&run.id).unwrap_or(0) as u32,
+        labels: run.labels.clone().into_iter().collect(),
+    }
+}
+
+fn slo_results(summary: &Summary) -> Vec<v1::SloResult> {
+    let results = summary.slo.iter().map(|slo| v1::SloResult {
+        objective: slo.slo.clone(),
+        kept: slo.passed,
+        measured: slo.actual.clone(),
+    });
+    results.collect()
+}
+
+fn fault_windows(run: &str, summary: &Summary) -> Vec<v1::FaultWindow> {
+    let windows = summary.faults.iter().map(|fault| v1::FaultWindow {
+        run_id: run.to_owned(),
+        proxy: fault.proxy.clone(),
+        behavior: fault.behavior.clone(),
+        started_at_ns: fault.start_ns as i64,
+        ended_at_ns: fault.end_ns as i64,
+        injected: fault.injected.unwrap_or(0),
+        ..v1::FaultWindow::default()
+    });
+    windows.collect()
+}
+
+fn node_proto((index, node): (usize, &RunNode)) -> v1::RunNode {
+    v1::RunNode {
+        node: node.node.clone(),
+        shard_index: index as u32,
+        counts: Some(counts_proto(&node.counts)),
+        verdict: grade_proto(node.verdict).into(),
+        reasons: node.lost.iter().chain(&node.reasons).cloned().collect(),
+        clock_offset_ns: node.clock.offset_ns,
+        clock_error_ns: node.clock.error.as_nanos() as u64,
+        cpu_ratio_max: node.cpu_ratio_max,
+        lost: node.lost.is_some(),
+    }
+}
+
+fn progress_proto(run: &Run, progress: &Progress) -> v1::RunProgress {
+    let counts = progress.second.as_ref().map(|second| second.counts).unwrap_or_default();
+    v1::RunProgress {
+        elapsed: duration_proto(progress.elapsed),
+        planned_duration: run.planned_duration.and_then(duration_proto),
+        counts: Some(counts_proto(&progress.counts)),
+        rate_per_second: (counts.ok + counts.error) as f64,
+        planned_rate_per_second: counts.planned as f64,
+        latest: progress.second.as_ref().map(latest_series),
+        connections_open: progress.connections_open,
+        verdict: grade_proto(Some(progress.verdict)).into(),
+        reasons: progress.reasons.clone(),
+        faults: progress.faults.clone(),
+        nodes_reporting: progress.nodes_reporting,
+        nodes: progress.nodes,
+    }
+}
+
+fn latest_series(second: &Interval) -> v1::Series {
+    let [response, service, lag] = series_of(second).map(|series| Some(histogram_proto(&series, false)));
+    v1::Series { response, service, lag }
+}
+
+fn histogram_proto(distribution: &Distribution, with_counts: bool) -> v1::Histogram {
+    if distribution.count() == 0 {
+        return v1::Histogram::default();
+    }
+    v1::Histogram {
+        hdr_v2: if with_counts { distribution.encode() } else { Vec::new() },
+        count: distribution.count(),
+        min_ns: distribution.min(),
+        p50_ns: distribution.percentile(50.0),
+        p90_ns: distribution.percentile(90.0),
+        p99_ns: distribution.percentile(99.0),
+        p999_ns: distribution.percentile(99.9),
+        max_ns: distribution.max(),
+    }
+}
+
+const STATES: [(RunState, v1::RunState); 10] = [
+    (RunState::Queued, v1::RunState::Queued),
+    (RunState::Preparing, v1::RunState::Preparing),
+    (RunState::Ready, v1::RunState::Ready),
+    (RunState::Running, v1::RunState::Running),
+    (RunState::Collecting, v1::RunState::Collecting),
+    (RunState::Passed, v1::RunState::Passed),
+    (RunState::Failed, v1::RunState::Failed),
+    (RunState::Invalid, v1::RunState::Invalid),
+    (RunState::Errored, v1::RunState::Errored),
+    (RunState::Cancelled, v1::RunState::Cancelled),
+];
+
+fn state_proto(state: RunState) -> v1::RunState {
+    STATES.iter().find(|(ours, _)| *ours == state).map_or(v1::RunState::Unspecified, |(_, theirs)| *theirs)
+}
+
+fn state_of(state: v1::RunState) -> Option<RunState> {
+    STATES.iter().find(|(_, theirs)| *theirs == state).map(|(ours, _)| *ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_name_on_the_wire() {
+        for state in RunState::ALL {
+            assert_eq!(state_of(state_proto(state)), Some(state));
+        }
+        assert_eq!(state_of(v1::RunState::Unspecified), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! A proxy process in a controller's fleet: faults of runs become leases on its proxies.
+//!
+//! ```text
+//! ApplyFault ─▶ lease (starts at its instant, lives for its duration) ─▶ FaultWindow, once a second and at its end
+//! ```
+//!
+//! A fault dies with whoever asked for it: RevokeFault releases it, so does a controller that is not heard for the
+//! orphan timeout, and if this process dies the proxy dies with it. Its time to live ends it in any case.
+
+use std::time::Duration;
+
+use fracas_dataplane::behavior::Rule;
+use fracas_dataplane::clock::Instant;
+use fracas_dataplane::proxy::{Handle, LeaseRequest};
+use fracas_dataplane::rng::Rng;
+use fracas_proto::v1;
+use tokio::sync::{mpsc, watch};
+
+use super::link::{self, LinkEvent};
+use crate::grpc::session_proto;
+use crate::node_registry::NodeIdentity;
+use crate::session::{FaultOrder, FromNode, Timings, ToNode, WindowSeen};
+
+/// How often leases are looked at, so that a window's end is told soon.
+const TICK: Duration = Duration::from_millis(100);
+/// How often a fault in force is told about.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Faults that one controller may have at a proxy process at a time.
+const FAULTS_MAX: usize = 1_000;
+
+/// A fault that was ordered and has not ended.
+struct Fault {
+    id: String,
+    lease: String,
+    proxy: String,
+    told_at: Option<Instant>,
+}
+
+/// Joins `controller` (`HOST:PORT`) as `identity` with all proxies of `handle`, and serves it until dropped; `api`
+/// is where the process's own API listens, for people. Dials again when the session breaks off.
+///
+/// # Errors
+/// One line, when the controller will not have this process.
+pub async fn join(
+    handle: Handle,
+    controller: String,
+    identity: NodeIdentity,
+    api: String,
+) -> Result<(), String> {
+    let names = |handle: &Handle| handle.list().into_iter().map(|proxy| proxy.spec.name).collect::<Vec<_>>();
+    let mut known = names(&handle);
+    let (hello, hello_seen) = watch::channel(session_proto::proxy_hello(&identity, known.clone(), &api));
+    let (events, mut happened) = mpsc::channel(256);
+    tokio::spawn(link::keep(controller, hello_seen, events, Rng::new(Instant::now().as_nanos())));
+    let mut say_to: Option<mpsc::Sender<v1::JoinRequest>> = None;
+    let mut timings = Timings::default();
+    let mut last_heard = Instant::now();
+    let mut faults: Vec<Fault> = Vec::new();
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        let mut say = Vec::new();
+        tokio::select! {
+            event = happened.recv() => match event {
+                Some(LinkEvent::Up(sender)) => say_to = Some(sender),
+                Some(LinkEvent::Told(told)) => {
+                    last_heard = Instant::now();
+                    match told {
+                        ToNode::Welcome { timings: theirs, .. } => timings = theirs,
+                        ToNode::ApplyFault(order) => say.push(apply(&handle, &mut faults, order, last_heard)),
+                        ToNode::RevokeFault { fault } => {
+                            if let Some(fault) = faults.iter().find(|known| known.id == fault) {
+                                // One that has ended by itself is as good as released.
+                                let _ = handle.release(&fault.lease);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+                Some(LinkEvent::Down(_)) => say_to = None,
+                Some(LinkEvent::Refused(reason)) => return Err(reason),
+                None => return Ok(()),
+            },
+            _ = ticks.tick() => {}
+        }
+        let now = Instant::now();
+        if now.since(last_heard) >= timings.orphan_timeout {
+            for fault in &faults {
+                let _ = handle.release(&fault.lease);
+            }
+        }
+        if !faults.is_empty() {
+            say.extend(look(&handle, &mut faults, now));
+        }
+        let names = names(&handle);
+        if names != known {
+            known = names;
+            hello.send_replace(session_proto::proxy_hello(&identity, known.clone(), &api));
+            say.push(FromNode::Proxies(known.clone()));
+        }
+        if let Some(sender) = &say_to {
+            for message in say {
+                if sender.send(session_proto::from_node_proto(message, now)).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Turns an order into a lease; a repeated order changes nothing.
+fn apply(handle: &Handle, faults: &mut Vec<Fault>, order: FaultOrder, now: Instant) -> FromNode {
+    let accepted = |fault: String| FromNode::FaultAccepted { fault, result: Ok(()) };
+    if faults.iter().any(|known| known.id == order.fault) {
+        return accepted(order.fault);
+    }
+    let acquired = match faults.len() < FAULTS_MAX {
+        true => rules(&order).and_then(|rules| {
+            let request = LeaseRequest {
+                proxy: order.proxy.clone(),
+                rules,
+                owner: format!("run {}", order.run),
+                ttl: order.duration,
+                starts_in: order.starts_at.since(now),
+            };
+            handle.acquire(request).map_err(|why| why.to_string())
+        }),
+        false => Err(format!("it has {FAULTS_MAX} faults already")),
+    };
+    match acquired {
+        Ok((lease, _)) => {
+            let fault = Fault { id: order.fault.clone(), lease: lease.id, proxy: order.proxy, told_at: None };
+            faults.push(fault);
+            accepted(order.fault)
+        }
+        Err(reason) => FromNode::FaultAccepted { fault: order.fault, result: Err(reason) },
+    }
+}
+
+fn rules(order: &FaultOrder) -> Result<Vec<Rule>, String> {
+    fracas_dataplane::behavior::mix::parse(&order.behavior, &order.options).map_err(|why| why.to_string())
+}
+
+/// What is to be told of the faults at `now`; those that have ended are told a last time and forgotten.
+fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode> {
+    let (live, ended) = (handle.leases(), handle.ended_leases());
+    let mut told = Vec::new();
+    faults.retain_mut(|fault| {
+        if let Some(end) = ended.iter().find(|end| end.lease.id == fault.lease) {
+            // One that was released before it began has no window.
+            if let Some(started_at) = end.lease.began_at {
+                told.push(FromNode::FaultWindow(WindowSeen {
+                    fault: fault.id.clone(),
+                    started_at,
+                    ended_at: Some(end.ended_at),
+                    injected: end.rules.iter().map(|rule| rule.injected).sum(),
+                }));
+            }
+            return false;
+        }
+        let Some(lease) = live.iter().find(|lease| lease.id == fault.lease) else { return false };
+        let due = fault.told_at.is_none_or(|at| now.since(at) >= TELL_EVERY);
+        if let Some(started_at) = lease.began_at.filter(|_| due) {
+            fault.told_at = Some(now);
+            let injected = injected(handle, &fault.proxy, &lease.id);
+            let seen = WindowSeen { fault: fault.id.clone(), started_at, ended_at: None, injected };
+            told.push(FromNode::FaultWindow(seen));
+        }
+        true
+    });
+    told
+}
+
+/// How often the rules of a lease in force have acted so far. In a proxy's statistics they carry the number of their
+/// lease, which is what follows the last dash of its id: `lease-7/delay`.
+fn injected(handle: &Handle, proxy: &str, lease: &str) -> u64 {
+    let Ok(stats) = handle.stats() else { return 0 };
+    let all = stats.proxies.get(proxy).map(|proxy| proxy.rules.as_slice()).unwrap_or_default();
+    let number = lease.rsplit('-').next().unwrap_or(lease);
+    let prefix = format!("lease-{number}/");
+    all.iter().filter(|stats| stats.name.starts_with(&prefix)).map(|stats| stats.injected).sum()
+}
