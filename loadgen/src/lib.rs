@@ -1,12 +1,12 @@
 //! Makes load at exact rates and measures every reply from the instant its request was *due*.
 //!
 //! ```text
-//! run file ─► scenario::Plan ─► arrival::Schedule ─► (runner) ─► measure ─► report
+//! run file ─► scenario::Plan ─► arrival::Schedule ─► runner ─► measure ─► report
 //!                               when is it due?      protocol: bytes out, reply in
 //! ```
 //!
-//! Everything here is arithmetic on arguments: no clock is read, no socket is opened; only
-//! [`report::write_run_dir`] touches the disk.
+//! All but [`runner`] is arithmetic on arguments: no clock is read, no socket is opened; only
+//! [`report::write_run_dir`] touches the disk. The runner moves the bytes, on the data plane's ring.
 //!
 //! # What the figures mean
 //!
@@ -29,4 +29,5 @@ pub mod arrival;
 pub mod measure;
 pub mod protocol;
 pub mod report;
+pub mod runner;
 pub mod scenario;

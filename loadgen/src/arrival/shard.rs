@@ -1,7 +1,9 @@
 //! One worker's part of a plan.
 
-/// Part `index` of `of` equal parts. Nodes and threads nest: thread `j` of `m` on node `i` of `n` is part
-/// `i·m + j` of `n·m`.
+/// Part `index` of `of` equal parts: of things dealt round robin, those whose number is `index` modulo `of`.
+///
+/// Nodes and threads nest: thread `j` of `m` on node `i` of `n` is part `i + n·j` of `n·m`. So the threads of a
+/// node are together exactly the node's part, and nodes may differ in their number of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
     index: u32,
@@ -19,8 +21,8 @@ impl Shard {
 
     /// Part `index` of `of` of this part; `None` unless `index < of` and the product fits.
     pub fn split(self, index: u32, of: u32) -> Option<Shard> {
-        let start = self.index.checked_mul(of)?;
-        Shard::new(start.checked_add(index)?, self.of.checked_mul(of)?).filter(|_| index < of)
+        let offset = self.of.checked_mul(index)?;
+        Shard::new(self.index.checked_add(offset)?, self.of.checked_mul(of)?).filter(|_| index < of)
     }
 
     /// Which part this is, from 0.
@@ -49,7 +51,7 @@ mod tests {
     #[test]
     fn nodes_and_threads_nest() {
         let node = Shard::new(2, 3).unwrap();
-        assert_eq!(node.split(1, 4), Shard::new(9, 12));
+        assert_eq!(node.split(1, 4), Shard::new(5, 12));
         assert_eq!(node.split(4, 4), None);
         assert_eq!(Shard::new(3, 3), None);
         assert_eq!(Shard::new(0, 0), None);
@@ -57,6 +59,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_threads_of_a_node_are_together_the_nodes_part(
+            total in any::<u32>(),
+            nodes in 1_u32..20,
+            threads in 1_u32..20,
+        ) {
+            let total = u64::from(total);
+            for node in (0..nodes).map(|i| Shard::new(i, nodes).unwrap()) {
+                let parts = (0..threads).map(|j| node.split(j, threads).unwrap());
+                prop_assert_eq!(parts.clone().map(|part| part.share(total)).sum::<u64>(), node.share(total));
+                prop_assert!(parts.clone().all(|part| part.index() % nodes == node.index()));
+            }
+        }
+
         #[test]
         fn shares_add_up_and_differ_by_at_most_one(total in any::<u64>(), of in 1_u32..200) {
             let shares: Vec<u64> = (0..of).map(|i| Shard::new(i, of).unwrap().share(total)).collect();

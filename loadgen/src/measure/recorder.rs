@@ -56,6 +56,12 @@ impl Recorder {
         }
     }
 
+    /// Sets the start of the run. What was recorded before, such as the first connects, stays where it is; with a
+    /// start in [`Instant::FAR_FUTURE`] until now that is the first second.
+    pub fn set_start(&mut self, start: Instant) {
+        self.start = start;
+    }
+
     /// A request is due.
     pub fn planned(&mut self, due: Instant, warm_up: bool) {
         self.counts(due, warm_up, |counts| counts.planned += 1);

@@ -1,0 +1,629 @@
+//! The load from outside: threads that are prepared, started at one instant, watched, stopped and waited for.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fracas_dataplane::clock::Instant;
+use fracas_dataplane::ring::{
+    Errno, Features, KernelRing, Ring, RingError, RingSettings, SPIN, SocketOptions, Waker,
+    raise_open_files_limit, thread_cpu_ns,
+};
+
+use super::facts::environment;
+use super::worker::{Readiness, Shortages, Worker, WorkerSettings};
+use crate::arrival::Shard;
+use crate::measure::{Counts, Environment, Timeline, WorkerUse};
+use crate::scenario::{Plan, PlanError};
+
+/// How long a thread may take to answer a call before it is taken to be gone: a turn is far shorter.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long closing the connections may take at the end.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// Why a run cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The plan is not one.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The target's name has no address.
+    #[error("cannot look up `{host}`: {source}; check the name, or write an address")]
+    Lookup {
+        /// As in the plan.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// No thread.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[source] io::Error),
+    /// Not one connection was made.
+    #[error("cannot connect to {target} ({address}): {reason}; {remedy}")]
+    Connect {
+        /// As in the plan.
+        target: String,
+        /// As it was looked up.
+        address: SocketAddr,
+        /// What the kernel said.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+/// What the opening of the connections came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Connections asked for on this node; 0 when each request opens its own.
+    pub asked: u64,
+    /// Open.
+    pub open: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// What the last failed one said.
+    pub last_error: Option<String>,
+    /// Worker threads.
+    pub threads: usize,
+}
+
+/// Counts so far, warm-up included; of all threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Requests that were due.
+    pub planned: u64,
+    /// Handed to the kernel.
+    pub sent: u64,
+    /// Complete replies.
+    pub ok: u64,
+    /// Failures.
+    pub error: u64,
+    /// No reply in time.
+    pub timeout: u64,
+    /// Never sent.
+    pub dropped: u64,
+    /// Waiting for a connection now.
+    pub waiting: u64,
+    /// Connections that can carry requests now.
+    pub connections: u64,
+}
+
+/// A finished run.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Everything measured, from the first second on, whatever was taken before.
+    pub timeline: Timeline,
+    /// The threads.
+    pub workers: Vec<WorkerUse>,
+    /// What the opening of the connections came to.
+    pub opened: Opened,
+    /// What this machine ran out of.
+    pub shortages: Shortages,
+    /// Why the run stopped before its plan did.
+    pub ended_early: Option<String>,
+    /// From the start to the last reply.
+    pub ran_for: Duration,
+    /// When it started, for people: milliseconds of the Unix epoch.
+    pub started_at_unix_ms: u64,
+    /// How much later than asked the threads heard of the start; zero when in time.
+    pub started_late: Duration,
+    /// This machine.
+    pub environment: Environment,
+}
+
+impl Outcome {
+    /// What a person should know beside the figures, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let Shortages { ports, descriptors } = self.shortages;
+        if ports > 0 {
+            notes.push(format!(
+                "{ports} connects found no free local port (EADDRNOTAVAIL); add source addresses, or keep connections alive"
+            ));
+        }
+        if descriptors > 0 {
+            notes.push(format!(
+                "{descriptors} connects found no free file descriptor (EMFILE); raise `ulimit -n`"
+            ));
+        }
+        if self.opened.open < self.opened.asked {
+            let Opened { asked, open, .. } = self.opened;
+            let reason = self.opened.last_error.as_deref().unwrap_or("no answer in time");
+            notes.push(format!("only {open} of {asked} connections were open at the start: {reason}"));
+        }
+        if !self.started_late.is_zero() {
+            notes.push(format!("the start was {:?} late", self.started_late));
+        }
+        notes
+    }
+}
+
+/// All connections are open; nothing is sent before [`Prepared::start`]. Dropping it closes them.
+#[derive(Debug)]
+pub struct Prepared {
+    threads: Threads,
+    opened: Opened,
+}
+
+/// A run that goes on. Dropping it ends it at once; [`RunningLoad::wait`] lets it come to its end.
+#[derive(Debug)]
+pub struct RunningLoad {
+    threads: Threads,
+    opened: Opened,
+    started_at_unix_ms: u64,
+    started_late: Duration,
+    stopped: AtomicBool,
+    /// Everything taken so far.
+    total: Mutex<Timeline>,
+}
+
+/// Looks up the target, starts this node's threads and opens its connections; returns when all are open, or
+/// when the connect timeout has ended the wait for the rest.
+///
+/// `shard` is this node's part of the plan: [`Shard::WHOLE`], or part `i` of `n` nodes.
+///
+/// # Errors
+/// When the plan is not valid, the target unknown, io_uring missing, or not one connection could be made.
+pub fn prepare(plan: &Plan, shard: Shard) -> Result<Prepared, RunError> {
+    plan.validate()?;
+    let target = look_up(plan)?;
+    let features = Features::probe()?;
+    // Without it, the soft limit decides; a failed connect will say EMFILE.
+    let _ = raise_open_files_limit();
+    let count = thread_count(plan, shard);
+    let mut threads = Threads { all: Vec::with_capacity(count as usize) };
+    let mut ready = Vec::with_capacity(count as usize);
+    for index in 0..count {
+        let Some(shard) = shard.split(index, count) else { break };
+        let options = SocketOptions::default();
+        let settings = WorkerSettings { plan: plan.clone(), shard, target, options };
+        let (thread, answer) = Thread::spawn(index, settings, features)?;
+        threads.all.push(thread);
+        ready.push(answer);
+    }
+    let mut opened = Opened { threads: ready.len(), ..Opened::default() };
+    let mut last_error = None;
+    for answer in ready {
+        // A thread answers when its own deadline for the connects has come, at the latest.
+        let readiness = match answer.recv() {
+            Ok(readiness) => readiness?,
+            Err(_) => Readiness { is_settled: true, ..Readiness::default() },
+        };
+        opened.asked += readiness.asked;
+        opened.open += readiness.open;
+        opened.failures += readiness.failures;
+        last_error = readiness.last_error.or(last_error);
+    }
+    opened.last_error = last_error.map(|errno| errno.to_string());
+    if opened.asked > 0 && opened.open == 0 {
+        let (reason, remedy) = explain(last_error);
+        return Err(RunError::Connect { target: plan.target.to_string(), address: target, reason, remedy });
+    }
+    Ok(Prepared { threads, opened })
+}
+
+impl Prepared {
+    /// What the opening of the connections came to.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Starts all threads at `at`, an instant of this machine's monotonic clock, best one in the future. A run that
+    /// is started late is charged for it: what was due is sent at once, and [`Outcome::started_late`] says so.
+    pub fn start(self, at: Instant) -> RunningLoad {
+        let now = Instant::now();
+        self.threads.tell(|| Command::Start(at));
+        RunningLoad {
+            threads: self.threads,
+            opened: self.opened,
+            started_at_unix_ms: unix_ms()
+                .saturating_add(millis(at.since(now)))
+                .saturating_sub(millis(now.since(at))),
+            started_late: now.since(at),
+            stopped: AtomicBool::new(false),
+            total: Mutex::default(),
+        }
+    }
+}
+
+impl RunningLoad {
+    /// Counts so far; costs the threads nothing.
+    pub fn progress(&self) -> Progress {
+        let mut sum = Progress::default();
+        for thread in &self.threads.all {
+            let Progress { planned, sent, ok, error, timeout, dropped, waiting, connections } =
+                thread.figures.read();
+            sum.planned += planned;
+            sum.sent += sent;
+            sum.ok += ok;
+            sum.error += error;
+            sum.timeout += timeout;
+            sum.dropped += dropped;
+            sum.waiting += waiting;
+            sum.connections += connections;
+        }
+        sum
+    }
+
+    /// What all threads have recorded since the last call, merged.
+    pub fn take(&self) -> Timeline {
+        let mut total = self.total();
+        let answers: Vec<_> = self.threads.all.iter().filter_map(Thread::ask_for_delta).collect();
+        let mut delta = Timeline::default();
+        for answer in answers {
+            if let Ok(part) = answer.recv_timeout(ANSWER_MAX) {
+                delta.merge(&part);
+            }
+        }
+        total.merge(&delta);
+        delta
+    }
+
+    /// Makes no more requests; what is in flight or waits is drained as at the end of the plan.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.threads.tell(|| Command::Stop);
+    }
+
+    /// Ends the drain, too: what is in flight is censored, what waits is dropped.
+    pub fn abort(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.threads.tell(|| Command::Abort);
+    }
+
+    /// Whether every request has its outcome.
+    pub fn is_finished(&self) -> bool {
+        self.threads.all.iter().all(|thread| thread.figures.finished.load(Ordering::Acquire))
+    }
+
+    /// Waits until the run has finished, but not longer than `timeout`; whether it has.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        for thread in &self.threads.all {
+            let left = deadline.since(Instant::now());
+            let ended = thread.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            if thread.figures.finished.load(Ordering::Acquire) {
+                continue;
+            }
+            // A message, or the end of the channel: both mean that it has ended.
+            if let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(left) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits for the end of the run and returns all of it.
+    pub fn wait(mut self) -> Outcome {
+        while !self.wait_timeout(Duration::from_secs(3600)) {}
+        self.take();
+        let mut outcome = Outcome {
+            opened: std::mem::take(&mut self.opened),
+            started_at_unix_ms: self.started_at_unix_ms,
+            started_late: self.started_late,
+            environment: environment(),
+            ended_early: self.stopped.load(Ordering::Relaxed).then(|| "it was stopped".to_owned()),
+            ..Outcome::default()
+        };
+        self.threads.tell(|| Command::Leave);
+        for mut thread in self.threads.all.drain(..) {
+            let Some(join) = thread.join.take() else { continue };
+            match join.join() {
+                Ok(Ok(left)) => {
+                    outcome.workers.push(left.usage);
+                    outcome.shortages.ports += left.shortages.ports;
+                    outcome.shortages.descriptors += left.shortages.descriptors;
+                    outcome.ran_for = outcome.ran_for.max(left.ran_for);
+                }
+                Ok(Err(error)) => outcome.ended_early = Some(format!("a worker's ring failed: {error}")),
+                Err(_) => outcome.ended_early = Some("a worker thread panicked".to_owned()),
+            }
+        }
+        outcome.timeline = std::mem::take(&mut *self.total());
+        outcome
+    }
+
+    fn total(&self) -> MutexGuard<'_, Timeline> {
+        self.total.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a thread is told.
+enum Command {
+    Start(Instant),
+    Take(Sender<Timeline>),
+    Stop,
+    Abort,
+    /// Close everything and end; nothing more will be asked.
+    Leave,
+}
+
+/// What a thread leaves behind.
+struct Left {
+    usage: WorkerUse,
+    shortages: Shortages,
+    ran_for: Duration,
+}
+
+/// Figures that a thread publishes after each turn; each has one writer.
+#[derive(Debug, Default)]
+struct Figures {
+    values: [AtomicU64; 8],
+    finished: AtomicBool,
+}
+
+impl Figures {
+    fn write(&self, (measured, warm_up): (Counts, Counts), waiting: u64, connections: u64) {
+        let both = |of: fn(&Counts) -> u64| of(&measured) + of(&warm_up);
+        let values = [
+            both(|c| c.planned),
+            both(|c| c.sent),
+            both(|c| c.ok),
+            both(|c| c.error),
+            both(|c| c.timeout),
+            both(|c| c.dropped),
+            waiting,
+            connections,
+        ];
+        for (cell, value) in self.values.iter().zip(values) {
+            cell.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) -> Progress {
+        let [planned, sent, ok, error, timeout, dropped, waiting, connections] =
+            std::array::from_fn(|i| self.values[i].load(Ordering::Relaxed));
+        Progress { planned, sent, ok, error, timeout, dropped, waiting, connections }
+    }
+}
+
+#[derive(Debug)]
+struct Thread {
+    commands: Sender<Command>,
+    waker: Waker,
+    figures: Arc<Figures>,
+    /// One message when the run has finished.
+    ended: Mutex<Receiver<()>>,
+    join: Option<JoinHandle<io::Result<Left>>>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Command")
+    }
+}
+
+type Ready = Receiver<Result<Readiness, RingError>>;
+
+impl Thread {
+    fn spawn(index: u32, settings: WorkerSettings, features: Features) -> Result<(Thread, Ready), RunError> {
+        let (commands, inbox) = mpsc::channel();
+        let (hello, made) = mpsc::channel();
+        let (ready, answer) = mpsc::channel();
+        let (ending, ended) = mpsc::channel();
+        let figures = Arc::new(Figures::default());
+        let shared = Arc::clone(&figures);
+        let main = move || {
+            let spin = settings.plan.precise.then_some(SPIN);
+            let ring = match KernelRing::new(&RingSettings { spin, ..RingSettings::default() }, features) {
+                Ok(ring) => ring,
+                Err(error) => {
+                    let _ = hello.send(Err(error));
+                    return Ok(Left::nothing());
+                }
+            };
+            if hello.send(Ok(ring.waker())).is_err() {
+                return Ok(Left::nothing());
+            }
+            drop(hello);
+            let worker = Worker::new(ring, settings);
+            ThreadMain { worker, inbox, figures: shared, ready: Some(ready), ending }.run()
+        };
+        let join = std::thread::Builder::new()
+            .name(format!("load-{index}"))
+            .spawn(main)
+            .map_err(RunError::Thread)?;
+        let waker = made.recv().map_err(|_| {
+            RunError::Thread(io::Error::other("the worker thread ended before it had begun"))
+        })??;
+        let thread = Thread { commands, waker, figures, ended: Mutex::new(ended), join: Some(join) };
+        Ok((thread, answer))
+    }
+
+    fn tell(&self, command: Command) {
+        // A thread that is gone is noticed by `ended`.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+
+    fn ask_for_delta(&self) -> Option<Receiver<Timeline>> {
+        let (answer, receiver) = mpsc::channel();
+        self.commands.send(Command::Take(answer)).ok()?;
+        self.waker.wake();
+        Some(receiver)
+    }
+}
+
+/// The threads of a run; dropping them ends them.
+#[derive(Debug)]
+struct Threads {
+    all: Vec<Thread>,
+}
+
+impl Threads {
+    fn tell(&self, command: impl Fn() -> Command) {
+        self.all.iter().for_each(|thread| thread.tell(command()));
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.tell(|| Command::Abort);
+        self.tell(|| Command::Leave);
+        for thread in &mut self.all {
+            if let Some(join) = thread.join.take() {
+                let _ = join.join();
+            }
+        }
+    }
+}
+
+/// The inside of a thread.
+struct ThreadMain {
+    worker: Worker<KernelRing>,
+    inbox: Receiver<Command>,
+    figures: Arc<Figures>,
+    ready: Option<Sender<Result<Readiness, RingError>>>,
+    ending: Sender<()>,
+}
+
+impl ThreadMain {
+    fn run(mut self) -> io::Result<Left> {
+        let ready_by = Instant::now() + self.worker.opening_max();
+        let mut usage = Usage::default();
+        let mut leaving = None;
+        // A worker without connections to open is ready before its first turn, which may be a long one.
+        self.tell_if_ready(self.worker.now(), ready_by);
+        loop {
+            self.worker.turn()?;
+            let now = self.worker.now();
+            self.tell_if_ready(now, ready_by);
+            if self.worker.take_woken() {
+                while let Ok(command) = self.inbox.try_recv() {
+                    match command {
+                        Command::Start(at) => self.worker.start(at),
+                        Command::Stop => self.worker.stop(),
+                        Command::Abort => self.worker.abort(),
+                        Command::Take(answer) => drop(answer.send(self.worker.take())),
+                        Command::Leave => leaving = Some(now),
+                    }
+                }
+            }
+            usage.on_turn(&self.worker, now);
+            self.figures.write(
+                self.worker.totals(),
+                self.worker.waiting() as u64,
+                self.worker.live_connections() as u64,
+            );
+            if self.worker.is_finished() && !self.figures.finished.swap(true, Ordering::Release) {
+                usage.on_end(&self.worker, now);
+                let _ = self.ending.send(());
+            }
+            if let Some(since) = leaving
+                && (self.worker.is_closed() || now.since(since) > CLOSE_MAX)
+            {
+                return Ok(usage.left(&self.worker));
+            }
+        }
+    }
+
+    fn tell_if_ready(&mut self, now: Instant, ready_by: Instant) {
+        if self.ready.is_none() {
+            return;
+        }
+        let readiness = self.worker.readiness();
+        if (readiness.is_settled || now >= ready_by)
+            && let Some(ready) = self.ready.take()
+        {
+            let _ = ready.send(Ok(readiness));
+        }
+    }
+}
+
+/// CPU time from the start of the run to its end.
+#[derive(Debug, Default)]
+struct Usage {
+    begun: Option<(Instant, u64, Duration)>,
+    usage: WorkerUse,
+}
+
+impl Usage {
+    fn on_turn(&mut self, worker: &Worker<KernelRing>, now: Instant) {
+        if self.begun.is_none() && worker.started_at().is_some_and(|start| start <= now) {
+            self.begun = Some((now, thread_cpu_ns(), worker.busy()));
+        }
+    }
+
+    fn on_end(&mut self, worker: &Worker<KernelRing>, now: Instant) {
+        let cq_overflows = worker.ring().overflows();
+        self.usage = WorkerUse { cq_overflows, ..WorkerUse::default() };
+        if let Some((since, cpu_ns, busy)) = self.begun {
+            let wall = now.since(since).as_secs_f64().max(1e-9);
+            self.usage.cpu_ratio = (thread_cpu_ns().saturating_sub(cpu_ns) as f64 / 1e9 / wall).min(1.0);
+            self.usage.busy_ratio = if worker.is_precise() {
+                ((worker.busy() - busy).as_secs_f64() / wall).min(1.0)
+            } else {
+                self.usage.cpu_ratio
+            };
+        }
+    }
+
+    fn left(self, worker: &Worker<KernelRing>) -> Left {
+        let ran_for = match (worker.started_at(), worker.ended_at()) {
+            (Some(start), Some(end)) => end.since(start),
+            _ => Duration::ZERO,
+        };
+        Left { usage: self.usage, shortages: worker.shortages(), ran_for }
+    }
+}
+
+impl Left {
+    fn nothing() -> Left {
+        Left { usage: WorkerUse::default(), shortages: Shortages::default(), ran_for: Duration::ZERO }
+    }
+}
+
+/// As many threads as asked for, but none without a connection.
+fn thread_count(plan: &Plan, shard: Shard) -> u32 {
+    let asked = match plan.threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        threads => threads,
+    };
+    let connections = shard.share(u64::from(plan.connections)).clamp(1, u64::from(u32::MAX));
+    u64::from(asked).min(connections) as u32
+}
+
+/// The address of the target. When a name has several, the first that accepts a connection, as the first may
+/// well be the one of the other protocol family.
+fn look_up(plan: &Plan) -> Result<SocketAddr, RunError> {
+    let host = plan.target.host();
+    let failed = |source| RunError::Lookup { host: host.to_owned(), source };
+    let mut addresses: Vec<_> = (host, plan.target.port()).to_socket_addrs().map_err(failed)?.collect();
+    addresses.dedup();
+    let first = *addresses.first().ok_or_else(|| failed(io::Error::other("it has no address")))?;
+    if addresses.len() == 1 {
+        return Ok(first);
+    }
+    let accepts = |address: &&SocketAddr| TcpStream::connect_timeout(address, plan.connect_timeout).is_ok();
+    Ok(*addresses.iter().find(accepts).unwrap_or(&first))
+}
+
+/// What a failed connect means and what to do about it.
+fn explain(error: Option<Errno>) -> (String, &'static str) {
+    let Some(errno) = error else {
+        return ("no answer within the connect timeout".to_owned(), "check the address and the firewall");
+    };
+    let remedy = match io::Error::from(errno).kind() {
+        io::ErrorKind::ConnectionRefused => "is the target running?",
+        io::ErrorKind::TimedOut => "check the address and the firewall",
+        io::ErrorKind::AddrNotAvailable => "no local port is left; add source addresses, or wait a minute",
+        _ => "check the address and the network",
+    };
+    (errno.to_string(), remedy)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::disallowed_methods, reason = "only labels the report")]
+fn unix_ms() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, millis)
+}
