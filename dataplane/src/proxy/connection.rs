@@ -157,7 +157,14 @@ impl Connection {
             }
             return;
         }
-        self.abort &= is("abort", plan.active);
+        // A request that was read before the change keeps what was decided about it.
+        if self.abort && self.exchanges.is_none() && !is("abort", plan.active) {
+            if self.reply.discard {
+                // Bytes of the reply are gone already: let the client come again.
+                return self.close(cx);
+            }
+            self.abort = false;
+        }
         if !is("reset", plan.active)
             && let Some(reset) = self.reset.take()
         {
@@ -167,6 +174,12 @@ impl Connection {
         if !self.closing {
             for direction in [Direction::Request, Direction::Reply] {
                 self.flush(direction, cx, proxy);
+            }
+        }
+        // The limits may have changed, and a queue that stopped the reading may be gone.
+        for direction in [Direction::Request, Direction::Reply] {
+            if !self.closing {
+                self.regulate(direction, cx, proxy);
             }
         }
     }
@@ -399,7 +412,11 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        if chunk.is_empty() || direction == Direction::Reply && self.abort {
+        if chunk.is_empty() {
+            return;
+        }
+        if direction == Direction::Reply && self.abort {
+            self.reply.discard = true;
             return;
         }
         if direction == Direction::Request && self.upstream.socket.is_none() {
@@ -413,6 +430,9 @@ impl Connection {
         let free = self.throttles.is_none() && self.reset.is_none();
         let (pipe, _, sink) = self.parts(direction);
         let due = pipe.due(now, hold);
+        // What waits must not pin the buffers that others need: copy when it is held, or they are scarce.
+        let chunk =
+            if due > now && chunk.is_pooled() || chunk.is_scarce() { Chunk::copy_of(&chunk) } else { chunk };
         if due <= now && free && pipe.queue.is_empty() && sink.connected && !sink.sending {
             let Some(socket) = sink.socket else { return };
             sink.sending = true;
@@ -420,12 +440,6 @@ impl Connection {
             pipe.in_flight_since = now;
             return cx.ring.send(socket, token, std::iter::once(chunk));
         }
-        // What waits must not pin the buffers that others need: copy when it is held, or they are scarce.
-        let chunk = if chunk.is_pooled() && (due > now || cx.ring.is_scarce()) {
-            Chunk::copy_of(&chunk)
-        } else {
-            chunk
-        };
         cx.held_bytes += chunk.len();
         pipe.push(Item {
             chunk,
@@ -501,7 +515,10 @@ impl Connection {
             if let Some(throttles) = throttles
                 && let Err(again) = throttles.take(direction, length, now)
             {
-                return if ready > 0 { Ok(ready) } else { Err(again) };
+                if ready == 0 {
+                    return Err(again);
+                }
+                break;
             }
             if length < item.chunk.len() {
                 let front = item.chunk.split_to(length);
@@ -548,21 +565,36 @@ impl Connection {
         self.exchanges.as_ref().is_none_or(|exchanges| exchanges.request_is_whole())
     }
 
-    pub fn on_send_failed<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+    pub fn on_send_failed<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
         let (pipe, _, sink) = self.parts(direction);
         sink.sending = false;
         sink.broken = true;
         pipe.in_flight_bytes = 0;
+        let ended = sink.ended;
         if self.closing {
             return self.settle(cx);
         }
-        // The sink is gone. If it had ended before there is nothing left to learn from it.
-        let gone = self.sink(direction).ended;
         self.drop_queue(direction, cx);
         self.pipe(direction).discard = true;
-        if gone {
-            self.close(cx);
+        let end = self.pipe(direction).end;
+        if end == End::Rst {
+            // Both sides are gone.
+            return self.close(cx);
         }
+        if ended || end == End::Fin {
+            // Nothing follows here any more. What the sink said before still goes to the other side.
+            self.pipe(direction).end = End::Sent;
+            if self.pipe(direction.opposite()).end == End::Sent {
+                return self.close(cx);
+            }
+        }
+        // A source that could not write on might never come to read.
+        self.regulate(direction, cx, proxy);
     }
 
     pub fn on_receive_ended<R: Ring>(
@@ -581,7 +613,7 @@ impl Connection {
             ReceiveEnd::Eof if !self.source(direction).broken => {
                 self.source(direction).ended = true;
                 if self.hung {
-                    return self.close(cx);
+                    return self.on_end_while_hung(direction, cx);
                 }
                 if direction == Direction::Reply {
                     self.on_upstream_end(cx, proxy);
@@ -595,13 +627,15 @@ impl Connection {
                     Direction::Reply => proxy.counters.upstream_resets += 1,
                 }
                 self.source(direction).ended = true;
+                if self.hung {
+                    return self.on_end_while_hung(direction, cx);
+                }
                 self.pipe(direction).end = End::Rst;
                 // Nothing can be sent to a socket that failed.
                 self.drop_queue(direction.opposite(), cx);
-                self.pipe(direction.opposite()).discard = true;
-                if self.hung {
-                    return self.close(cx);
-                }
+                let back = self.pipe(direction.opposite());
+                back.discard = true;
+                back.end = if back.end == End::Fin { End::Sent } else { back.end };
                 self.flush(direction, cx, proxy);
             }
             ReceiveEnd::NoBuffers => {
@@ -610,6 +644,13 @@ impl Connection {
                 cx.starved.push((self.slot, self.generation, direction));
             }
             ReceiveEnd::Stopped => self.regulate(direction, cx, proxy),
+        }
+    }
+
+    /// A client that leaves is done with; one whose upstream leaves goes on hanging.
+    fn on_end_while_hung<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+        if direction == Direction::Request {
+            self.close(cx);
         }
     }
 

@@ -1050,7 +1050,7 @@ fn run_worker(
 fn stop(mut worker: Worker<KernelRing>) {
     worker.cut();
     for _ in 0..STOP_TURNS_MAX {
-        if worker.open_connections() == 0 {
+        if worker.is_empty() {
             break;
         }
         worker.turn().expect("the ring goes on");

@@ -58,6 +58,8 @@ pub(super) struct ProxyState {
     pub rule_stats: Vec<RuleStats>,
     pub retired: BTreeMap<&'static str, RuleStats>,
     listener: Option<Socket>,
+    /// Which listener of this proxy that is: one that was shut may still have something to say.
+    listening: u16,
     accepting: bool,
     ordinals: Arc<AtomicU64>,
     open: usize,
@@ -112,6 +114,14 @@ pub struct WorkerSettings {
     pub options: SocketOptions,
 }
 
+/// A listener that is shut.
+struct Parting {
+    token: Token,
+    socket: Socket,
+    /// Who comes late is turned away.
+    cut: bool,
+}
+
 /// Proxies on one ring. Drive it by [`Worker::turn`].
 pub struct Worker<R: Ring> {
     cx: Context<R>,
@@ -121,6 +131,8 @@ pub struct Worker<R: Ring> {
     connections: Vec<Option<Box<Connection>>>,
     generations: Vec<u16>,
     free: Vec<u32>,
+    /// Listeners that are shut, until their accept has ended.
+    parting: Vec<Parting>,
     events_due: bool,
     events: mpsc::Sender<Vec<Event>>,
     woken: bool,
@@ -147,6 +159,7 @@ impl<R: Ring> Worker<R> {
             connections: Vec::new(),
             generations: Vec::new(),
             free: Vec::new(),
+            parting: Vec::new(),
             events_due: false,
             events,
             woken: false,
@@ -158,6 +171,10 @@ impl<R: Ring> Worker<R> {
     /// # Errors
     /// Only what the ring cannot go on from.
     pub fn turn(&mut self) -> io::Result<()> {
+        // What a command has dropped since the last turn may be what they wait for.
+        if !self.cx.starved.is_empty() {
+            self.feed_starved();
+        }
         let deadline = self.cx.timers.next_due();
         self.cx.ring.wait_until(deadline)?;
         self.cx.now = self.cx.ring.now();
@@ -208,6 +225,7 @@ impl<R: Ring> Worker<R> {
             rule_stats: stats_of(&opening.rules, Vec::new()).0,
             retired: BTreeMap::new(),
             listener: None,
+            listening: 0,
             accepting: false,
             ordinals: Arc::clone(&opening.ordinals),
             open: 0,
@@ -216,7 +234,7 @@ impl<R: Ring> Worker<R> {
         let address = match opening.listen {
             Some(address) => {
                 let (socket, address) = self.cx.ring.listen(address, &self.settings.options)?;
-                self.cx.ring.accept(socket, listener_token(opening.id));
+                self.cx.ring.accept(socket, listener_token(opening.id, 0));
                 (proxy.listener, proxy.accepting) = (Some(socket), true);
                 Some(address)
             }
@@ -233,7 +251,8 @@ impl<R: Ring> Worker<R> {
     pub fn listen(&mut self, id: u32, address: SocketAddr) -> io::Result<Option<SocketAddr>> {
         let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Ok(None) };
         let (socket, address) = self.cx.ring.listen(address, &self.settings.options)?;
-        self.cx.ring.accept(socket, listener_token(id));
+        proxy.listening = proxy.listening.wrapping_add(1);
+        self.cx.ring.accept(socket, listener_token(id, proxy.listening));
         (proxy.listener, proxy.accepting) = (Some(socket), true);
         Ok(Some(address))
     }
@@ -243,11 +262,16 @@ impl<R: Ring> Worker<R> {
         if let Some(proxy) = proxy_of(&mut self.proxies, id)
             && let Some(listener) = proxy.listener.take()
         {
-            proxy.accepting = false;
-            self.cx.ring.cancel_all(listener);
-            self.cx.ring.close(listener);
+            if std::mem::take(&mut proxy.accepting) {
+                self.cx.ring.cancel_all(listener);
+                let token = listener_token(id, proxy.listening);
+                self.parting.push(Parting { token, socket: listener, cut });
+            } else {
+                self.cx.ring.close(listener);
+            }
         }
         if cut {
+            self.parting.iter_mut().filter(|parting| parting.token.slot == id).for_each(|it| it.cut = true);
             self.each_connection(id, |connection, cx, _| connection.close(cx));
         }
     }
@@ -314,6 +338,11 @@ impl<R: Ring> Worker<R> {
         self.connections.len() - self.free.len()
     }
 
+    /// Whether every connection and every listener that was shut is closed.
+    pub fn is_empty(&self) -> bool {
+        self.open_connections() == 0 && self.parting.is_empty()
+    }
+
     /// Stops listening everywhere; live connections go on.
     pub fn drain(&mut self) {
         for id in 0..self.proxies.len() as u32 {
@@ -341,12 +370,16 @@ impl<R: Ring> Worker<R> {
     fn on_completion(&mut self, token: Token, outcome: Outcome) {
         match token.role {
             _ if matches!(outcome, Outcome::Woken) => self.woken = true,
-            LISTENER => self.on_listener(token.slot, outcome),
+            LISTENER => self.on_listener(token, outcome),
             role => self.on_connection(role, token, outcome),
         }
     }
 
-    fn on_listener(&mut self, id: u32, outcome: Outcome) {
+    fn on_listener(&mut self, token: Token, outcome: Outcome) {
+        let id = token.slot;
+        if let Some(place) = self.parting.iter().position(|parting| parting.token == token) {
+            return self.on_parting(place, outcome);
+        }
         match outcome {
             Outcome::Accepted(socket) => self.on_accepted(id, socket),
             Outcome::AcceptEnded(Errno(errno)) => {
@@ -359,9 +392,18 @@ impl<R: Ring> Worker<R> {
                     self.cx.timers.insert(self.cx.now + ACCEPT_PAUSE, timer);
                 } else {
                     proxy.accepting = true;
-                    self.cx.ring.accept(listener, listener_token(id));
+                    self.cx.ring.accept(listener, token);
                 }
             }
+            other => unreachable!("a listener only accepts: {other:?}"),
+        }
+    }
+
+    fn on_parting(&mut self, place: usize, outcome: Outcome) {
+        match outcome {
+            Outcome::Accepted(socket) if self.parting[place].cut => self.cx.ring.close(socket),
+            Outcome::Accepted(socket) => self.on_accepted(self.parting[place].token.slot, socket),
+            Outcome::AcceptEnded(_) => self.cx.ring.close(self.parting.swap_remove(place).socket),
             other => unreachable!("a listener only accepts: {other:?}"),
         }
     }
@@ -413,7 +455,7 @@ impl<R: Ring> Worker<R> {
             Outcome::Received { chunk, armed } => connection.on_received(incoming, chunk, armed, cx, proxy),
             Outcome::Sent => connection.on_sent(outgoing, cx, proxy),
             Outcome::ReceiveEnded(end) => connection.on_receive_ended(incoming, end, cx, proxy),
-            Outcome::SendFailed(_) => connection.on_send_failed(outgoing, cx),
+            Outcome::SendFailed(_) => connection.on_send_failed(outgoing, cx, proxy),
             Outcome::Connected => connection.on_connected(cx, proxy),
             Outcome::ConnectFailed(errno) => connection.on_connect_failed(errno, cx, proxy),
             other => unreachable!("not a connection's: {other:?}"),
@@ -429,7 +471,7 @@ impl<R: Ring> Worker<R> {
                     && let (Some(listener), false) = (proxy.listener, proxy.accepting)
                 {
                     proxy.accepting = true;
-                    self.cx.ring.accept(listener, listener_token(timer.slot));
+                    self.cx.ring.accept(listener, listener_token(timer.slot, proxy.listening));
                 }
                 return;
             }
@@ -509,8 +551,8 @@ fn proxy_of(proxies: &mut [Option<ProxyState>], id: u32) -> Option<&mut ProxySta
     proxies.get_mut(id as usize)?.as_mut().filter(|proxy| !proxy.removed)
 }
 
-fn listener_token(id: u32) -> Token {
-    Token { role: LISTENER, slot: id, generation: 0 }
+fn listener_token(id: u32, listening: u16) -> Token {
+    Token { role: LISTENER, slot: id, generation: listening }
 }
 
 fn is_shortage(errno: i32) -> bool {

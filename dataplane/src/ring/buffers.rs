@@ -195,6 +195,15 @@ impl Chunk {
     pub fn is_pooled(&self) -> bool {
         matches!(self.source, Source::Pool(..))
     }
+
+    /// Whether it pins one of the last buffers of its pool: less than a quarter is free. Bytes that may
+    /// wait for anybody are then better copied, or one slow peer starves the others.
+    pub fn is_scarce(&self) -> bool {
+        match &self.source {
+            Source::Pool(pool, _) => pool.free_buffers() * 4 < pool.buffers(),
+            _ => false,
+        }
+    }
 }
 
 impl From<Rc<[u8]>> for Chunk {

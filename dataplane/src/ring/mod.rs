@@ -167,11 +167,6 @@ pub trait Ring {
     /// Whether a receive of this size would find a buffer.
     fn has_buffers(&self, size: BufferSize) -> bool;
 
-    /// Whether buffers are so few that bytes which wait should be copied out of them.
-    fn is_scarce(&self) -> bool {
-        false
-    }
-
     /// Sends at most [`SEND_CHUNKS_MAX`] chunks in one operation: [`Outcome::Sent`] or `SendFailed`.
     ///
     /// # Panics

@@ -399,10 +399,6 @@ impl Ring for KernelRing {
         buffers.published > 0 || buffers.pool.free_buffers() > 0
     }
 
-    fn is_scarce(&self) -> bool {
-        self.small.pool.free_buffers() < self.small.pool.buffers() / 4
-    }
-
     fn send<I: Iterator<Item = Chunk>>(&mut self, socket: Socket, token: Token, chunks: I) {
         let mut chunks = chunks.take(SEND_CHUNKS_MAX);
         let first = chunks.next().expect("a send has bytes");

@@ -110,6 +110,11 @@ impl Peer {
         });
     }
 
+    /// Whether neither [`Peer::close`] nor [`Peer::reset`] was called.
+    pub fn is_open(&self) -> bool {
+        self.with(|state| state.stream(self.id).open)
+    }
+
     /// What is known of the connection.
     pub fn state(&self) -> PeerState {
         self.with(|state| {

@@ -1,0 +1,651 @@
+//! The whole proxy worker in virtual time, under every fault of the network and the kernel.
+//!
+//! A failure prints its seed; `SEED=42 cargo test simulation` runs that one again.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use fracas_dataplane::behavior::{Behavior, Rule, RuleSet, mix};
+use fracas_dataplane::clock::Instant;
+use fracas_dataplane::protocol::Protocol;
+use fracas_dataplane::proxy::{Event, Opening, ProxySnapshot, Worker, WorkerSettings};
+use fracas_dataplane::ring::simulated::{
+    Actor, Faults, Link, Network, Peer, RingId, Server, SimulatedRing, SimulatedSettings, Simulation, seeds,
+};
+use fracas_dataplane::ring::{PoolSettings, SocketOptions};
+use fracas_dataplane::rng::Rng;
+
+const PROXY: u32 = 0;
+
+struct Loop(Worker<SimulatedRing>);
+
+impl Actor for Loop {
+    fn turn(&mut self) -> std::io::Result<()> {
+        self.0.turn()
+    }
+    fn next_due(&mut self) -> Instant {
+        self.0.next_due()
+    }
+}
+
+/// A proxy worker between a test's clients and a test's server.
+struct World {
+    network: Network,
+    rng: Rng,
+    simulation: Simulation,
+    worker: Rc<RefCell<Loop>>,
+    ring: RingId,
+    proxy: SocketAddr,
+    server: Server,
+    protocol: Protocol,
+    rules: Arc<RuleSet>,
+    events: mpsc::Receiver<Vec<Event>>,
+}
+
+impl World {
+    /// Everything that a kernel may choose is drawn from the seed.
+    fn new(seed: u64, faults: Faults, protocol: Protocol, rules: Vec<Rule>) -> World {
+        let network = Network::new(seed);
+        network.set_faults(faults);
+        let mut rng = Rng::stream(seed, &[100]);
+        network.set_socket_buffers(1 + rng.below(20_000) as usize, 1 + rng.below(20_000) as usize);
+        let delay = rng.duration_up_to(Duration::from_micros(500));
+        let bytes_per_second = (rng.below(3) == 0).then(|| 1_000_000 + rng.below(100_000_000));
+        network.set_link(Link { delay, bytes_per_second });
+        let pool = |rng: &mut Rng, bytes| {
+            let buffers = 1 << rng.below(4);
+            PoolSettings { buffer_bytes: 1 + rng.below(bytes) as u32, buffers, published: buffers }
+        };
+        let settings = SimulatedSettings {
+            small: pool(&mut rng, 4000),
+            large: pool(&mut rng, 16_000),
+            cq_entries: 1 + rng.below(20) as u32,
+            counts_credit: rng.below(2) == 0,
+        };
+        let server = network.serve("127.0.0.1:8080".parse().unwrap());
+        let ring = network.ring(&settings);
+        let id = ring.id();
+        let (sender, events) = mpsc::channel();
+        let held_bytes_max = 1 + rng.below(200_000) as usize;
+        let settings = WorkerSettings { index: 0, held_bytes_max, options: SocketOptions::default() };
+        let mut worker = Worker::new(ring, settings, sender);
+        let rules = Arc::new(RuleSet::compile(rules, protocol, seed, 1).unwrap());
+        let opening = Opening {
+            id: PROXY,
+            name: "test".into(),
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            upstream: vec![server.address()],
+            source_addresses: Vec::new(),
+            connect_timeout: Duration::from_secs(2),
+            held_bytes_max: 1 + rng.below(100_000) as usize,
+            rules: Arc::clone(&rules),
+            ordinals: Arc::new(AtomicU64::new(0)),
+        };
+        let proxy = worker.open(&opening).unwrap().unwrap();
+        let worker = Rc::new(RefCell::new(Loop(worker)));
+        let mut simulation = Simulation::new(&network);
+        simulation.add(id, Rc::clone(&worker));
+        World { network, rng, simulation, worker, ring: id, proxy, server, protocol, rules, events }
+    }
+
+    fn set_rules(&mut self, rules: Vec<Rule>) {
+        let (seed, generation) = (self.network.seed(), self.rules.generation + 1);
+        let compiled = RuleSet::compile(rules, self.protocol, seed, generation).unwrap();
+        self.rules = Arc::new(compiled.inherit(&self.rules));
+        self.worker.borrow_mut().0.set_rules(PROXY, &self.rules);
+        // A command comes by a wake, and its turn follows.
+        self.network.wake(self.ring);
+    }
+
+    fn run_up_to(&mut self, longest: Duration) {
+        let until = self.network.now() + self.rng.duration_up_to(longest);
+        self.simulation.run_until(until);
+    }
+
+    fn snapshot(&self) -> ProxySnapshot {
+        self.worker.borrow_mut().0.snapshot().proxies.remove(&PROXY).unwrap()
+    }
+
+    /// Everybody has gone: nothing may be left.
+    fn assert_empty(&mut self) {
+        let seed = self.network.seed();
+        self.simulation.run_until(self.network.now() + Duration::from_secs(10));
+        let snapshot = self.worker.borrow_mut().0.snapshot();
+        assert_eq!(snapshot.connections, 0, "connections are left (seed {seed})");
+        assert_eq!(snapshot.held_bytes, 0, "held bytes are left (seed {seed})");
+        let counters = snapshot.proxies[&PROXY].counters;
+        assert_eq!(counters.connections_opened, counters.connections_closed, "seed {seed}");
+        assert_eq!(self.network.open_sockets(self.ring), 1, "only the listener is open (seed {seed})");
+        self.network.assert_quiescent();
+    }
+
+    fn all_events(&mut self) -> Vec<Event> {
+        self.worker.borrow_mut().0.hand_over_events();
+        self.events.try_iter().flatten().collect()
+    }
+}
+
+fn one(name: &str, behavior: &str, options: &[(&str, &str)]) -> Rule {
+    let options: BTreeMap<String, String> =
+        options.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Rule::always(name, Behavior::parse(behavior, &options).unwrap())
+}
+
+/// One end of a talk: what it says is its number and random bytes.
+struct End {
+    peer: Peer,
+    says: Vec<u8>,
+    said: usize,
+    heard: Vec<u8>,
+    finished: bool,
+    /// It speaks only after the other end has finished.
+    listens_first: bool,
+}
+
+fn speech(seed: u64, side: u64, number: usize) -> Vec<u8> {
+    let mut rng = Rng::stream(seed, &[200, side, number as u64]);
+    let length = [0, 10, 3000, 60_000][rng.below(4) as usize];
+    let mut bytes = (number as u32).to_be_bytes().to_vec();
+    bytes.extend((0..rng.below(length + 1)).map(|_| rng.below(256) as u8));
+    bytes
+}
+
+impl End {
+    fn new(peer: Peer, seed: u64, side: u64, number: usize) -> End {
+        // Each third talk is one in which the client, or the server, waits for the other's last word.
+        let says = speech(seed, side, number);
+        End { peer, says, said: 0, heard: Vec::new(), finished: false, listens_first: false }
+    }
+
+    fn go_on(&mut self, rng: &mut Rng) {
+        self.heard.extend(self.peer.read());
+        if rng.below(4) == 0 {
+            self.peer.stop_reading()
+        } else {
+            self.peer.start_reading()
+        }
+        if self.finished || self.listens_first && !self.peer.state().eof {
+            return;
+        }
+        let count = (self.says.len() - self.said).min(rng.below(6000) as usize);
+        self.peer.write(&self.says[self.said..self.said + count]);
+        self.said += count;
+        if self.said == self.says.len() && rng.below(3) == 0 {
+            self.peer.shutdown_write();
+            self.finished = true;
+        }
+    }
+}
+
+struct Talks {
+    clients: Vec<End>,
+    servers: Vec<End>,
+}
+
+impl Talks {
+    /// `order`: 0 both speak at once, 1 servers listen first, 2 clients listen first.
+    fn dial(world: &World, count: usize, order: u64) -> Talks {
+        let seed = world.network.seed();
+        let dial = |number| {
+            let mut end = End::new(world.network.dial(world.proxy), seed, 0, number);
+            end.listens_first = order == 2;
+            end
+        };
+        Talks { clients: (0..count).map(dial).collect(), servers: Vec::new() }
+    }
+
+    fn go_on(&mut self, world: &mut World, order: u64) {
+        while let Some(peer) = world.server.accept() {
+            let mut end = End::new(peer, world.network.seed(), 1, self.servers.len());
+            end.listens_first = order == 1;
+            self.servers.push(end);
+        }
+        for end in self.clients.iter_mut().chain(&mut self.servers) {
+            end.go_on(&mut world.rng);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.servers.len() == self.clients.len()
+            && self.clients.iter().chain(&self.servers).all(|end| end.finished && end.peer.state().eof)
+    }
+
+    /// Each client heard all of one server's words and was heard by the same.
+    fn assert_heard(&mut self, seed: u64) {
+        for end in self.clients.iter_mut().chain(&mut self.servers) {
+            end.peer.start_reading();
+            end.heard.extend(end.peer.read());
+            assert!(!end.peer.state().reset, "a reset that nobody sent (seed {seed})");
+        }
+        let mut partners = std::collections::BTreeSet::new();
+        for (number, client) in self.clients.iter().enumerate() {
+            let partner = u32::from_be_bytes(client.heard[..4].try_into().unwrap()) as usize;
+            assert!(partners.insert(partner), "two clients hear one server (seed {seed})");
+            let server = &self.servers[partner];
+            assert!(client.heard == server.says, "reply bytes of {number} changed (seed {seed})");
+            assert!(server.heard == client.says, "request bytes of {number} changed (seed {seed})");
+        }
+    }
+}
+
+/// Talks to the end under rules that may delay, but neither change nor cut.
+fn talk_to_the_end(world: &mut World, mut change: impl FnMut(&mut World, u64)) {
+    let seed = world.network.seed();
+    let count = 1 + world.rng.below(6) as usize;
+    let order = world.rng.below(3);
+    let mut talks = Talks::dial(world, count, order);
+    let mut step = 0;
+    while !talks.is_over() {
+        talks.go_on(world, order);
+        world.run_up_to(Duration::from_micros(2000));
+        change(world, step);
+        step += 1;
+        assert!(
+            step < 20_000,
+            "the talk does not end: {:?} {:?} (seed {seed})",
+            talks.clients.iter().map(|end| end.peer.state()).collect::<Vec<_>>(),
+            talks.servers.iter().map(|end| end.peer.state()).collect::<Vec<_>>()
+        );
+    }
+    talks.assert_heard(seed);
+    let counters = world.snapshot().counters;
+    let said = |ends: &[End]| ends.iter().map(|end| end.says.len() as u64).sum::<u64>();
+    assert_eq!(counters.request_bytes, said(&talks.clients), "seed {seed}");
+    assert_eq!(counters.reply_bytes, said(&talks.servers), "seed {seed}");
+    assert_eq!((counters.client_resets, counters.upstream_resets), (0, 0), "seed {seed}");
+    talks.clients.iter().chain(&talks.servers).for_each(|end| end.peer.close());
+    world.assert_empty();
+}
+
+fn some_faults(seed: u64) -> Faults {
+    Faults::unnoticed([0.0, 0.05, 0.2, 0.4][seed as usize % 4])
+}
+
+#[test]
+fn simulation_carries_every_byte_and_fin_in_order_under_every_fault() {
+    for seed in seeds(150) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
+        talk_to_the_end(&mut world, |_, _| {});
+    }
+}
+
+/// Rules that hold bytes back without changing any.
+fn slow_rules(rng: &mut Rng) -> Vec<Rule> {
+    let delay = |time, side| one("delay", "delay", &[("time", time), ("side", side)]);
+    let throttle =
+        |rate, per, queue| one("throttle", "throttle", &[("rate", rate), ("per", per), ("queue", queue)]);
+    match rng.below(9) {
+        0 => vec![delay("3ms", "both")],
+        1 => vec![delay("uniform(0ms,8ms)", "request")],
+        2 => vec![delay("uniform(0ms,8ms)", "reply")],
+        3 => vec![throttle("0", "connection", "1000")],
+        4 => vec![throttle("100kB/s", "connection", "256KiB")],
+        5 => vec![throttle("1MB/s", "proxy", "10")],
+        6 => vec![delay("2ms", "both"), throttle("2MB/s", "connection", "5000")],
+        7 => vec![delay("1s", "both")],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn simulation_of_live_changes_leaves_the_bytes_unchanged() {
+    for seed in seeds(150) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
+        talk_to_the_end(&mut world, |world, step| match step {
+            0..300 if world.rng.below(10) == 0 => {
+                let rules = slow_rules(&mut world.rng);
+                world.set_rules(rules);
+            }
+            300 => world.set_rules(Vec::new()),
+            _ => {}
+        });
+    }
+}
+
+#[test]
+fn simulation_of_messages_carries_any_bytes_whatever_rules_come_and_go() {
+    // The bytes are no HTTP at all on most connections: a proxy for HTTP whose rules need no message must not
+    // care, and a rule that comes later must not break what it cannot read.
+    for seed in seeds(60) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Http, Vec::new());
+        talk_to_the_end(&mut world, |world, step| {
+            if step < 100 && world.rng.below(10) == 0 {
+                let rate = ["100kB/s", "0", "5MB/s"][world.rng.below(3) as usize];
+                world.set_rules(vec![one("throttle", "throttle", &[("rate", rate)])]);
+            } else if step == 100 {
+                world.set_rules(Vec::new());
+            }
+        });
+    }
+}
+
+#[test]
+fn simulation_of_a_reset_reaches_the_other_side_as_a_reset() {
+    for seed in seeds(100) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
+        let client = world.network.dial(world.proxy);
+        client.write(b"hello");
+        let limit = world.network.now() + Duration::from_secs(60);
+        let mut server = None;
+        let mut greeted = |world: &World| {
+            server = server.take().or_else(|| world.server.accept());
+            server.as_ref().is_some_and(|server| server.received_bytes() == 5)
+        };
+        while !greeted(&world) {
+            world.run_up_to(Duration::from_millis(1));
+            assert!(world.network.now() < limit, "seed {seed}");
+        }
+        let server = server.unwrap();
+        // Bytes may be under way in both directions.
+        let (there, back) = (world.rng.below(30_000) as usize, world.rng.below(30_000) as usize);
+        client.write(&vec![1; there]);
+        server.write(&vec![2; back]);
+        world.run_up_to(Duration::from_millis(2));
+        let (gone, left) = if world.rng.below(2) == 0 { (client, server) } else { (server, client) };
+        gone.reset();
+        world.simulation.run_until(world.network.now() + Duration::from_secs(10));
+        assert!(left.state().reset, "the other side saw {:?} (seed {seed})", left.state());
+        let counters = world.snapshot().counters;
+        assert_eq!(counters.client_resets + counters.upstream_resets, 1, "seed {seed}");
+        left.close();
+        world.assert_empty();
+    }
+}
+
+/// Rules that end connections or lose bytes.
+fn cutting_rules(rng: &mut Rng) -> Vec<Rule> {
+    let mix = |text: &str| mix::parse(text, &BTreeMap::new()).unwrap();
+    let reset = |after: &str, side: &str| vec![one("reset", "reset", &[("after", after), ("side", side)])];
+    match rng.below(14) {
+        0 => mix("blackout"),
+        1 => mix("30:blackout,30:hang"),
+        2 => mix("hang"),
+        3 => mix("abort"),
+        4 => reset("0", "both"),
+        5 => reset("3ms", "downstream"),
+        6 => reset("2KiB", "upstream"),
+        7 => reset("100B", "both"),
+        8 => [reset("5KiB", "both"), vec![one("throttle", "throttle", &[("rate", "1MB/s")])]].concat(),
+        9 => vec![one("delay", "delay", &[("time", "5ms"), ("side", "both")]), one("hang", "hang", &[])],
+        10..12 => slow_rules(rng),
+        _ => Vec::new(),
+    }
+}
+
+/// Talks that may be cut at any moment by rules, by peers, by the upstream and by the network.
+fn cut_talks(seed: u64) -> (Vec<Event>, ProxySnapshot) {
+    let faults = Faults {
+        connect_fail: 0.1,
+        connect_emfile: 0.05,
+        ..Faults::unnoticed([0.0, 0.05, 0.3][seed as usize % 3])
+    };
+    let mut world = World::new(seed, faults, Protocol::Tcp, Vec::new());
+    let rules = cutting_rules(&mut world.rng);
+    world.set_rules(rules);
+    let mut talks = Talks::dial(&world, 8, 0);
+    for step in 0..60 {
+        talks.go_on_unless_gone(&mut world);
+        world.run_up_to(Duration::from_millis(1));
+        if world.rng.below(8) == 0 {
+            let rules = cutting_rules(&mut world.rng);
+            world.set_rules(rules);
+        }
+        if world.rng.below(10) == 0 {
+            let Talks { clients, servers } = &talks;
+            let ends: Vec<&End> = clients.iter().chain(servers).collect();
+            let end = ends[world.rng.below(ends.len() as u64) as usize];
+            if world.rng.below(2) == 0 { end.peer.reset() } else { end.peer.close() }
+        }
+        if step == 30 && seed % 5 == 0 {
+            world.network.make_unreachable(world.server.address().ip());
+        }
+    }
+    for end in talks.clients.iter_mut().chain(&mut talks.servers) {
+        end.peer.start_reading();
+        end.heard.extend(end.peer.read());
+    }
+    let prefix = |heard: &[u8], side| {
+        let Some(number) = heard.get(..4) else { return true };
+        let number = u32::from_be_bytes(number.try_into().unwrap()) as usize;
+        speech(seed, side, number).starts_with(heard)
+    };
+    assert!(talks.clients.iter().all(|end| prefix(&end.heard, 1)), "seed {seed}");
+    assert!(talks.servers.iter().all(|end| prefix(&end.heard, 0)), "seed {seed}");
+    world.set_rules(Vec::new());
+    talks.clients.iter().chain(&talks.servers).for_each(|end| end.peer.close());
+    // Connects that were still waiting for an answer get theirs.
+    world.simulation.run_until(world.network.now() + Duration::from_secs(10));
+    while let Some(peer) = world.server.accept() {
+        peer.close();
+    }
+    world.assert_empty();
+    (world.all_events(), world.snapshot())
+}
+
+impl Talks {
+    fn go_on_unless_gone(&mut self, world: &mut World) {
+        while let Some(peer) = world.server.accept() {
+            self.servers.push(End::new(peer, world.network.seed(), 1, self.servers.len()));
+        }
+        for end in self.clients.iter_mut().chain(&mut self.servers) {
+            if end.peer.is_open() {
+                end.go_on(&mut world.rng);
+            }
+        }
+    }
+}
+
+#[test]
+fn simulation_of_cuts_leaks_nothing_and_never_reorders() {
+    let mut injected = BTreeMap::<&str, u64>::new();
+    for seed in seeds(300) {
+        let (_, snapshot) = cut_talks(seed);
+        snapshot.rules.iter().for_each(|rule| *injected.entry(rule.behavior).or_default() += rule.injected);
+        snapshot.retired.iter().for_each(|(name, rule)| *injected.entry(name).or_default() += rule.injected);
+    }
+    if seeds(300).count() == 300 {
+        for behavior in ["blackout", "hang", "abort", "reset", "delay", "throttle"] {
+            assert!(injected.get(behavior).is_some_and(|count| *count > 20), "{behavior}: {injected:?}");
+        }
+    }
+}
+
+#[test]
+fn simulation_with_the_same_seed_tells_the_same_events() {
+    let told = |seed| {
+        let (events, snapshot) = cut_talks(seed);
+        (events, snapshot.counters)
+    };
+    let mut any = 0;
+    for seed in seeds(10) {
+        let first = told(seed);
+        any += first.0.len();
+        assert!(first == told(seed), "seed {seed} is not repeated");
+    }
+    assert!(any > 0 || seeds(10).count() == 1);
+}
+
+/// A world without faults, with room for what a test writes.
+fn plain_world(rules: Vec<Rule>) -> World {
+    let world = World::new(1, Faults::NONE, Protocol::Tcp, rules);
+    world.network.set_socket_buffers(4000, 4000);
+    world.network.set_link(Link::default());
+    world
+}
+
+impl World {
+    fn run(&mut self, time: Duration) {
+        self.simulation.run_until(self.network.now() + time);
+    }
+
+    /// A connected client and its server.
+    fn pair(&mut self) -> (Peer, Peer) {
+        let client = self.network.dial(self.proxy);
+        self.run(Duration::from_millis(10));
+        (client, self.server.accept().expect("it has connected"))
+    }
+}
+
+#[test]
+fn simulation_of_a_hang_that_comes_to_a_blocked_connection_reads_on_and_leaves_with_its_client() {
+    let mut world = plain_world(vec![one("delay", "delay", &[("time", "60s"), ("side", "both")])]);
+    let (client, server) = world.pair();
+    client.write(&[1; 500_000]);
+    server.write(&[2; 500_000]);
+    world.run(Duration::from_secs(1));
+    assert!(client.state().unsent_bytes > 0, "reading has stopped at the limit");
+    world.set_rules(vec![one("hang", "hang", &[])]);
+    world.run(Duration::from_secs(1));
+    assert_eq!(client.state().unsent_bytes, 0, "a hang reads and discards");
+    server.close();
+    world.run(Duration::from_secs(1));
+    assert!(!client.state().eof && !client.state().reset, "a hang outlives its upstream");
+    client.close();
+    world.run(Duration::from_secs(1));
+    assert_eq!((client.received_bytes(), server.received_bytes()), (0, 0));
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_an_upstream_that_dies_lets_a_client_that_only_writes_learn_of_it() {
+    let mut world = plain_world(Vec::new());
+    let (client, server) = world.pair();
+    // Neither reads, so that both directions are full.
+    client.stop_reading();
+    server.stop_reading();
+    client.write(&[1; 2_000_000]);
+    server.write(&[2; 2_000_000]);
+    world.run(Duration::from_secs(1));
+    assert!(client.state().unsent_bytes > 0);
+    server.reset();
+    world.run(Duration::from_secs(1));
+    assert_eq!(client.state().unsent_bytes, 0, "it would never come to read");
+    client.start_reading();
+    world.run(Duration::from_secs(1));
+    assert!(client.state().reset);
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_reply_that_was_complete_survives_the_end_of_its_server() {
+    for seed in seeds(50) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
+        world.set_rules(vec![one("delay", "delay", &[("time", "1s"), ("side", "reply")])]);
+        let client = world.network.dial(world.proxy);
+        world.run(Duration::from_secs(1));
+        let server = world.server.accept().expect("it has connected");
+        let said = vec![7; 1 + world.rng.below(1000) as usize];
+        server.write(&said);
+        server.shutdown_write();
+        world.run(Duration::from_millis(500));
+        // The server answered and left; the client goes on writing, which is answered by a RST.
+        server.close();
+        let counters = world.snapshot().counters;
+        assert_eq!(counters.reply_bytes, said.len() as u64, "the proxy has all of it (seed {seed})");
+        for _ in 0..5 {
+            client.write(&[1; 300]);
+            world.run(Duration::from_millis(20));
+        }
+        world.run(Duration::from_secs(3));
+        assert!(client.read() == said, "seed {seed}");
+        assert!(client.state().eof || client.state().reset, "seed {seed}");
+        client.close();
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_readers_that_stopped_leaves_buffers_for_the_others() {
+    for seed in seeds(50) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
+        let mut stuck = Vec::new();
+        for _ in 0..12 {
+            let client = world.network.dial(world.proxy);
+            client.stop_reading();
+            world.run(Duration::from_secs(1));
+            let server = world.server.accept().expect("it has connected");
+            server.stop_reading();
+            server.write(&vec![1; 50_000]);
+            client.write(&vec![2; 50_000]);
+            stuck.push((client, server));
+        }
+        world.run(Duration::from_secs(1));
+        let client = world.network.dial(world.proxy);
+        world.run(Duration::from_secs(1));
+        let server = world.server.accept().expect("it has connected");
+        for _ in 0..20 {
+            client.write(&[3; 1000]);
+            world.run(Duration::from_secs(1));
+            assert_eq!(server.read().len(), 1000, "seed {seed}");
+            server.write(&[4; 1000]);
+            world.run(Duration::from_secs(1));
+            assert_eq!(client.read().len(), 1000, "seed {seed}");
+        }
+        for (client, server) in stuck.iter().chain([&(client, server)]) {
+            client.close();
+            server.close();
+        }
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_a_proxy_that_is_shut_and_opened_again_goes_on_listening() {
+    for seed in seeds(50) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
+        let mut clients: Vec<Peer> = Vec::new();
+        for _ in 0..5 {
+            clients.push(world.network.dial(world.proxy));
+            world.run_up_to(Duration::from_millis(3));
+            let cut = world.rng.below(2) == 0;
+            let address = world.proxy;
+            let mut worker = world.worker.borrow_mut();
+            worker.0.shut(PROXY, cut);
+            worker.0.listen(PROXY, address).unwrap();
+            drop(worker);
+            world.network.wake(world.ring);
+            world.run_up_to(Duration::from_millis(3));
+        }
+        // Who was in the backlog of a listener that was shut has been reset; the last listener serves.
+        world.run(Duration::from_secs(2));
+        clients.iter().filter(|client| client.is_open()).for_each(Peer::close);
+        world.run(Duration::from_secs(2));
+        while let Some(server) = world.server.accept() {
+            server.close();
+        }
+        let client = world.network.dial(world.proxy);
+        client.write(b"still here?");
+        world.run(Duration::from_secs(2));
+        let server = world.server.accept().expect("it has connected");
+        world.run(Duration::from_secs(2));
+        assert_eq!(server.read(), b"still here?", "seed {seed}");
+        client.close();
+        server.close();
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_a_reset_after_bytes_counts_them_under_a_throttle_too() {
+    for seed in seeds(50) {
+        let rules = vec![
+            one("reset", "reset", &[("after", "5000B")]),
+            one("throttle", "throttle", &[("rate", "20kB/s")]),
+        ];
+        let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, rules);
+        let client = world.network.dial(world.proxy);
+        world.run(Duration::from_secs(1));
+        let server = world.server.accept().expect("it has connected");
+        client.write(&[1; 20_000]);
+        world.run(Duration::from_secs(30));
+        assert!(client.state().reset && server.state().reset, "seed {seed}");
+        assert!(server.received_bytes() <= 5000, "{} bytes passed (seed {seed})", server.received_bytes());
+        world.assert_empty();
+    }
+}
