@@ -296,7 +296,8 @@ impl Controller {
             FromNode::Ready { attempt, result } => self.on_ready(name, &attempt, result, now),
             FromNode::Delta(delta) => {
                 let execution = self.executions.get_mut(&delta.attempt.run);
-                if let Some(sequence) = execution.and_then(|execution| execution.on_delta(name, &delta)) {
+                if let Some(sequence) = execution.and_then(|execution| execution.on_delta(name, &delta, now))
+                {
                     self.send(name, ToNode::IntervalAck { attempt: delta.attempt, sequence });
                 }
             }

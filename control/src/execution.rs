@@ -43,8 +43,8 @@ struct Member {
     clock: Offset,
     timeline: Timeline,
     sequence: u64,
-    /// The latest second that it told of.
-    newest: Option<u32>,
+    /// How many seconds it has told of from their beginning to their end.
+    told_seconds: u32,
     connections_open: u64,
     cpu_ratio_max: f64,
     finished: Option<Finished>,
@@ -104,8 +104,10 @@ pub struct Progress {
     pub elapsed: Duration,
     /// Since the start.
     pub counts: Counts,
-    /// The latest second that the nodes told of.
-    pub second: Option<Interval>,
+    /// Whole seconds that the nodes have told of.
+    pub seconds: u32,
+    /// The latest of them.
+    pub second: Interval,
     /// Now.
     pub connections_open: u64,
     /// So far.
@@ -300,13 +302,16 @@ impl Execution {
 
     /// Takes a piece of results and returns the sequence to acknowledge; `None` from a node that does not
     /// carry the run. A repeat changes nothing.
-    pub fn on_delta(&mut self, node: &str, delta: &Delta) -> Option<u64> {
+    pub fn on_delta(&mut self, node: &str, delta: &Delta, now: Instant) -> Option<u64> {
+        let elapsed = self.start_at.map_or(0, |start_at| now.since(start_at).as_secs());
         let member = self.member(node).filter(|member| !member.is_over())?;
         if delta.sequence == member.sequence + 1 {
             member.sequence = delta.sequence;
             member.timeline.merge(&delta.timeline);
-            let newest = delta.timeline.intervals().last().map(|interval| interval.second);
-            member.newest = member.newest.max(newest);
+            // A piece may end within a second; whole are those that were over when it came, if it reaches them.
+            let newest = delta.timeline.intervals().last().map_or(0, |interval| interval.second + 1);
+            let whole = newest.min(u32::try_from(elapsed).unwrap_or(u32::MAX));
+            member.told_seconds = member.told_seconds.max(whole);
             member.connections_open = delta.connections_open;
             member.cpu_ratio_max = member.cpu_ratio_max.max(delta.cpu_ratio_max);
         }
@@ -338,7 +343,7 @@ impl Execution {
     pub fn on_lost(&mut self, node: &str, why: &str, now: Instant) {
         let start_at = self.start_at;
         if let Some(member) = self.member(node).filter(|member| !member.is_over()) {
-            let told = member.newest.map_or(0, |second| second + 1);
+            let told = member.told_seconds;
             let gap = match start_at {
                 Some(start_at) if now > start_at => format!(
                     "{why} {:.1} s into the run; its figures from {told} s on are missing",
@@ -454,18 +459,16 @@ impl Execution {
         let mut counts = Counts::default();
         self.members.iter().for_each(|member| counts.merge(&member.timeline.counts()));
         // Not further back than 3 s: a node that has nothing to tell must not freeze the display.
-        let floor = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX).checked_sub(3);
-        let told = self.members.iter().filter(|m| m.lost().is_none()).map(|m| m.newest).min().flatten();
-        let shown = told.max(floor);
-        let mut second: Option<Interval> = None;
+        let floor = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX).saturating_sub(2);
+        let told = self.members.iter().filter(|m| m.lost().is_none()).map(|m| m.told_seconds).min();
+        let seconds = told.unwrap_or(0).max(floor);
+        let mut second = Interval { second: seconds.saturating_sub(1), ..Interval::default() };
         let mut nodes_reporting = 0;
         for member in &self.members {
-            nodes_reporting += u32::from(shown.is_some() && member.newest >= shown);
-            let part = member.timeline.intervals().find(|interval| Some(interval.second) == shown);
-            if let Some(part) = part {
-                second
-                    .get_or_insert_with(|| Interval { second: part.second, ..Interval::default() })
-                    .merge(part);
+            nodes_reporting += u32::from(seconds > 0 && member.told_seconds >= seconds);
+            if let Some(part) = member.timeline.intervals().find(|interval| interval.second == second.second)
+            {
+                second.merge(part);
             }
         }
         let in_force = |fault: &&Fault| {
@@ -479,6 +482,7 @@ impl Execution {
         Progress {
             elapsed,
             counts,
+            seconds,
             second,
             connections_open: self.members.iter().map(|member| member.connections_open).sum(),
             verdict,

@@ -141,8 +141,9 @@ async fn on_told(
     let ToNode::Prepare { attempt, plan_json, shard_index, shard_count, ready_within, .. } = told else {
         return member.on_told(told, Instant::now());
     };
+    let may = member.may_prepare(&attempt);
     let prepared = async {
-        member.may_prepare(&attempt)?;
+        may?;
         let plan = read_plan(&plan_json, threads)?;
         let shard = Shard::new(shard_index, shard_count)
             .ok_or_else(|| format!("shard {shard_index} of {shard_count} does not exist"))?;

@@ -304,7 +304,7 @@ fn exit_code(run: &v1::Run) -> ExitCode {
 }
 
 /// `None` for a state that is not final.
-fn exit_of(state: v1::RunState) -> Option<u8> {
+pub(super) fn exit_of(state: v1::RunState) -> Option<u8> {
     match state {
         v1::RunState::Passed => Some(0),
         v1::RunState::Failed => Some(exit::SLO_FAILED),

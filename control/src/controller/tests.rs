@@ -252,7 +252,8 @@ fn a_run_goes_from_the_queue_to_its_report() {
         assert_eq!(world.sent(name, acked), [1, 2]);
     }
     let progress = world.controller.progress(&id, world.now).unwrap();
-    assert_eq!((progress.counts.ok, progress.nodes_reporting), (400, 2));
+    assert_eq!((progress.counts.ok, progress.nodes_reporting, progress.seconds), (400, 2, 1));
+    assert_eq!((progress.second.second, progress.second.counts.ok), (0, 200));
     world.finish("a", &id, 2);
     assert_eq!(world.state(&id), RunState::Running);
     world.finish("b", &id, 2);

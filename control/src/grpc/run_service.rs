@@ -192,7 +192,7 @@ async fn watch(
             let wall_time = Some(timestamp(controller.unix_ms(now)));
             let state = (run.state, run.error.clone());
             let is_news = seen.as_ref() != Some(&state);
-            let next = progress.as_ref().map_or(0, |progress| progress.elapsed.as_secs());
+            let next = progress.as_ref().map_or(0, |progress| progress.seconds);
             let response = v1::WatchRunResponse {
                 run: is_news.then(|| run_proto(controller, &run)),
                 progress: progress.filter(|_| next > second).map(|progress| progress_proto(&run, &progress)),
@@ -333,14 +333,14 @@ fn node_proto((index, node): (usize, &RunNode)) -> v1::RunNode {
 }
 
 fn progress_proto(run: &Run, progress: &Progress) -> v1::RunProgress {
-    let counts = progress.second.as_ref().map(|second| second.counts).unwrap_or_default();
+    let counts = progress.second.counts;
     v1::RunProgress {
         elapsed: duration_proto(progress.elapsed),
         planned_duration: run.planned_duration.and_then(duration_proto),
         counts: Some(counts_proto(&progress.counts)),
         rate_per_second: (counts.ok + counts.error) as f64,
         planned_rate_per_second: counts.planned as f64,
-        latest: progress.second.as_ref().map(latest_series),
+        latest: Some(latest_series(&progress.second)),
         connections_open: progress.connections_open,
         verdict: grade_proto(Some(progress.verdict)).into(),
         reasons: progress.reasons.clone(),
