@@ -7,8 +7,9 @@ mod simulated;
 
 use std::time::Duration;
 
-use fracas_loadgen::measure::{ErrorKind, Timeline};
-use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Stop};
+use fracas_dataplane::ring::simulated::{Faults, SimulatedSettings, seeds};
+use fracas_loadgen::measure::{ErrorKind, OutcomeClass, Timeline};
+use fracas_loadgen::scenario::{LatePolicy, Load, Pace, Phase, Plan, Stop};
 use simulated::{Answer, Bench, Then};
 
 fn seconds(s: u64) -> Duration {
@@ -89,4 +90,151 @@ fn each_kind_of_failure_is_counted_as_what_it_is() {
         let counts = timeline.counts();
         assert_eq!((counts.ok, counts.error, errors(&timeline, kind)), (90, 10, 10), "{name}");
     }
+}
+
+#[test]
+fn a_connection_for_each_request_counts_its_connect_and_is_closed_behind_it() {
+    for load in [open("500/s", Stop::Requests(200)), closed(3, Stop::Requests(200))] {
+        let mut plan = plan(3, vec![load]);
+        plan.keep_alive = false;
+        let mut bench = Bench::new(4, &plan, |_| Answer::ok().then(Then::Close));
+        let timeline = bench.run(seconds(20));
+        assert_eq!((timeline.counts().ok, bench.server.borrow().accepted), (200, 200));
+        // SYN, SYN-ACK, request, reply: four times 20 µs.
+        assert_eq!(timeline.service().min() / 1000, 80);
+        assert_eq!(timeline.connect().max() / 1000, 40);
+    }
+}
+
+#[test]
+fn a_reply_that_does_not_come_is_a_timeout_at_the_timeout() {
+    let mut plan = plan(4, vec![open("100/s", Stop::Requests(100))]);
+    plan.response_timeout = ms(200);
+    let mut bench =
+        Bench::new(5, &plan, |request| if request == 30 { Answer::of(b"") } else { Answer::ok() });
+    let timeline = bench.run(seconds(20));
+    let counts = timeline.counts();
+    assert_eq!((counts.ok, counts.timeout), (99, 1));
+    assert_eq!(timeline.response_of(OutcomeClass::Timeout).min(), bucket(200_000_000).min());
+    assert_eq!(timeline.intervals().map(|interval| interval.reconnects).sum::<u64>(), 1);
+}
+
+#[test]
+fn what_is_in_flight_at_the_end_is_censored_and_what_waits_is_dropped() {
+    let mut plan = plan(2, vec![open("100/s", Stop::After(seconds(1)))]);
+    plan.drain = ms(500);
+    let mut bench = Bench::new(6, &plan, |request| if request < 50 { Answer::ok() } else { Answer::of(b"") });
+    let timeline = bench.run(seconds(20));
+    let counts = timeline.counts();
+    assert_eq!((counts.planned, counts.ok, counts.censored, counts.dropped), (100, 50, 2, 48));
+    // Due at 0.5 s and 0.51 s, given up at 1.5 s.
+    assert_eq!(timeline.response().max(), bucket(1_000_000_000).max());
+    assert_eq!(timeline.response().count(), 100);
+}
+
+#[test]
+fn late_requests_are_dropped_when_the_policy_says_so() {
+    let mut plan = plan(1, vec![open("100/s", Stop::After(seconds(1)))]);
+    plan.late = LatePolicy::DropAfter(ms(20));
+    let mut bench = Bench::new(7, &plan, |_| Answer::ok().after(ms(50)));
+    let timeline = bench.run(seconds(20));
+    let counts = timeline.counts();
+    assert!(counts.dropped > 50 && counts.unsent == 0, "{counts:?}");
+    assert_eq!(counts.ok + counts.dropped, 100);
+    assert!(timeline.lag().max() <= bucket(20_000_000).max());
+}
+
+#[test]
+fn warm_up_is_counted_apart_and_is_in_no_series() {
+    let mut warm_up = open("100/s", Stop::After(seconds(1)));
+    warm_up.warm_up = true;
+    let mut bench =
+        Bench::new(8, &plan(2, vec![warm_up, open("200/s", Stop::After(seconds(1)))]), |_| Answer::ok());
+    let timeline = bench.run(seconds(20));
+    assert_eq!((timeline.warm_up().ok, timeline.counts().ok, timeline.response().count()), (100, 200, 200));
+}
+
+#[test]
+fn closed_phases_follow_each_other_with_think_time() {
+    let load = Load::Closed { users: 2, think_time: ms(10) };
+    let phase = |warm_up| Phase { load: load.clone(), stop: Stop::After(seconds(1)), warm_up };
+    let mut bench = Bench::new(9, &plan(2, vec![phase(true), phase(false)]), |_| Answer::ok());
+    let timeline = bench.run(seconds(20));
+    // One turn takes 10.04 ms: turn 100 begins at 1.004 s, the last at 1.99796 s, by each of two users.
+    assert_eq!((timeline.warm_up().ok, timeline.counts().ok), (200, 200));
+    assert_eq!(timeline.lag().max(), 0);
+}
+
+#[test]
+fn bodies_of_every_framing_and_size_are_read_to_their_end() {
+    let mut big = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n".to_vec();
+    big.resize(big.len() + 300_000, b'x');
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".to_vec();
+    let until_close = b"HTTP/1.1 200 OK\r\n\r\nto the end".to_vec();
+    let bodies = [(big, Then::KeepOpen), (chunked, Then::KeepOpen), (until_close, Then::Close)];
+    let mut bench = Bench::new(10, &plan(3, vec![closed(3, Stop::Requests(90))]), move |request| {
+        let (bytes, then) = &bodies[request as usize % 3];
+        Answer::of(bytes).then(*then)
+    });
+    assert_eq!(bench.run(seconds(60)).counts().ok, 90);
+
+    let mut head = plan(2, vec![closed(2, Stop::Requests(50))]);
+    head.method = "HEAD".to_owned();
+    let mut bench = Bench::new(11, &head, |_| Answer::of(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"));
+    assert_eq!(bench.run(seconds(20)).counts().ok, 50);
+}
+
+#[test]
+fn a_target_that_goes_away_fails_what_waits_and_is_not_hammered() {
+    let mut bench = Bench::new(12, &plan(2, vec![closed(2, Stop::After(seconds(5)))]), |request| {
+        if request < 100 { Answer::ok().after(ms(10)) } else { Answer::of(b"").then(Then::Close) }
+    });
+    let timeline = bench.run(seconds(30));
+    let counts = timeline.counts();
+    assert_eq!(counts.ok, 100);
+    // 4.5 s of hanging up: pauses of 10, 20, … 1,000 ms leave room for a few tries.
+    assert!((1..40).contains(&counts.error), "{counts:?}");
+}
+
+#[test]
+fn every_mode_keeps_its_books_with_all_faults_on() {
+    for seed in seeds(40) {
+        for mode in 0..4 {
+            let phases = match mode {
+                0 | 2 => vec![open("400/s", Stop::After(ms(500))), open("800/s", Stop::Requests(200))],
+                _ => vec![closed(5, Stop::After(ms(200))), closed(8, Stop::Requests(300))],
+            };
+            let mut plan = plan(8, phases);
+            plan.keep_alive = mode < 2;
+            plan.response_timeout = ms(300);
+            plan.connect_timeout = ms(300);
+            plan.drain = ms(400);
+            plan.seed = seed;
+            let script = Box::new(move |request: u64| match (request + seed) % 17 {
+                3 => Answer::of(b"").then(Then::Close),
+                5 => Answer::ok().then(Then::Reset),
+                7 => Answer::of(b""),
+                9 => Answer::ok().after(ms(20)),
+                11 => Answer::of(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n").then(Then::Close),
+                _ => Answer::ok(),
+            });
+            let mut bench = Bench::with(seed, &plan, &SimulatedSettings::default(), script);
+            bench.set_faults(Faults { connect_fail: 0.05, connect_emfile: 0.05, ..Faults::unnoticed(0.05) });
+            let timeline = bench.run(seconds(120));
+            let counts = timeline.counts();
+            assert_eq!(counts.check(), Ok(()), "seed {seed} mode {mode}");
+            if mode == 0 || mode == 2 {
+                assert_eq!(counts.planned, 400, "seed {seed} mode {mode}");
+            }
+            assert_eq!(timeline.response().count(), counts.planned, "seed {seed} mode {mode}");
+            assert_eq!(timeline.lag().count(), counts.sent, "seed {seed} mode {mode}");
+        }
+    }
+}
+
+/// The bucket that a value falls into.
+fn bucket(value_ns: u64) -> fracas_loadgen::measure::Distribution {
+    let mut histogram = fracas_loadgen::measure::Histogram::default();
+    histogram.record(value_ns);
+    histogram.distribution()
 }

@@ -925,7 +925,8 @@ impl<R: Ring> Worker<R> {
         }
         let none_left = self.schedule.peek().is_none_or(|arrival| arrival.due >= self.cut);
         if self.issued_at.is_none() && none_left && self.users.are_done(self.elapsed()) {
-            self.issued_at = Some(self.planned_end().map_or(self.now, |end| end.min(self.now)));
+            // The drain is counted from the end of the plan, not from the last request before it.
+            self.issued_at = Some(self.planned_end().unwrap_or(self.now));
         }
         // A plan whose end is passed drains, even if the schedule could not be taken in.
         if self.issued_at.is_none() && self.planned_end().is_some_and(|end| end <= self.now) {

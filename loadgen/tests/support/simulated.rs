@@ -113,9 +113,10 @@ impl Server {
         (server, address)
     }
 
-    fn thaws_at(&self) -> Option<Instant> {
-        let now = self.ring.now();
-        self.freeze.filter(|(from, until)| *from <= now && now < *until).map(|(_, until)| until)
+    /// From when a request that comes now is worked on.
+    fn works_from(&self) -> Instant {
+        let frozen = self.freeze.filter(|(from, until)| *from <= self.now && self.now < *until);
+        frozen.map_or(self.now, |(_, until)| until)
     }
 
     fn on_completion(&mut self, Completion { token, outcome }: Completion) {
@@ -147,7 +148,7 @@ impl Server {
                     self.connections[slot].unread -= self.request_bytes;
                     let answer = (self.script)(self.requests.len() as u64);
                     self.requests.push(self.now);
-                    self.answers.push((self.now + answer.after, slot, answer));
+                    self.answers.push((self.works_from() + answer.after, slot, answer));
                 }
                 self.receive_again(slot);
             }
@@ -243,9 +244,6 @@ fn socket_number(server: &mut Server, socket: Socket) -> u32 {
 
 impl Actor for Server {
     fn turn(&mut self) -> io::Result<()> {
-        if let Some(until) = self.thaws_at() {
-            return self.ring.wait_until(until);
-        }
         let due = self.next_due();
         self.ring.wait_until(due)?;
         self.now = self.ring.now();
@@ -268,9 +266,6 @@ impl Actor for Server {
     }
 
     fn next_due(&mut self) -> Instant {
-        if let Some(until) = self.thaws_at() {
-            return until;
-        }
         let ready = self.answers.iter().filter(|(_, slot, _)| !self.connections[*slot].sending);
         ready.map(|(due, ..)| *due).min().unwrap_or(Instant::FAR_FUTURE)
     }
