@@ -402,7 +402,7 @@ fn cut_talks(seed: u64) -> (Vec<Event>, ProxySnapshot) {
             let end = ends[world.rng.below(ends.len() as u64) as usize];
             if world.rng.below(2) == 0 { end.peer.reset() } else { end.peer.close() }
         }
-        if step == 30 && seed % 5 == 0 {
+        if step == 30 && seed.is_multiple_of(5) {
             world.network.make_unreachable(world.server.address().ip());
         }
     }
