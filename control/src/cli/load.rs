@@ -1,15 +1,131 @@
-//! `fracas load`: drives load and measures it.
+//! `fracas load`: drives load from this machine, and reports.
 
+mod flags;
+mod live;
+mod via;
+
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
-/// Flags of `fracas load`.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use anyhow::Context;
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::arrival::Shard;
+use fracas_loadgen::measure::{Grade, Summary};
+use fracas_loadgen::report;
+use fracas_loadgen::runner::{self, RunningLoad};
+use fracas_loadgen::scenario::Plan;
+
+pub use flags::Args;
+
+use super::exit::{INTERRUPTED, INVALID, SLO_FAILED};
+use live::Live;
+use via::Via;
+
+/// Between the word and the start: every thread has heard it, and every fault is planned, in time.
+const HEAD_START: Duration = Duration::from_millis(200);
+/// How often the screen is drawn, and the run looked at.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Runs `fracas load`.
 ///
 /// # Errors
-/// Always: it is not built yet.
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`fracas load` is not built yet")
+/// When the command line or the run file is wrong, or the run cannot begin.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let plan = args.plan()?;
+    if !plan.faults.is_empty() && args.via.is_none() {
+        return Err(super::exit::UsageError::because(
+            "the run file has faults; say which proxy's API flips them with --via HOST:PORT",
+        ));
+    }
+    let reproduce = std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(drive(&args, &plan, reproduce))
+}
+
+async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<ExitCode> {
+    let via = match &args.via {
+        Some(api) => Some(Via::connect(api).await?),
+        None => None,
+    };
+    let mut live = Live::new(plan, args.json);
+    live.connecting();
+    let prepared = runner::prepare(plan, Shard::WHOLE)?;
+    live.ready(prepared.opened());
+    let start = Instant::now() + HEAD_START;
+    let running = prepared.start(start);
+    let leases = match &via {
+        Some(via) => via.plan_faults(plan, start).await?,
+        None => Vec::new(),
+    };
+    let interrupted = watch(&running, &mut live, start).await;
+    let outcome = running.wait();
+    live.done();
+    let (windows, events) = match via {
+        Some(via) => via.finish(plan, &leases, start, outcome.ran_for).await,
+        None => (Vec::new(), Vec::new()),
+    };
+    let summary = runner::summarize(&outcome, plan, windows, reproduce);
+    if let Some(directory) = &args.out {
+        report::write_run_dir(directory, &summary, &outcome.timeline, &events)?;
+    }
+    let mut out = std::io::stdout();
+    let text = if args.json { report::json(&summary) } else { report::text(&summary, out.is_terminal()) };
+    out.write_all(&text).context("cannot print the summary")?;
+    if !args.json {
+        outcome.notes().iter().for_each(|note| println!("note: {note}"));
+        if let Some(directory) = &args.out {
+            println!("report: {}", directory.join("report.html").display());
+        }
+    }
+    Ok(exit_code(&summary, interrupted))
+}
+
+/// Shows the run until it has ended; the first Ctrl-C ends it gently, the second at once.
+async fn watch(running: &RunningLoad, live: &mut Live, start: Instant) -> bool {
+    let mut interrupts = 0;
+    let mut tick = tokio::time::interval(TICK);
+    while !running.is_finished() {
+        tokio::select! {
+            _ = tick.tick() => live.show(running, Instant::now() - start),
+            _ = tokio::signal::ctrl_c() => {
+                interrupts += 1;
+                if interrupts == 1 { running.stop() } else { running.abort() }
+                live.stopping();
+            }
+        }
+    }
+    interrupts > 0
+}
+
+/// What the run says to a script.
+pub fn exit_code(summary: &Summary, interrupted: bool) -> ExitCode {
+    match summary.verdict {
+        _ if interrupted => ExitCode::from(INTERRUPTED),
+        Grade::Invalid => ExitCode::from(INVALID),
+        _ if !summary.slo_passed() => ExitCode::from(SLO_FAILED),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_to_repeat_survives_a_shell() {
+        for (word, shell) in [("-c", "-c"), ("p99<50ms", "'p99<50ms'"), ("it's", r"'it'\''s'"), ("", "''")] {
+            assert_eq!(quoted(word), shell);
+        }
+    }
 }

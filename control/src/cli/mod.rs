@@ -47,7 +47,7 @@ pub enum Command {
     /// Change what a running proxy does to its traffic
     Behavior(behavior::Args),
     /// Drive load at exact rates and measure every response from the instant it was due
-    Load(load::Args),
+    Load(Box<load::Args>),
     /// Search the highest rate that keeps an SLO
     Capacity(capacity::Args),
     /// Serve fixed replies or echo, as something to test against
@@ -85,7 +85,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Proxy(args) => proxy::run(args),
         Command::Behavior(args) => behavior::run(args),
-        Command::Load(args) => load::run(args),
+        Command::Load(args) => load::run(*args),
         Command::Capacity(args) => capacity::run(args),
         Command::Origin(args) => origin::run(args),
         Command::Controller(args) => controller::run(args),

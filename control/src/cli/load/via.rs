@@ -1,0 +1,264 @@
+//! A proxy beside the load: its events on the run's time axis, and the run's faults flipped there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::measure::FaultWindow;
+use fracas_loadgen::scenario::Plan;
+use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
+use fracas_proto::v1::{
+    AcquireLeaseRequest, BehaviorOptions, Event, EventKind, ReleaseLeaseRequest, RuleSet, WatchEventsRequest,
+};
+use serde_json::json;
+use tonic::transport::Channel;
+
+/// Events of one run that are kept for its report; more are counted.
+const EVENTS_MAX: usize = 1_000_000;
+/// A rule that did nothing for so long begins a new window.
+const WINDOW_GAP_NS: u64 = 1_000_000_000;
+/// How long a call may take; none waits for traffic.
+const CALL_MAX: Duration = Duration::from_secs(5);
+/// A lease outlives its window by this, for a run that is a little late; it is released at the end.
+const LEASE_SLACK: Duration = Duration::from_secs(10);
+
+/// A watched proxy process.
+pub struct Via {
+    client: ProxyServiceClient<Channel>,
+    watched: Arc<Mutex<Watched>>,
+}
+
+#[derive(Default)]
+struct Watched {
+    events: Vec<Event>,
+    lost: u64,
+}
+
+/// A fault of the run file, as it was planned on the proxy.
+pub struct PlannedFault {
+    lease: String,
+    /// Its place in the plan.
+    fault: usize,
+}
+
+impl Via {
+    /// Connects to a proxy's API and begins to watch.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn connect(api: &str) -> anyhow::Result<Via> {
+        let missing = || format!("no proxy answers at {api}; start one with `fracas proxy … --api {api}`");
+        let endpoint = Channel::from_shared(format!("http://{api}"))
+            .with_context(|| format!("`{api}` is not HOST:PORT"))?
+            .connect_timeout(CALL_MAX);
+        let mut client = ProxyServiceClient::new(endpoint.connect().await.with_context(missing)?);
+        let watch =
+            WatchEventsRequest { kinds: vec![EventKind::Injected.into()], ..WatchEventsRequest::default() };
+        let mut stream = client.watch_events(watch).await.with_context(missing)?.into_inner();
+        let watched = Arc::new(Mutex::new(Watched::default()));
+        let shared = Arc::clone(&watched);
+        tokio::spawn(async move {
+            // The stream ends with the proxy; the run goes on.
+            while let Ok(Some(batch)) = stream.message().await {
+                let mut watched = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = EVENTS_MAX - watched.events.len();
+                watched.lost += batch.lost.max(watched.lost) - watched.lost;
+                watched.lost += batch.events.len().saturating_sub(room) as u64;
+                watched.events.extend(batch.events.into_iter().take(room));
+            }
+        });
+        Ok(Via { client, watched })
+    }
+
+    /// Plans the run's faults as leases that begin and end on the proxy's clock.
+    ///
+    /// # Errors
+    /// When the proxy refuses one.
+    pub async fn plan_faults(&self, plan: &Plan, start: Instant) -> anyhow::Result<Vec<PlannedFault>> {
+        let mut planned = Vec::new();
+        for (index, fault) in plan.faults.iter().enumerate() {
+            let options = fault
+                .options
+                .iter()
+                .map(|(behavior, values)| (behavior.clone(), BehaviorOptions { values: values.clone() }));
+            let starts_in = start + fault.at - Instant::now();
+            let mut request = tonic::Request::new(AcquireLeaseRequest {
+                proxy: fault.proxy.clone(),
+                rules: Some(RuleSet {
+                    mix: fault.behavior.clone(),
+                    options: options.collect(),
+                    ..RuleSet::default()
+                }),
+                ttl: proto_duration(starts_in + fault.over + LEASE_SLACK),
+                owner: format!("fracas load {}", plan.name),
+                starts_in: proto_duration(starts_in),
+                active_for: proto_duration(fault.over),
+                request_id: String::new(),
+            });
+            request.set_timeout(CALL_MAX);
+            let reply = self.client.clone().acquire_lease(request).await;
+            let reply = reply.map_err(|status| {
+                anyhow::anyhow!("faults[{index}]: the proxy refuses it: {}", status.message())
+            })?;
+            let lease = reply.into_inner().lease.context("the proxy gave no lease")?.id;
+            planned.push(PlannedFault { lease, fault: index });
+        }
+        Ok(planned)
+    }
+
+    /// Ends the run's faults; returns the windows on the run's time axis, and the events as JSON lines.
+    pub async fn finish(
+        self,
+        plan: &Plan,
+        planned: &[PlannedFault],
+        start: Instant,
+        ran_for: Duration,
+    ) -> (Vec<FaultWindow>, Vec<String>) {
+        for PlannedFault { lease, .. } in planned {
+            let mut request = tonic::Request::new(ReleaseLeaseRequest {
+                lease_id: lease.clone(),
+                ..ReleaseLeaseRequest::default()
+            });
+            request.set_timeout(CALL_MAX);
+            // A lease that has ended already is what is wanted.
+            let _ = self.client.clone().release_lease(request).await;
+        }
+        // Events are handed over every 20 ms: let the last ones come.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let watched = std::mem::take(&mut *self.watched.lock().unwrap_or_else(PoisonError::into_inner));
+        if watched.lost > 0 {
+            eprintln!(
+                "note: {} proxy events were too many to keep; the windows' counts are lower bounds",
+                watched.lost
+            );
+        }
+        let ran_ns = u64::try_from(ran_for.as_nanos()).unwrap_or(u64::MAX);
+        let windows = windows(plan, planned, &watched.events, start.as_nanos(), ran_ns);
+        (windows, watched.events.iter().map(|event| line(event, start.as_nanos())).collect())
+    }
+}
+
+/// Windows of the planned faults by their plan; of everything else that happened, by its events.
+fn windows(
+    plan: &Plan,
+    planned: &[PlannedFault],
+    events: &[Event],
+    start_ns: u64,
+    ran_ns: u64,
+) -> Vec<FaultWindow> {
+    let mut windows = Vec::new();
+    let mut others: BTreeMap<(&str, &str, &str), Vec<Vec<&Event>>> = BTreeMap::new();
+    let is_planned = |event: &Event| planned.iter().any(|fault| fault.lease == event.lease_id);
+    for PlannedFault { lease, fault } in planned {
+        let fault = &plan.faults[*fault];
+        let at = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(ran_ns);
+        let mine: Vec<&Event> = events.iter().filter(|event| event.lease_id == *lease).collect();
+        windows.push(window(&fault.proxy, &fault.behavior, at(fault.at), at(fault.at + fault.over), &mine));
+    }
+    for event in events.iter().filter(|event| !is_planned(event) && event.monotonic_ns >= start_ns) {
+        let runs = others.entry((&event.proxy, &event.behavior, &event.rule)).or_default();
+        let last = runs.last().and_then(|run| run.last()).map_or(0, |last| last.monotonic_ns);
+        if runs.is_empty() || event.monotonic_ns > last + WINDOW_GAP_NS {
+            runs.push(Vec::new());
+        }
+        runs.last_mut().expect("pushed above").push(event);
+    }
+    for ((proxy, behavior, _), runs) in others {
+        for run in runs {
+            let at =
+                |event: Option<&&Event>| event.map_or(0, |event| event.monotonic_ns - start_ns).min(ran_ns);
+            windows.push(window(proxy, behavior, at(run.first()), at(run.last()), &run));
+        }
+    }
+    windows.sort_by_key(|window| window.start_ns);
+    windows
+}
+
+fn window(proxy: &str, behavior: &str, start_ns: u64, end_ns: u64, events: &[&Event]) -> FaultWindow {
+    let late = |event: &&Event| {
+        let asked = nanos(event.asked.as_ref());
+        (asked > 0).then(|| nanos(event.done.as_ref()).saturating_sub(asked))
+    };
+    let mut lateness: Vec<u64> = events.iter().filter_map(late).collect();
+    lateness.sort_unstable();
+    let percentile = |percent: usize| {
+        let rank = (lateness.len() * percent).div_ceil(100);
+        lateness.get(rank.saturating_sub(1)).copied()
+    };
+    FaultWindow {
+        proxy: proxy.to_owned(),
+        behavior: behavior.to_owned(),
+        start_ns,
+        end_ns,
+        injected: Some(events.len() as u64),
+        seen: None,
+        accuracy_p50_ns: percentile(50),
+        accuracy_p99_ns: percentile(99),
+    }
+}
+
+fn line(event: &Event, start_ns: u64) -> String {
+    json!({
+        "at_ns": i128::from(event.monotonic_ns) - i128::from(start_ns),
+        "proxy": event.proxy,
+        "connection": event.connection,
+        "rule": event.rule,
+        "behavior": event.behavior,
+        "asked_ns": nanos(event.asked.as_ref()),
+        "done_ns": nanos(event.done.as_ref()),
+    })
+    .to_string()
+}
+
+fn nanos(duration: Option<&prost_types::Duration>) -> u64 {
+    duration.map_or(0, |d| d.seconds.unsigned_abs() * 1_000_000_000 + u64::from(d.nanos.unsigned_abs()))
+}
+
+fn proto_duration(duration: Duration) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(at_ms: u64, rule: &str, lease: &str, late_us: u32) -> Event {
+        Event {
+            monotonic_ns: 1_000_000_000 + at_ms * 1_000_000,
+            proxy: "p".into(),
+            rule: rule.into(),
+            behavior: "delay".into(),
+            lease_id: lease.into(),
+            asked: proto_duration(Duration::from_millis(50)),
+            done: proto_duration(Duration::from_millis(50) + Duration::from_micros(late_us.into())),
+            ..Event::default()
+        }
+    }
+
+    #[test]
+    fn planned_faults_have_their_plan_and_others_their_events() {
+        let mut plan = Plan::for_target("http://127.0.0.1:1/".parse().expect("a target"));
+        plan.faults.push(fracas_loadgen::scenario::Fault {
+            proxy: "p".into(),
+            behavior: "20:delay".into(),
+            options: BTreeMap::new(),
+            at: Duration::from_secs(1),
+            over: Duration::from_secs(2),
+        });
+        let planned = [PlannedFault { lease: "L".into(), fault: 0 }];
+        let events = [
+            event(100, "set", "", 5),
+            event(200, "set", "", 7),
+            event(1100, "x", "L", 10),
+            event(1200, "x", "L", 30),
+            event(2000, "set", "", 9),
+        ];
+        let windows = windows(&plan, &planned, &events, 1_000_000_000, 2_500_000_000);
+        let short: Vec<_> =
+            windows.iter().map(|w| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected)).collect();
+        assert_eq!(short, [(100, 200, Some(2)), (1000, 2500, Some(2)), (2000, 2000, Some(1))]);
+        assert_eq!((windows[1].accuracy_p50_ns, windows[1].accuracy_p99_ns), (Some(10_000), Some(30_000)));
+    }
+}
