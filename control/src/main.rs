@@ -13,6 +13,7 @@ mod run;
 mod run_queue;
 mod run_report;
 mod session;
+mod statsd;
 mod store;
 
 use std::process::ExitCode;

@@ -357,3 +357,12 @@ fn a_drain_lets_live_connections_finish() {
     drop(client);
     assert_eq!(drain.join().unwrap().cut, 0);
 }
+
+#[test]
+fn a_taken_port_is_refused_instead_of_shared() {
+    use fracas_dataplane::proxy::{ProxyError, ProxySpec};
+    let server = EchoServer::start();
+    let proxy = Proxy::start(server.address, Protocol::Tcp, Vec::new());
+    let again = ProxySpec::new("again", proxy.address, server.address);
+    assert!(matches!(proxy.handle().create(again), Err(ProxyError::Listen { .. })));
+}

@@ -10,6 +10,7 @@ mod doctor;
 mod exit;
 mod load;
 mod node;
+mod options;
 mod origin;
 mod proxy;
 mod report;

@@ -1,15 +1,277 @@
-//! `fracas proxy`: breaks traffic on purpose.
+//! `fracas proxy`: stands between client and upstream and breaks things on purpose.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use fracas_dataplane::behavior::{Rule, mix};
+use fracas_dataplane::config::{Config, DEFAULT_NAME, DRAIN_DEFAULT};
+use fracas_dataplane::protocol::Protocol;
+use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, LeaseRequest, ProxyInfo, ProxySpec};
+use fracas_loadgen::scenario::units;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit::UsageError;
+use super::options::BehaviorOptions;
+use crate::grpc::{proxy_server, server};
+use crate::statsd::Statsd;
 
 /// Flags of `fracas proxy`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Example: fracas proxy --listen 127.0.0.1:6380 --upstream 127.0.0.1:6379 --behavior 20:delay,5:reset --delay-time 200ms
+While it runs: fracas behavior set default 100:hang · fracas behavior lease default 20:delay --ttl 30s")]
+pub struct Args {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
+    listen: Option<SocketAddr>,
+    /// Where to connect to
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
+    upstream: Option<String>,
+    /// What is spoken: tcp or http
+    #[arg(long, default_value = "tcp")]
+    protocol: Protocol,
+    /// Faults with their shares, such as 20:delay,5:error; the rest is normal
+    #[arg(long, value_name = "MIX", conflicts_with = "config")]
+    behavior: Option<String>,
+    /// YAML file with any number of proxies
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the gRPC API and /metrics listen; `none` switches it off [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "HOST:PORT")]
+    api: Option<String>,
+    /// Serve the API on an address that other machines can reach, without TLS or a token
+    #[arg(long)]
+    insecure: bool,
+    /// Send a counter for each bad thing to this statsd server
+    #[arg(long, value_name = "HOST:PORT")]
+    statsd: Option<String>,
+    /// What every name sent to statsd begins with
+    #[arg(long, value_name = "PREFIX", default_value = "fracas")]
+    statsd_prefix: String,
+    /// What every random draw comes from [default: from the clock, and printed]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Worker threads, each with its ring [default: one per core]
+    #[arg(long, short)]
+    threads: Option<usize>,
+    /// End delays within microseconds by spinning, at the cost of a core per thread
+    #[arg(long)]
+    precise: bool,
+    /// How long live connections may finish after SIGTERM [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    drain: Option<Duration>,
+    /// How long an upstream connect may take [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    connect_timeout: Option<Duration>,
+    /// Address to connect to the upstream from; may be repeated
+    #[arg(long = "source-address", value_name = "IP", conflicts_with = "config")]
+    source_addresses: Vec<IpAddr>,
+    /// Join this controller, so that runs can flip faults here
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    #[command(flatten)]
+    options: BehaviorOptions,
+}
 
-/// Runs `fracas proxy`.
+/// A proxy to make, with the faults that its timeline plans.
+struct Planned {
+    spec: ProxySpec,
+    timeline: Vec<(Duration, Duration, Vec<Rule>)>,
+}
+
+/// Where the API listens unless it is told.
+const API_DEFAULT: &str = "127.0.0.1:7401";
+
+/// Runs `fracas proxy` until it is told to stop.
 ///
 /// # Errors
-/// Always: it is not built yet.
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`fracas proxy` is not built yet")
+/// When the command line or the config is wrong, an address is taken, or this machine gives no ring.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.config.as_deref().map(Config::load).transpose().map_err(UsageError::because)?;
+    let planned = match &config {
+        Some(config) => from_config(config)?,
+        None => vec![from_flags(&args)?],
+    };
+    let api = match (args.api.as_deref(), config.as_ref().and_then(|config| config.api)) {
+        (Some("none"), _) => None,
+        (Some(text), _) => {
+            Some(text.parse().map_err(|_| UsageError::because("--api: write HOST:PORT, or none"))?)
+        }
+        (None, Some(address)) => Some(address),
+        (None, None) => Some(API_DEFAULT.parse().expect("an address")),
+    };
+    if let Some(address) = api {
+        server::check_exposure(address, args.insecure).map_err(UsageError::because)?;
+    }
+    let configured = config.as_ref();
+    let mut settings = DataplaneSettings { precise: args.precise, ..DataplaneSettings::default() };
+    settings.seed = args.seed.or(configured.and_then(|config| config.seed)).unwrap_or_else(seed_from_clock);
+    settings.threads =
+        args.threads.or(configured.and_then(|config| config.threads)).unwrap_or(settings.threads);
+    let drain = args.drain.or(configured.map(|config| config.drain)).unwrap_or(DRAIN_DEFAULT);
+    let statsd = args.statsd.clone().or(configured.and_then(|config| config.statsd.clone()));
+    let statsd = statsd.map(|server| Statsd::connect(&server, &args.statsd_prefix)).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // The API's address is taken before any traffic is accepted: a clash ends the start, not the run.
+    let listener = api
+        .map(|address| {
+            let bound = runtime.block_on(TcpListener::bind(address));
+            bound.with_context(|| {
+                format!("the API cannot listen on {address}; choose another with --api, or --api none")
+            })
+        })
+        .transpose()?;
+    let dataplane = Dataplane::start(settings.clone())?;
+    let handle = dataplane.handle();
+    for Planned { spec, timeline } in planned {
+        let info = handle.create(spec)?;
+        plan_timeline(&handle, &info, timeline)?;
+        announce(&info);
+    }
+    let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    println!(
+        "proxy ready: {} threads{}, seed {}, API {}, {}",
+        settings.threads,
+        if settings.precise { " (precise)" } else { "" },
+        settings.seed,
+        api.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+        handle.features(),
+    );
+    runtime.block_on(serve(&args, handle.clone(), listener, statsd))?;
+    let drained = dataplane.drain(drain);
+    if drained.cut > 0 {
+        println!("proxy stopped; {} connections were still open after {drain:?} and were cut", drained.cut);
+    } else {
+        println!("proxy stopped; all connections had finished");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves the API and statsd until the process is told to stop.
+async fn serve(
+    args: &Args,
+    handle: Handle,
+    listener: Option<TcpListener>,
+    statsd: Option<Statsd>,
+) -> anyhow::Result<()> {
+    let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let served = listener.map(|listener| {
+        let mut stopped = stopped.clone();
+        tokio::spawn(proxy_server::serve(handle.clone(), listener, async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }))
+    });
+    let told = statsd.map(|statsd| tokio::spawn(statsd.keep(handle.clone(), stopped.clone())));
+    if let Some(controller) = args.join.clone() {
+        let identity =
+            crate::agent::identity::identity(&format!("proxy-{}", std::process::id()), BTreeMap::new());
+        let api = api.map_or_else(String::new, |address| address.to_string());
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            if let Err(reason) = crate::agent::proxy_session::join(handle, controller, identity, api).await {
+                eprintln!("fracas: {reason}");
+            }
+        });
+    }
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminated.recv() => {}
+    }
+    stop.send_replace(true);
+    if let Some(told) = told {
+        let _ = told.await;
+    }
+    match served {
+        Some(served) => served.await.context("the API ended")?,
+        None => Ok(()),
+    }
+}
+
+fn from_flags(args: &Args) -> anyhow::Result<Planned> {
+    let listen = args.listen.ok_or_else(|| UsageError::because("--listen is missing"))?;
+    let upstream = args.upstream.clone().ok_or_else(|| UsageError::because("--upstream is missing"))?;
+    let rules = match &args.behavior {
+        Some(text) => mix::parse(text, &args.options.0).map_err(UsageError::because)?,
+        None if args.options.0.is_empty() => Vec::new(),
+        None => {
+            return Err(UsageError::because(
+                "an option of a behavior needs --behavior, such as --behavior 20:delay",
+            ));
+        }
+    };
+    let spec = spec(DEFAULT_NAME, listen, &upstream)?;
+    let spec = ProxySpec {
+        protocol: args.protocol,
+        rules,
+        connect_timeout: args.connect_timeout.unwrap_or(spec.connect_timeout),
+        source_addresses: args.source_addresses.clone(),
+        ..spec
+    };
+    Ok(Planned { spec, timeline: Vec::new() })
+}
+
+fn from_config(config: &Config) -> anyhow::Result<Vec<Planned>> {
+    let proxies = config.proxies.iter().map(|proxy| {
+        let spec = ProxySpec {
+            protocol: proxy.protocol,
+            rules: proxy.rules.clone(),
+            connect_timeout: proxy.connect_timeout,
+            source_addresses: proxy.source_addresses.clone(),
+            held_bytes_max: usize::try_from(proxy.held_bytes_max)?,
+            ..spec(&proxy.name, proxy.listen, &proxy.upstream)?
+        };
+        let timeline = proxy.timeline.iter().map(|entry| (entry.at, entry.lasts, entry.rules.clone()));
+        Ok(Planned { spec, timeline: timeline.collect() })
+    });
+    proxies.collect()
+}
+
+fn spec(name: &str, listen: SocketAddr, upstream: &str) -> anyhow::Result<ProxySpec> {
+    let wrong = |why: String| UsageError::because(format!("upstream `{upstream}`: {why}; write HOST:PORT"));
+    let addresses: Vec<SocketAddr> =
+        upstream.to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
+    let first = *addresses.first().ok_or_else(|| wrong("it has no address".to_owned()))?;
+    let spec = ProxySpec::new(name, listen, first);
+    Ok(ProxySpec { upstream: upstream.to_owned(), upstream_addresses: addresses, ..spec })
+}
+
+fn plan_timeline(
+    handle: &Handle,
+    info: &ProxyInfo,
+    timeline: Vec<(Duration, Duration, Vec<Rule>)>,
+) -> anyhow::Result<()> {
+    for (at, lasts, rules) in timeline {
+        handle.acquire(LeaseRequest {
+            proxy: info.spec.name.clone(),
+            rules,
+            owner: "timeline".to_owned(),
+            ttl: lasts,
+            starts_in: at,
+        })?;
+    }
+    Ok(())
+}
+
+fn announce(info: &ProxyInfo) {
+    let rules = match info.spec.rules.len() {
+        0 => "no rules".to_owned(),
+        1 => "1 rule".to_owned(),
+        count => format!("{count} rules"),
+    };
+    println!(
+        "proxy {} listens on {} → {} ({}, {rules})",
+        info.spec.name, info.spec.listen, info.spec.upstream, info.spec.protocol
+    );
+}
+
+/// A seed that differs from run to run; it is printed, so that a run can be repeated.
+fn seed_from_clock() -> u64 {
+    fracas_dataplane::clock::Instant::now().as_nanos() % 1_000_000_007
 }

@@ -3,6 +3,13 @@
 mod agent_service;
 pub mod control_plane;
 mod node_service;
+mod page;
+mod proxy_proto;
+pub mod proxy_server;
+mod proxy_service;
+mod refusal;
+mod remembered;
 mod run_service;
 pub mod server;
 pub mod session_proto;
+mod wall_clock;

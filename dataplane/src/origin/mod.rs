@@ -16,6 +16,7 @@ use std::time::Duration;
 pub use worker::{OriginWorker, Shared};
 
 use crate::clock::Instant;
+use crate::proxy::check_free;
 use crate::ring::{
     Features, KernelRing, RingError, RingSettings, SPIN, SocketOptions, Waker, raise_open_files_limit,
 };
@@ -88,6 +89,8 @@ impl Origin {
     pub fn start(mut settings: OriginSettings) -> Result<Origin, OriginError> {
         let _ = raise_open_files_limit();
         let features = Features::probe()?;
+        let listen = settings.listen;
+        check_free(listen).map_err(|source| OriginError::Listen { listen, source })?;
         let (shared, stopped) = (Arc::new(Shared::default()), Arc::new(AtomicBool::new(false)));
         let mut threads = Vec::new();
         for index in 0..settings.threads.max(1) {

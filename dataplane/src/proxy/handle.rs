@@ -491,6 +491,13 @@ impl Handle {
         }
         let generation = book.generation + 1;
         let rules = self.compile(&spec, spec.rules.clone(), generation, None)?;
+        if spec.enabled {
+            check_free(spec.listen).map_err(|source| ProxyError::Listen {
+                name: spec.name.clone(),
+                listen: spec.listen,
+                source,
+            })?;
+        }
         let id = book.next_id;
         let mut opening = Opening {
             id,
@@ -970,6 +977,12 @@ impl Link {
         self.tell(command(reply));
         answer
     }
+}
+
+/// Whether nobody listens there: workers share their port among themselves (`SO_REUSEPORT`), and would share it
+/// with another process without a word.
+pub(crate) fn check_free(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 { Ok(()) } else { std::net::TcpListener::bind(address).map(drop) }
 }
 
 fn wait(replies: Vec<Receiver<()>>) -> Result<(), ProxyError> {

@@ -15,6 +15,7 @@ mod stats;
 mod worker;
 
 pub use exchange::PIPELINE_MAX;
+pub(crate) use handle::check_free;
 pub use handle::{
     Applied, Dataplane, DataplaneSettings, Drained, ENDED_LEASES_MAX, Handle, LeaseEnd, LeaseInfo,
     LeaseRequest, PROXIES_MAX, ProxyError, ProxyInfo, ProxySpec, ProxyStats, ProxyUpdate, RulesChange,
