@@ -56,7 +56,7 @@ struct Common {
     /// One second per figure instead of three.
     #[arg(long)]
     quick: bool,
-    /// Where the results go [default: bench/runs/<date>-<machine>].
+    /// Where the results go [default: bench/runs/DATE-MACHINE].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// The fracas binary [default: the one beside this one].
