@@ -118,7 +118,7 @@ fn unmatched_config(listen: SocketAddr, upstream: SocketAddr) -> String {
     upstream: {upstream}
     rules:
       - behavior: delay
-        options: {time: 50ms}
+        options: {{time: 50ms}}
         share: 100
         match: {{client: 192.0.2.0/24}}
 "
