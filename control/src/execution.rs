@@ -320,6 +320,7 @@ impl Execution {
 
     /// A node is through.
     pub fn on_finished(&mut self, node: &str, finished: Finished, now: Instant) {
+        let was_asked = self.stop.is_some();
         let Some(member) = self.member(node).filter(|member| !member.is_over()) else { return };
         member.phase = Phase::Finished;
         member.connections_open = 0;
@@ -329,6 +330,10 @@ impl Execution {
             objections.push(format!("node {node}: pieces {from} to {to} of its results are missing"));
         } else if finished.counts != (Counts { unsent: 0, ..member.timeline.counts() }) {
             objections.push(format!("node {node}: its books differ from what it sent; report this as a bug"));
+        }
+        if finished.cancelled && !was_asked {
+            let why = finished.reasons.first().map_or("it did not say why", String::as_str);
+            objections.push(format!("node {node} stopped before its plan was done: {why}"));
         }
         if !finished.error.is_empty() {
             objections.push(format!("node {node}: {}", finished.error));

@@ -10,6 +10,9 @@ use fracas_loadgen::measure::{Counts, Grade, Timeline};
 
 use crate::clock_map::Exchange;
 
+/// More often than this, heartbeats would be a load of their own.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+
 /// How patient both sides are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
@@ -21,6 +24,15 @@ pub struct Timings {
     pub orphan_timeout: Duration,
     /// Time between intervals.
     pub interval: Duration,
+}
+
+impl Timings {
+    /// With these two limits, and heartbeats often enough that a live peer never reaches one.
+    pub fn with_limits(lost_after: Duration, orphan_timeout: Duration) -> Timings {
+        let default = Timings::default();
+        let heartbeat = default.heartbeat.min(lost_after / 4).min(orphan_timeout / 4);
+        Timings { heartbeat: heartbeat.max(HEARTBEAT_MIN), lost_after, orphan_timeout, ..default }
+    }
 }
 
 impl Default for Timings {
@@ -233,4 +245,20 @@ pub struct WindowSeen {
     pub ended_at: Option<Instant>,
     /// Units of traffic that it acted on so far.
     pub injected: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_come_often_enough_for_the_shorter_limit() {
+        let heartbeat = |lost_ms, orphan_ms| {
+            Timings::with_limits(Duration::from_millis(lost_ms), Duration::from_millis(orphan_ms)).heartbeat
+        };
+        assert_eq!(heartbeat(10_000, 30_000), Duration::from_secs(1));
+        assert_eq!(heartbeat(10_000, 500), Duration::from_millis(125));
+        assert_eq!(heartbeat(1_000, 30_000), Duration::from_millis(250));
+        assert_eq!(heartbeat(0, 0), HEARTBEAT_MIN);
+    }
 }

@@ -1,6 +1,7 @@
 //! `fracas agent`: a generator node.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -36,10 +37,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if told.as_ref() == Some(&news) {
             return;
         }
-        match &news {
-            News::Joined => println!("{name} has joined {controller}"),
-            News::Left(reason) => eprintln!("{name}: {reason}; trying again"),
-        }
+        // Nobody may be reading any more; that is no reason to end.
+        let _ = match &news {
+            News::Joined => writeln!(std::io::stdout(), "{name} has joined {controller}"),
+            News::Left(reason) => writeln!(std::io::stderr(), "{name}: {reason}; trying again"),
+        };
         told = Some(news);
     };
     let settings = Settings { controller: args.join, identity, threads: args.threads };

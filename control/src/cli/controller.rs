@@ -1,5 +1,6 @@
 //! `fracas controller`: the queue of runs and its nodes.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,13 +49,13 @@ pub struct Args {
 /// When the address cannot be served.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     check_exposure(args.api, args.insecure).map_err(UsageError::because)?;
-    let timings =
-        Timings { lost_after: args.lost_after, orphan_timeout: args.orphan_timeout, ..Timings::default() };
+    let timings = Timings::with_limits(args.lost_after, args.orphan_timeout);
     runtime()?.block_on(async {
         let listener = TcpListener::bind(args.api).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", args.api))?;
-        println!("controller listens on {}", listener.local_addr()?);
-        println!("reports go to {}", args.out.display());
+        let (address, out) = (listener.local_addr()?, args.out.display());
+        // Whoever started it may have stopped reading; that is no reason to end.
+        let _ = writeln!(std::io::stdout(), "controller listens on {address}\nreports go to {out}");
         serve(plane(args.out, timings), listener, interrupted()).await?;
         Ok(ExitCode::SUCCESS)
     })

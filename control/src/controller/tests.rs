@@ -381,6 +381,32 @@ fn a_missing_piece_or_books_that_differ_make_a_run_invalid() {
 }
 
 #[test]
+fn a_node_that_stops_by_itself_makes_the_run_invalid() {
+    let mut world = World::with_agents(&["a", "b"]);
+    let id = world.submit(PLAN);
+    world.get_running(&id);
+    for name in ["a", "b"] {
+        world.say(name, delta(&id, 1, 5));
+    }
+    let finished = Finished {
+        attempt: attempt(&id),
+        last_sequence: 1,
+        counts: Counts { planned: 100, sent: 100, ok: 100, ..Counts::default() },
+        reasons: vec!["the run ended early: heard no controller for 30 s".into()],
+        ended_at: world.now,
+        cancelled: true,
+        ..Finished::default()
+    };
+    world.say("a", FromNode::Finished(Box::new(finished)));
+    world.finish("b", &id, 1);
+    world.write_reports();
+    let run = world.run(&id);
+    assert_eq!(run.state, RunState::Invalid);
+    assert!(run.reasons[0].contains("node a stopped before its plan was done"), "{:?}", run.reasons);
+    assert!(run.reasons[0].contains("heard no controller for 30 s"), "{:?}", run.reasons);
+}
+
+#[test]
 fn a_node_that_cannot_prepare_ends_the_run_and_frees_the_others() {
     let mut world = World::with_agents(&["a", "b"]);
     let id = world.submit(PLAN);
