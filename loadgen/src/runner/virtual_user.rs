@@ -30,15 +30,6 @@ struct ClosedPhase {
     warm_up: bool,
 }
 
-/// A closed phase begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Beginning {
-    /// From the start of the run.
-    pub(super) at: Duration,
-    /// Users to start.
-    pub(super) users: u32,
-}
-
 impl VirtualUsers {
     /// The users of a plan whose phases lie at `spans` for this worker.
     pub(super) fn new(plan: &Plan, spans: &[PhaseSpan]) -> VirtualUsers {
@@ -61,13 +52,13 @@ impl VirtualUsers {
         self.phases.get(self.begun).map(|phase| phase.start)
     }
 
-    /// Begins the next closed phase if its time has come; the caller then gives each user its turn.
-    pub(super) fn begin(&mut self, elapsed: Duration) -> Option<Beginning> {
+    /// Begins the next closed phase if its time has come: how many users start, whose turn it then is.
+    pub(super) fn begin(&mut self, elapsed: Duration) -> Option<u32> {
         let phase = self.phases.get(self.begun).filter(|phase| phase.start <= elapsed)?;
         let users = phase.users.saturating_sub(self.active);
         self.begun += 1;
         self.active += users;
-        Some(Beginning { at: phase.start, users })
+        Some(users)
     }
 
     /// A user's turn at `elapsed`: `Some(warm_up)` when it sends, `None` when it ends here.
@@ -136,11 +127,11 @@ mod tests {
     #[test]
     fn users_go_on_into_the_next_phase_and_only_the_missing_start() {
         let mut users = users(&[(2, Stop::After(second(1)), true), (3, Stop::After(second(1)), false)]);
-        assert_eq!(users.begin(Duration::ZERO), Some(Beginning { at: Duration::ZERO, users: 2 }));
+        assert_eq!(users.begin(Duration::ZERO), Some(2));
         assert_eq!(users.take_turn(Duration::ZERO), Some(true));
         assert_eq!(users.take_turn(Duration::ZERO), Some(true));
         assert_eq!((users.begin(Duration::ZERO), users.next_beginning()), (None, Some(second(1))));
-        assert_eq!(users.begin(second(1)), Some(Beginning { at: second(1), users: 1 }));
+        assert_eq!(users.begin(second(1)), Some(1));
         assert_eq!(users.take_turn(second(1)), Some(false));
         assert!(!users.are_done(second(1)) && users.are_done(second(2)));
         assert_eq!(users.take_turn(second(2)), None);
@@ -158,7 +149,7 @@ mod tests {
     #[test]
     fn a_count_is_spent_exactly_by_any_number_of_users() {
         let mut users = users(&[(4, Stop::Requests(10), false)]);
-        assert_eq!(users.begin(Duration::ZERO).map(|beginning| beginning.users), Some(4));
+        assert_eq!(users.begin(Duration::ZERO), Some(4));
         let sent = (0..14)
             .filter(|i| *i < 4 + 10)
             .filter(|_| users.active > 0 && users.take_turn(second(1)).is_some());

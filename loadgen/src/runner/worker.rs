@@ -393,8 +393,9 @@ impl<R: Ring> Worker<R> {
         };
         let elapsed = self.now.since(start);
         while let Some(beginning) = self.users.begin(elapsed) {
-            for _ in 0..beginning.users {
-                self.user_turn(start + beginning.at);
+            for _ in 0..beginning {
+                // Nothing was due before: in the closed model a late start delays, it does not pile up.
+                self.user_turn(self.now);
             }
         }
         while let Some(arrival) = self.schedule.peek()
