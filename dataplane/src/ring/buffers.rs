@@ -36,6 +36,8 @@ pub struct Pool {
     buffer_bytes: u32,
     /// How many chunks point into each buffer.
     references: Box<[Cell<u32>]>,
+    /// How many buffers chunks point into.
+    held: Cell<usize>,
     free: RefCell<Vec<u16>>,
 }
 
@@ -54,7 +56,7 @@ impl Pool {
         // Last to first, so that the first buffers are the first to be used.
         let free = (0..buffers).rev().collect();
         let references = vec![Cell::new(0); usize::from(buffers)].into_boxed_slice();
-        Rc::new(Pool { memory, buffer_bytes, references, free: RefCell::new(free) })
+        Rc::new(Pool { memory, buffer_bytes, references, held: Cell::new(0), free: RefCell::new(free) })
     }
 
     /// Bytes in each buffer.
@@ -62,7 +64,7 @@ impl Pool {
         self.buffer_bytes
     }
 
-    /// Buffers that nobody holds.
+    /// Buffers that neither a chunk nor the kernel has.
     pub fn free_buffers(&self) -> usize {
         self.free.borrow().len()
     }
@@ -89,6 +91,7 @@ impl Pool {
         assert!(length <= self.buffer_bytes, "a receive never exceeds its buffer");
         let references = &self.references[usize::from(id)];
         assert_eq!(references.replace(1), 0, "a buffer has one owner when it is received");
+        self.held.set(self.held.get() + 1);
         Chunk { source: Source::Pool(Rc::clone(self), id), offset: 0, length }
     }
 
@@ -151,6 +154,7 @@ impl Drop for Source {
             let references = &pool.references[usize::from(*id)];
             references.set(references.get() - 1);
             if references.get() == 0 {
+                pool.held.set(pool.held.get() - 1);
                 pool.give_back(*id);
             }
         }
@@ -196,11 +200,12 @@ impl Chunk {
         matches!(self.source, Source::Pool(..))
     }
 
-    /// Whether it pins one of the last buffers of its pool: less than a quarter is free. Bytes that may
-    /// wait for anybody are then better copied, or one slow peer starves the others.
+    /// Whether it pins one of the last buffers of its pool: chunks hold more than three quarters of them. Bytes
+    /// that may wait for anybody are then better copied, or one slow peer starves the others. Buffers that the
+    /// kernel was offered do not count: it fills them for whoever comes.
     pub fn is_scarce(&self) -> bool {
         match &self.source {
-            Source::Pool(pool, _) => pool.free_buffers() * 4 < pool.buffers(),
+            Source::Pool(pool, _) => pool.held.get() * 4 > pool.buffers() * 3,
             _ => false,
         }
     }
@@ -266,6 +271,20 @@ mod tests {
         assert!(held.is_some() && pool.filled(b"y").is_none());
         drop(held);
         assert!(pool.filled(b"y").is_some());
+    }
+
+    #[test]
+    fn buffers_are_scarce_when_chunks_hold_them_not_when_the_kernel_has_them() {
+        let pool = Pool::new(8, 8);
+        let offered: Vec<u16> = (0..4).map_while(|_| pool.take()).collect();
+        let chunks: Vec<Chunk> = (0..4).map_while(|_| pool.filled(b"x")).collect();
+        assert_eq!((offered.len(), chunks.len(), pool.free_buffers()), (4, 4, 0));
+        assert!(!chunks[0].is_scarce());
+        offered.into_iter().for_each(|id| pool.give_back(id));
+        let more: Vec<Chunk> = (0..3).map_while(|_| pool.filled(b"y")).collect();
+        assert!(more[0].is_scarce() && chunks[0].is_scarce());
+        drop(more);
+        assert!(!chunks[0].is_scarce());
     }
 
     #[test]
