@@ -41,6 +41,7 @@ pub enum RunState {
 
 impl RunState {
     /// Every state, in the order of a run's life.
+    #[cfg(test)]
     pub const ALL: [RunState; 10] = [
         RunState::Queued,
         RunState::Preparing,

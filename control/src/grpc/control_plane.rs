@@ -89,10 +89,11 @@ impl ControlPlane {
     fn carry_out(self: &Arc<Self>, inner: &mut Inner) {
         for effect in inner.controller.take_effects() {
             match effect {
-                Effect::Send { session, message, .. } => {
+                Effect::Send { node, session, message } => {
                     let sender = inner.sessions.get(&session);
                     if sender.is_some_and(|sender| sender.try_send(message).is_err()) {
                         // Dropping the sender ends the stream: the node dials again and resumes.
+                        eprintln!("fracas: {node} does not read what it is told; its session is ended");
                         inner.sessions.remove(&session);
                     }
                 }
