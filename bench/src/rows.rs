@@ -50,11 +50,30 @@ pub struct Spread {
 
 /// The spread of one figure, or `None` if it was not measured.
 pub fn spread(rows: &[Row], key: Key<'_>) -> Option<Spread> {
-    let is_meant = |row: &&Row| {
+    spread_of(values(rows, key).map(|(_, value)| value).collect())
+}
+
+/// The spread of one figure over another, each run by itself: what slows the machine for a while slows both, and
+/// the ratio stays. `None` if no run measured both.
+pub fn ratio(rows: &[Row], own: Key<'_>, other: Key<'_>) -> Option<Spread> {
+    let other: Vec<(u32, f64)> = values(rows, other).filter(|(_, value)| *value > 0.0).collect();
+    let of_run = |(run, value): (u32, f64)| {
+        let (_, other) = other.iter().find(|(its, _)| *its == run)?;
+        Some(value / other)
+    };
+    spread_of(values(rows, own).filter_map(of_run).collect())
+}
+
+/// A figure's values with the runs that they are of.
+fn values(rows: &[Row], key: Key<'_>) -> impl Iterator<Item = (u32, f64)> {
+    let is_meant = move |row: &&Row| {
         (row.command.as_str(), row.cell.as_str(), row.subject.as_str(), row.metric.as_str())
             == (key.command, key.cell, key.subject, key.metric)
     };
-    let mut values: Vec<f64> = rows.iter().filter(is_meant).map(|row| row.value).collect();
+    rows.iter().filter(is_meant).map(|row| (row.run, row.value))
+}
+
+fn spread_of(mut values: Vec<f64>) -> Option<Spread> {
     values.sort_by(f64::total_cmp);
     let (min, max) = (*values.first()?, *values.last()?);
     let middle = values.len() / 2;
@@ -142,6 +161,17 @@ mod tests {
         assert_eq!(spread(&odd, KEY), Some(Spread { median: 2.0, min: 1.0, max: 9.0 }));
         assert_eq!(spread(&odd[..2], KEY), Some(Spread { median: 5.0, min: 1.0, max: 9.0 }));
         assert_eq!(spread(&[], KEY), None);
+    }
+
+    #[test]
+    fn a_ratio_is_taken_run_by_run() {
+        let of = |subject: &str, run, value| Row { subject: subject.into(), ..row(run, value) };
+        // The machine is four times slower in the second run, and in the third only one of them ran.
+        let rows =
+            [of("floor", 1, 10.0), of("x", 1, 11.0), of("x", 2, 48.0), of("floor", 2, 40.0), of("x", 3, 1.0)];
+        let found = ratio(&rows, Key { subject: "x", ..KEY }, KEY).unwrap();
+        assert!((found.min - 1.1).abs() < 1e-9 && (found.max - 1.2).abs() < 1e-9, "{found:?}");
+        assert_eq!(ratio(&rows, KEY, Key { subject: "y", ..KEY }), None);
     }
 
     #[test]

@@ -67,8 +67,8 @@ impl Session {
 
 const INTRODUCTION: &str = "# A bench session
 
-`raw.csv` has every run, `summary.md` is computed from it: medians with min–max, ratios within the session,
-targets. The measured process runs alone on core 0; the driver, the echo server and load generators on core 1.
+`raw.csv` has every run, `summary.md` is computed from it: medians with min–max, ratios run by
+run, targets. The measured process runs alone on core 0; the driver, the echo server and load generators on core 1.
 Subjects take turns, in a new process each time; processor time is the process's own, from the scheduler's
 nanosecond counters or, for generators, from wait4(2).
 ";

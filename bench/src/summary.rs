@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::rows::{Key, Row, Spread, spread};
+use crate::rows::{Key, Row, Spread, ratio, spread};
 
 /// The peers that ratios are taken against.
-const YARDSTICKS: [&str; 3] = ["floor", "haproxy", "nginx"];
+const YARDSTICKS: [&str; 5] = ["floor", "haproxy", "nginx", "toxiproxy", "wrk"];
 
 /// A figure that must be reached: `key`, or `key` over `over`, is at most `at_most`.
 struct Target {
@@ -19,7 +19,8 @@ struct Target {
 /// Everything that `rows` say, as Markdown.
 pub fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
-        "# Summary\n\nMedians (min–max) over the runs in `raw.csv`. Lower is better except for rates.\n",
+        "# Summary\n\nMedians (min–max) over the runs in `raw.csv`; lower is better except for rates. A ratio is the median of \
+         the ratios of each run, whose subjects took turns within it.\n",
     );
     text.push_str("\n## Targets\n\n| figure | target | measured | |\n|---|---|---|---|\n");
     for target in targets() {
@@ -37,8 +38,9 @@ fn table(rows: &[Row], command: &str, cell: &str) -> String {
     let metrics = distinct(rows, |row| row.metric.as_str());
     let subjects = distinct(rows, |row| row.subject.as_str());
     // Ratios are of the first metric, which every bench writes as its cost.
-    let cost = |subject| spread(rows, Key { command, cell, subject, metric: metrics[0] });
-    let yardsticks: Vec<&str> = YARDSTICKS.into_iter().filter(|name| cost(name).is_some()).collect();
+    let cost = |subject| Key { command, cell, subject, metric: metrics[0] };
+    let yardsticks: Vec<&str> =
+        YARDSTICKS.into_iter().filter(|name| spread(rows, cost(name)).is_some()).collect();
     let mut text = String::from("| |");
     for heading in
         metrics.iter().map(|metric| (*metric).to_owned()).chain(yardsticks.iter().map(|y| format!("× {y}")))
@@ -57,11 +59,11 @@ fn table(rows: &[Row], command: &str, cell: &str) -> String {
             }
         }
         for yardstick in &yardsticks {
-            match (cost(subject), cost(yardstick)) {
-                (Some(own), Some(other)) if other.median > 0.0 => {
-                    let _ = write!(text, " {:.2} |", own.median / other.median);
+            match ratio(rows, cost(subject), cost(yardstick)) {
+                Some(ratio) => {
+                    let _ = write!(text, " {:.2} |", ratio.median);
                 }
-                _ => text.push_str(" – |"),
+                None => text.push_str(" – |"),
             }
         }
         text.push('\n');
@@ -71,14 +73,12 @@ fn table(rows: &[Row], command: &str, cell: &str) -> String {
 
 fn target_line(rows: &[Row], target: &Target) -> String {
     let Target { figure: name, key, over, at_most, unit } = target;
-    let over = over.map(|over| spread(rows, over));
-    let measured = match (spread(rows, *key), over) {
-        (Some(own), None) => Some(own.median),
-        (Some(own), Some(Some(other))) if other.median > 0.0 => Some(own.median / other.median),
-        _ => None,
+    let measured = match over {
+        None => spread(rows, *key),
+        Some(over) => ratio(rows, *key, *over),
     };
     let (measured, verdict) = match measured {
-        Some(value) => {
+        Some(Spread { median: value, .. }) => {
             (format!("{value:.2} {unit}"), if value <= *at_most { "reached" } else { "**missed**" })
         }
         None => ("not measured".to_owned(), ""),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_and_targets_come_from_the_medians() {
+    fn ratios_and_targets_are_medians() {
         let cpu = "cpu_us_per_round_trip";
         let rows = [
             row("echo-64B-64", "floor", cpu, 10.0),

@@ -33,7 +33,8 @@ impl Peer for Toxiproxy {
         let mut server = start(
             Command::new("toxiproxy-server")
                 .args(["-host", "127.0.0.1", "-port", &port])
-                .env("GOMAXPROCS", "1"),
+                .env("GOMAXPROCS", "1")
+                .env("LOG_LEVEL", "error"),
         )?;
         wait_until_it_accepts("toxiproxy's API", api, &mut server)?;
         let proxy = serde_json::json!({
