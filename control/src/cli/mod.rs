@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, each with its `Args` and its `run`.
 
+mod access;
 mod agent;
 mod behavior;
 mod capacity;

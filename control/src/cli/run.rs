@@ -8,11 +8,11 @@ use anyhow::Context;
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::client::{self, ApiArgs};
 use super::controller::{interrupted, runtime};
 use super::exit;
+use crate::wire::dial::Caller;
 
 /// Flags of `fracas run`.
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ enum Verb {
     },
 }
 
-type Client = RunServiceClient<Channel>;
+type Client = RunServiceClient<Caller>;
 
 /// Runs `fracas run`.
 ///
