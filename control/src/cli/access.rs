@@ -10,12 +10,12 @@ use crate::wire::token::Token;
 use super::exit::UsageError;
 
 /// Heads these flags in every `--help`.
-const HEADING: &str = "TLS and token";
+const HEADING: &str = "TLS and token of the API";
 
 /// The token: what a server asks for, and what a client shows.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TokenArgs {
-    /// File with the token that callers must show [default: the variable FRACAS_TOKEN, or none]
+    /// File with the token [default: what FRACAS_TOKEN holds, if it is set]
     #[arg(long, value_name = "FILE", global = true, help_heading = HEADING)]
     token_file: Option<PathBuf>,
     /// Speak with other machines without TLS or without a token
@@ -24,7 +24,7 @@ pub struct TokenArgs {
 }
 
 impl TokenArgs {
-    fn token(&self) -> anyhow::Result<Option<Token>> {
+    fn read(&self) -> anyhow::Result<Option<Token>> {
         Token::load(self.token_file.as_deref()).map_err(UsageError::because)
     }
 }
@@ -32,13 +32,13 @@ impl TokenArgs {
 /// What a client trusts.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TrustArgs {
-    /// Speak TLS, with a server whose certificate is from a CA that this machine trusts
+    /// Dial under TLS; trust the CAs that this machine trusts
     #[arg(long, global = true, help_heading = HEADING)]
     tls: bool,
-    /// Speak TLS, and trust only the CA in this PEM file
+    /// Dial under TLS; trust only the CA in this PEM file
     #[arg(long, value_name = "FILE", global = true, help_heading = HEADING)]
     tls_ca: Option<PathBuf>,
-    /// Speak TLS, with a server whose certificate is for this name [default: the host that is dialled]
+    /// Dial under TLS; the certificate is for this name, not for the dialled host
     #[arg(long, value_name = "NAME", global = true, help_heading = HEADING)]
     tls_domain: Option<String>,
 }
@@ -53,13 +53,12 @@ impl TrustArgs {
     ///
     /// # Errors
     /// When a file that is named cannot be used.
-    pub fn access(&self, token: &TokenArgs) -> anyhow::Result<Access> {
+    pub fn access(&self, token: Option<Token>, insecure: bool) -> anyhow::Result<Access> {
         let tls = match self.is_given() {
             true => Some(tls::connector(self.tls_ca.as_deref()).map_err(UsageError::because)?),
             false => None,
         };
-        let domain = self.tls_domain.clone();
-        Ok(Access { tls, domain, token: token.token()?, insecure: token.insecure })
+        Ok(Access { tls, domain: self.tls_domain.clone(), token, insecure })
     }
 }
 
@@ -78,7 +77,7 @@ impl AccessArgs {
     /// # Errors
     /// When a file that is named cannot be used.
     pub fn access(&self) -> anyhow::Result<Access> {
-        self.trust.access(&self.token)
+        self.trust.access(self.token.read()?, self.token.insecure)
     }
 
     /// Whether TLS is asked for.
@@ -90,7 +89,7 @@ impl AccessArgs {
 /// What a server proves itself with.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct CertificateArgs {
-    /// Serve under TLS: PEM file with the certificate, then those that lead to its CA
+    /// Serve under TLS; PEM file with the certificate and those between it and its CA
     #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = HEADING)]
     tls_cert: Option<PathBuf>,
     /// PEM file with the private key of the certificate
@@ -110,6 +109,6 @@ impl CertificateArgs {
             }
             _ => None,
         };
-        Ok(Guard { tls, token: token.token()? })
+        Ok(Guard { tls, token: token.read()? })
     }
 }

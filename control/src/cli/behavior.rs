@@ -15,7 +15,10 @@ use crate::wire::dial::Caller;
 
 /// Flags of `fracas behavior`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: fracas behavior set default 20:delay,5:error --delay-time 200ms")]
+#[command(after_help = "\
+Examples:
+  fracas behavior set default 20:delay,5:error --delay-time 200ms
+  fracas behavior get --api 10.0.0.5:7401 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -28,7 +28,8 @@ use crate::wire::tls::{HTTP_1, HTTP_2};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example: fracas proxy --listen 127.0.0.1:6380 --upstream 127.0.0.1:6379 --behavior 20:delay,5:reset --delay-time 200ms
-While it runs: fracas behavior set default 100:hang · fracas behavior lease default 20:delay --ttl 30s")]
+While it runs: fracas behavior set default 100:hang · fracas behavior lease default 20:delay --ttl 30s
+For other machines: fracas proxy --config fracas.yml --api 10.0.0.5:7401 --tls-cert cert.pem --tls-key key.pem --token-file token")]
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
@@ -116,7 +117,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(address) = api {
         server::check_exposure(address, &guard, args.token.insecure).map_err(UsageError::because)?;
     }
-    let controller = controller(&args)?;
+    let controller = controller(&args, &guard)?;
     let configured = config.as_ref();
     let mut settings = DataplaneSettings { precise: args.precise, ..DataplaneSettings::default() };
     settings.seed = args.seed.or(configured.and_then(|config| config.seed)).unwrap_or_else(seed_from_clock);
@@ -205,9 +206,12 @@ async fn serve(
 }
 
 /// The controller to join. It is shown the same token that the API asks for: a fleet has one.
-fn controller(args: &Args) -> anyhow::Result<Option<Dial>> {
+fn controller(args: &Args, guard: &Guard) -> anyhow::Result<Option<Dial>> {
     match &args.join {
-        Some(address) => Ok(Some(Dial { address: address.clone(), access: args.trust.access(&args.token)? })),
+        Some(address) => Ok(Some(Dial {
+            address: address.clone(),
+            access: args.trust.access(guard.token.clone(), args.token.insecure)?,
+        })),
         None if args.trust.is_given() => Err(UsageError::because(
             "--tls, --tls-ca and --tls-domain are about the controller of --join; the API has --tls-cert and --tls-key",
         )),

@@ -16,7 +16,10 @@ use crate::wire::dial::Caller;
 
 /// Flags of `fracas run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: fracas run submit checkout.yml --wait")]
+#[command(after_help = "\
+Examples:
+  fracas run submit checkout.yml --wait
+  fracas run list --api 10.0.0.5:7400 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -1,4 +1,4 @@
-//! The proxy's API port: `ProxyService`, health, reflection, and `/metrics` for Prometheus.
+//! The proxy's API port: `ProxyService`, health, reflection, and `/metrics` for Prometheus; HTTP/1.1 and HTTP/2.
 
 use std::fmt::Write;
 use std::future::Future;

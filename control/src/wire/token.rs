@@ -155,9 +155,9 @@ impl Refused {
 
 /// Paths that need no token. A load balancer or an orchestrator asks them, has no secret, and learns from them
 /// nothing but that the process is up; the same call tells our own clients whether they reach a server at all, before
-/// they show their token to it.
+/// they show their token to it. Not Health.Watch: a stranger could keep its streams for ever.
 fn is_open(path: &str) -> bool {
-    path == "/healthz" || path.starts_with("/grpc.health.v1.Health/")
+    matches!(path, "/healthz" | "/grpc.health.v1.Health/Check")
 }
 
 /// Puts the check of `token`, if there is one, in front of everything that `router` serves.
@@ -279,9 +279,13 @@ mod tests {
     #[test]
     fn only_health_is_open() {
         assert!(is_open("/healthz") && is_open("/grpc.health.v1.Health/Check"));
-        for path in
-            ["/metrics", "/", "/healthz/..", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
-        {
+        for path in [
+            "/metrics",
+            "/",
+            "/healthz/..",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
             assert!(!is_open(path), "{path}");
         }
     }
