@@ -369,7 +369,7 @@ async fn every_service_but_health_asks_for_the_token_and_says_why() {
             for (service, answer) in answers {
                 let wanted = wanted.map_err(|reason| (Code::Unauthenticated, reason.to_owned()));
                 assert_eq!(
-                    answer.as_ref().map(|()| ()).map_err(reason),
+                    answer.as_ref().copied().map_err(reason),
                     wanted,
                     "{service}, {shown:?}: {answer:?}"
                 );
