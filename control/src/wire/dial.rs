@@ -26,7 +26,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::stream::Stream;
 use super::token::{Bearer, Token};
 
-/// How long the way to the first call may take: connect and handshake, then the greeting, each.
+/// How long each step to the first call may take: connect, handshake, greeting.
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
 /// The first byte of a TLS alert (RFC 8446 §5.1): what a server under TLS answers to anything else.
 pub const TLS_ALERT: u8 = 21;
@@ -181,35 +181,30 @@ impl Dial {
 
     /// Opens one connection.
     async fn open(&self, host: &str) -> Result<Stream, DialError> {
-        let opened = tokio::time::timeout(DIAL_WITHIN, async {
-            let tcp = TcpStream::connect(&self.address).await.map_err(|why| self.no_answer(&why))?;
-            let peer = tcp.peer_addr().map_err(|why| self.no_answer(&why))?;
-            // A socket that cannot be told so works as well, a little slower.
-            let _ = tcp.set_nodelay(true);
-            match &self.access.tls {
-                Some(tls) => self.handshake(tls, host, tcp).await,
-                None if self.access.token.is_some()
-                    && !self.access.insecure
-                    && !peer.ip().to_canonical().is_loopback() =>
-                {
-                    Err(DialError::TokenInTheClear(self.address.clone()))
-                }
-                None => Ok(Stream::Clear(tcp)),
-            }
-        });
-        opened
-            .await
-            .unwrap_or_else(|_| Err(self.no_answer(&format!("not within {} s", DIAL_WITHIN.as_secs()))))
-    }
-
-    async fn handshake(&self, tls: &TlsConnector, host: &str, tcp: TcpStream) -> Result<Stream, DialError> {
+        let late = format!("not within {} s", DIAL_WITHIN.as_secs());
+        let tcp = tokio::time::timeout(DIAL_WITHIN, TcpStream::connect(&self.address)).await;
+        let tcp = tcp.map_err(|_| self.no_answer(&late))?.map_err(|why| self.no_answer(&why))?;
+        let peer = tcp.peer_addr().map_err(|why| self.no_answer(&why))?;
+        // A socket that cannot be told so works as well, a little slower.
+        let _ = tcp.set_nodelay(true);
+        let Some(tls) = &self.access.tls else {
+            let stays_here = peer.ip().to_canonical().is_loopback();
+            return match self.access.token.is_some() && !self.access.insecure && !stays_here {
+                true => Err(DialError::TokenInTheClear(self.address.clone())),
+                false => Ok(Stream::Clear(tcp)),
+            };
+        };
         // An IPv6 address stands in brackets in an address, and without them in a certificate.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = self.access.domain.as_deref().unwrap_or(host);
         let name = ServerName::try_from(name.to_owned()).map_err(|_| DialError::Domain(name.to_owned()))?;
-        match tls.connect(name, tcp).await {
-            Ok(session) => Ok(Stream::Tls(Box::new(session.into()))),
-            Err(why) => Err(self.no_tls(&why)),
+        match tokio::time::timeout(DIAL_WITHIN, tls.connect(name, tcp)).await {
+            Ok(Ok(session)) => Ok(Stream::Tls(Box::new(session.into()))),
+            Ok(Err(why)) => Err(self.no_tls(&why)),
+            Err(_) => Err(DialError::Tls {
+                address: self.address.clone(),
+                reason: format!("no answer to the handshake within {} s", DIAL_WITHIN.as_secs()),
+            }),
         }
     }
 
@@ -306,6 +301,56 @@ mod tests {
             let error = Dial::in_the_clear(address).connect().await.err();
             assert_eq!(error, Some(DialError::Address(address.to_owned())), "{address}");
         }
+    }
+
+    /// Somebody who reads a little, says `answer` to everybody, and hangs up.
+    async fn somebody_who_says(answer: &'static [u8]) -> String {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut tcp, _)) = listener.accept().await {
+                let _ = tcp.read(&mut [0; 4096]).await;
+                let _ = tcp.write_all(answer).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn somebody_else_behind_the_address_is_told_from_nobody() {
+        let files = tempfile::tempdir().unwrap();
+        let ca = files.path().join("ca.pem");
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&ca, pair.cert.pem()).unwrap();
+        let trust = crate::wire::tls::connector(Some(&ca)).unwrap();
+        let under_tls = |address: &str| {
+            let access = Access { tls: Some(trust.clone()), ..Access::default() };
+            Dial { address: address.to_owned(), access }
+        };
+        let web = somebody_who_says(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let error = Dial::in_the_clear(&web).connect().await.err().unwrap();
+        assert!(matches!(error, DialError::Stranger { .. }), "{error:?}");
+        let error = under_tls(&web).connect().await.err();
+        assert_eq!(error, Some(DialError::HasNoTls(web)));
+
+        let alert = somebody_who_says(&[TLS_ALERT, 3, 3, 0, 2, 2, 50]).await;
+        let error = Dial::in_the_clear(&alert).connect().await.err();
+        assert_eq!(error, Some(DialError::WantsTls(alert)));
+
+        let silent = somebody_who_says(b"").await;
+        let error = Dial::in_the_clear(&silent).connect().await.err().unwrap();
+        assert!(matches!(error, DialError::Stranger { .. }), "{error:?}");
+        let error = under_tls(&silent).connect().await.err().unwrap();
+        assert!(
+            error.to_string().ends_with("it was closed in the handshake; does this server speak TLS?"),
+            "{error}"
+        );
+
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let nobody = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let error = under_tls(&nobody).connect().await.err().unwrap();
+        assert!(matches!(error, DialError::NoAnswer { .. }), "{error:?}");
     }
 
     #[test]
