@@ -13,6 +13,7 @@ mod run_report;
 mod session;
 mod statsd;
 mod store;
+mod wire;
 
 use std::process::ExitCode;
 

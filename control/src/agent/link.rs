@@ -10,16 +10,14 @@ use fracas_proto::v1::join_response::Message as Told;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use tonic::transport::Endpoint;
 
 use super::backoff;
 use crate::grpc::session_proto;
 use crate::session::{FromNode, Timings, ToNode};
+use crate::wire::dial::{Dial, DialError};
 
 /// Messages that may wait for a slow link; the sender then waits, and results pile up in the outbox.
 const OUTGOING_MAX: usize = 64;
-/// How long a dial may take.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What happened to the session.
 #[derive(Debug)]
@@ -34,10 +32,10 @@ pub enum LinkEvent {
     Refused(String),
 }
 
-/// Keeps a session with `controller` (`HOST:PORT`) until the receiver of `events` is gone. `hello` is what to say
+/// Keeps a session with `controller` until the receiver of `events` is gone. `hello` is what to say
 /// first, as it is at that moment.
 pub async fn keep(
-    controller: String,
+    controller: Dial,
     hello: watch::Receiver<v1::JoinRequest>,
     events: mpsc::Sender<LinkEvent>,
     mut rng: Rng,
@@ -89,20 +87,19 @@ impl End {
     }
 }
 
-async fn session(controller: &str, hello: v1::JoinRequest, events: &mpsc::Sender<LinkEvent>) -> End {
-    let endpoint = match Endpoint::from_shared(format!("http://{controller}")) {
-        Ok(endpoint) => endpoint.connect_timeout(DIAL_TIMEOUT).tcp_nodelay(true),
-        Err(why) => return End { refused: true, ..End::because(format!("`{controller}`: {why}"), false) },
-    };
-    let channel = match endpoint.connect().await {
-        Ok(channel) => channel,
-        Err(_) => return End::because(format!("no controller answers at {controller}"), false),
+async fn session(controller: &Dial, hello: v1::JoinRequest, events: &mpsc::Sender<LinkEvent>) -> End {
+    let caller = match controller.connect().await {
+        Ok(caller) => caller,
+        Err(DialError::NoAnswer { address, .. }) => {
+            return End::because(format!("no controller answers at {address}"), false);
+        }
+        Err(error) => return End { refused: !error.may_pass(), ..End::because(error.to_string(), false) },
     };
     let (say, said) = mpsc::channel(OUTGOING_MAX);
     if say.send(hello).await.is_err() {
         return End::because("the session is over", false);
     }
-    let mut client = AgentServiceClient::new(channel);
+    let mut client = AgentServiceClient::new(caller);
     let mut stream = match client.join(ReceiverStream::new(said)).await {
         Ok(response) => response.into_inner(),
         Err(status) => return End::of(&status, false),

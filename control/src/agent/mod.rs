@@ -32,6 +32,7 @@ use self::member::Member;
 use crate::grpc::session_proto;
 use crate::node_registry::NodeIdentity;
 use crate::session::{FromNode, ToNode};
+use crate::wire::dial::Dial;
 
 /// How often time is told to pass.
 const TICK: Duration = Duration::from_millis(50);
@@ -43,10 +44,10 @@ const EVENTS_MAX: usize = 256;
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a node is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
-    /// `HOST:PORT`.
-    pub controller: String,
+    /// Whom to join, and how it is reached.
+    pub controller: Dial,
     /// Who it is.
     pub identity: NodeIdentity,
     /// Worker threads for the load; `None` = as the plan says.

@@ -20,6 +20,7 @@ use super::link::{self, LinkEvent};
 use crate::grpc::session_proto;
 use crate::node_registry::NodeIdentity;
 use crate::session::{FaultOrder, FromNode, Timings, ToNode, WindowSeen};
+use crate::wire::dial::Dial;
 
 /// How often leases are looked at, so that a window's end is told soon.
 const TICK: Duration = Duration::from_millis(100);
@@ -36,14 +37,14 @@ struct Fault {
     told_at: Option<Instant>,
 }
 
-/// Joins `controller` (`HOST:PORT`) as `identity` with all proxies of `handle`, and serves it until dropped; `api`
+/// Joins `controller` as `identity` with all proxies of `handle`, and serves it until dropped; `api`
 /// is where the process's own API listens, for people. Dials again when the session breaks off.
 ///
 /// # Errors
 /// One line, when the controller will not have this process.
 pub async fn join(
     handle: Handle,
-    controller: String,
+    controller: Dial,
     identity: NodeIdentity,
     api: String,
 ) -> Result<(), String> {

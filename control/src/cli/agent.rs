@@ -7,12 +7,17 @@ use std::sync::Arc;
 
 use crate::agent::generator::RingGenerator;
 use crate::agent::{self, News, Settings, identity};
+use crate::wire::dial::Dial;
 
+use super::access::AccessArgs;
 use super::controller::{interrupted, runtime};
 
 /// Flags of `fracas agent`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: fracas agent --join 10.0.0.5:7400 --name rack3-a")]
+#[command(after_help = "\
+Examples:
+  fracas agent --join 127.0.0.1:7400 --name rack3-a
+  fracas agent --join 10.0.0.5:7400 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     /// The controller to serve
     #[arg(long, value_name = "HOST:PORT")]
@@ -23,6 +28,8 @@ pub struct Args {
     /// Worker threads for each load [default: what the run file says]
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Runs `fracas agent` until it is interrupted.
@@ -44,7 +51,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         told = Some(news);
     };
-    let settings = Settings { controller: args.join, identity, threads: args.threads };
+    let controller = Dial { address: args.join, access: args.access.access()? };
+    let settings = Settings { controller, identity, threads: args.threads };
     let runtime = runtime()?;
     runtime
         .block_on(agent::run(settings, Arc::new(RingGenerator), interrupted(), tell))

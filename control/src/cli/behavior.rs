@@ -3,18 +3,22 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use fracas_loadgen::scenario::units;
 use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
 use fracas_proto::v1::{self, EventKind};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
+use super::access::AccessArgs;
+use super::client::connect;
 use super::options::BehaviorOptions;
+use crate::wire::dial::Caller;
 
 /// Flags of `fracas behavior`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: fracas behavior set default 20:delay,5:error --delay-time 200ms")]
+#[command(after_help = "\
+Examples:
+  fracas behavior set default 20:delay,5:error --delay-time 200ms
+  fracas behavior get --api 10.0.0.5:7401 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -24,6 +28,8 @@ pub struct Args {
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -84,7 +90,7 @@ enum Verb {
     },
 }
 
-type Client = ProxyServiceClient<Channel>;
+type Client = ProxyServiceClient<Caller>;
 
 /// How long a call may take; none waits for traffic.
 const CALL_MAX: Duration = Duration::from_secs(10);
@@ -96,22 +102,10 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = connect(&args.api).await?;
-        call(client, args.verb, args.json).await
+        let hint = "start one with `fracas proxy --listen … --upstream …`, or name its API with --api";
+        let caller = connect(&args.api, &args.access, "proxy", hint).await?;
+        call(ProxyServiceClient::new(caller), args.verb, args.json).await
     })
-}
-
-/// Connects to a proxy's API.
-///
-/// # Errors
-/// One line that says how to start one, when nobody answers.
-async fn connect(api: &str) -> anyhow::Result<Client> {
-    let endpoint = Channel::from_shared(format!("http://{api}"))
-        .with_context(|| format!("--api: `{api}` is not HOST:PORT"))?;
-    let channel = endpoint.connect_timeout(CALL_MAX).connect().await.map_err(|_| {
-        anyhow::anyhow!("no proxy answers at {api}; start one with `fracas proxy --listen … --upstream …`, or name its API with --api")
-    })?;
-    Ok(ProxyServiceClient::new(channel))
 }
 
 async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<ExitCode> {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use fracas_loadgen::scenario::units::format_duration;
-use tonic::transport::{Channel, Endpoint};
+
+use super::access::AccessArgs;
+use super::exit::UsageError;
+use crate::wire::dial::{Caller, Dial, DialError};
 
 /// Where the controller is.
 #[derive(Clone, Debug, clap::Args)]
@@ -12,24 +15,34 @@ pub struct ApiArgs {
     /// The controller's address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400")]
     pub api: String,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 impl ApiArgs {
     /// Dials.
     ///
     /// # Errors
-    /// When nobody answers, with what to start.
-    pub async fn connect(&self) -> anyhow::Result<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.api));
-        let endpoint = endpoint.with_context(|| format!("`{}` is not HOST:PORT", self.api))?;
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect().await;
-        channel.map_err(|_| {
-            anyhow!(
-                "no controller answers at {}; start one with `fracas controller`, or give --api",
-                self.api
-            )
-        })
+    /// One line that says what to do: what to start, or which flag is missing.
+    pub async fn connect(&self) -> anyhow::Result<Caller> {
+        let hint = "start one with `fracas controller`, or give --api";
+        connect(&self.api, &self.access, "controller", hint).await
     }
+}
+
+/// Dials a `server`, such as “proxy”, at `address`; `hint` says what to do when there is none.
+///
+/// # Errors
+/// One line that says what to do.
+pub async fn connect(address: &str, access: &AccessArgs, server: &str, hint: &str) -> anyhow::Result<Caller> {
+    let dial = Dial { address: address.to_owned(), access: access.access()? };
+    dial.connect().await.map_err(|error| match error {
+        DialError::NoAnswer { address, .. } => anyhow!("no {server} answers at {address}; {hint}"),
+        DialError::Address(_) | DialError::Domain(_) | DialError::TokenInTheClear(_) => {
+            UsageError::because(error)
+        }
+        error => error.into(),
+    })
 }
 
 /// What a call came back with, as one line.

@@ -12,6 +12,7 @@ use fracas_dataplane::clock::Instant;
 use fracas_loadgen::scenario::units::parse_duration;
 use tokio::net::TcpListener;
 
+use super::access::{CertificateArgs, TokenArgs};
 use super::exit::UsageError;
 use crate::agent::identity;
 use crate::controller::{Controller, Settings};
@@ -19,12 +20,15 @@ use crate::grpc::control_plane::ControlPlane;
 use crate::grpc::server::{check_exposure, serve};
 use crate::session::Timings;
 use crate::store::MemoryStore;
+use crate::wire::tls::HTTP_2;
 
 /// Flags of `fracas controller`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example: fracas controller --out runs/   then, elsewhere: fracas agent --join HOST:7400"
-)]
+#[command(after_help = "\
+Examples:
+  fracas controller --out runs/                      then, on this machine: fracas agent --join 127.0.0.1:7400
+  fracas controller --api 10.0.0.5:7400 --tls-cert cert.pem --tls-key key.pem --token-file token
+                         then, elsewhere: fracas agent --join 10.0.0.5:7400 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     /// Where to serve; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400")]
@@ -32,15 +36,16 @@ pub struct Args {
     /// Where reports go, each in a directory named after its run
     #[arg(long, value_name = "DIR", default_value = "runs")]
     out: PathBuf,
-    /// Serve other machines without TLS and a token
-    #[arg(long)]
-    insecure: bool,
     /// Give a node up that was not heard for this long
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     lost_after: Duration,
     /// Nodes stop their load when they have not heard the controller for this long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     orphan_timeout: Duration,
+    #[command(flatten)]
+    certificate: CertificateArgs,
+    #[command(flatten)]
+    token: TokenArgs,
 }
 
 /// Runs `fracas controller`.
@@ -48,15 +53,16 @@ pub struct Args {
 /// # Errors
 /// When the address cannot be served.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    check_exposure(args.api, args.insecure).map_err(UsageError::because)?;
+    let guard = args.certificate.guard(&args.token, &[HTTP_2])?;
+    check_exposure(args.api, &guard, args.token.insecure).map_err(UsageError::because)?;
     let timings = Timings::with_limits(args.lost_after, args.orphan_timeout);
     runtime()?.block_on(async {
         let listener = TcpListener::bind(args.api).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", args.api))?;
         let (address, out) = (listener.local_addr()?, args.out.display());
         // Whoever started it may have stopped reading; that is no reason to end.
-        let _ = writeln!(std::io::stdout(), "controller listens on {address}\nreports go to {out}");
-        serve(plane(args.out, timings), listener, interrupted()).await?;
+        let _ = writeln!(std::io::stdout(), "controller listens on {address}{guard}\nreports go to {out}");
+        serve(plane(args.out, timings), listener, guard, interrupted()).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -24,7 +24,7 @@ use fracas_proto::v1::run_service_client::RunServiceClient;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::client::{self, ApiArgs};
+use super::client;
 use super::controller::{plane, runtime};
 use super::exit;
 use super::run::{exit_of, follow};
@@ -32,6 +32,8 @@ use crate::agent::generator::RingGenerator;
 use crate::agent::{self, Settings, identity, proxy_session};
 use crate::grpc::server::serve;
 use crate::session::Timings;
+use crate::wire::Guard;
+use crate::wire::dial::Dial;
 
 /// Flags of `fracas demo`.
 #[derive(Debug, clap::Args)]
@@ -90,18 +92,20 @@ async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Re
             let _ = stopped.wait_for(|stopped| *stopped).await;
         }
     };
-    let server = tokio::spawn(serve(plane(args.out.clone(), Timings::default()), listener, until_stopped()));
+    let plane = plane(args.out.clone(), Timings::default());
+    let server = tokio::spawn(serve(plane, listener, Guard::default(), until_stopped()));
+    let controller = Dial::in_the_clear(api);
     let mut nodes = Vec::new();
     for name in ["node-a", "node-b"] {
         let identity = identity::identity(name, BTreeMap::new());
-        let settings = Settings { controller: api.clone(), identity, threads: Some(1) };
+        let settings = Settings { controller: controller.clone(), identity, threads: Some(1) };
         nodes.push(tokio::spawn(agent::run(settings, Arc::new(RingGenerator), until_stopped(), |_| {})));
     }
     let identity = identity::identity("shop-proxy", BTreeMap::new());
-    let session = tokio::spawn(proxy_session::join(handle, api.clone(), identity, String::new()));
+    let session = tokio::spawn(proxy_session::join(handle, controller.clone(), identity, String::new()));
     println!("nodes       node-a and node-b, two generators that dialled in over gRPC\n");
 
-    let followed = submit(args, &api, target).await;
+    let followed = submit(args, &controller, target).await;
     stop.send_replace(true);
     for node in nodes {
         let _ = tokio::time::timeout(Duration::from_secs(3), node).await;
@@ -113,9 +117,8 @@ async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Re
 }
 
 /// Submits the run and follows it.
-async fn submit(args: &Args, api: &str, target: SocketAddr) -> anyhow::Result<Option<v1::Run>> {
-    let api = ApiArgs { api: api.to_owned() };
-    let mut client = RunServiceClient::new(api.connect().await?);
+async fn submit(args: &Args, controller: &Dial, target: SocketAddr) -> anyhow::Result<Option<v1::Run>> {
+    let mut client = RunServiceClient::new(controller.connect().await?);
     let request = v1::SubmitRunRequest {
         file_text: run_file(target, args.duration),
         file_name: "demo.yml".to_owned(),

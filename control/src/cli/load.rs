@@ -38,6 +38,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "the run file has faults; say which proxy's API flips them with --via HOST:PORT",
         ));
     }
+    if args.access.asks_for_tls() && args.via.is_none() {
+        return Err(super::exit::UsageError::because(
+            "the --tls flags are about the proxy's API; say where that is with --via HOST:PORT",
+        ));
+    }
     let reproduce = std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(drive(&args, &plan, reproduce))
@@ -45,7 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<ExitCode> {
     let via = match &args.via {
-        Some(api) => Some(Via::connect(api).await?),
+        Some(api) => Some(Via::connect(api, &args.access).await?),
         None => None,
     };
     let mut live = Live::new(plan, args.json);

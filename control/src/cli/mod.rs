@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, each with its `Args` and its `run`.
 
+mod access;
 mod agent;
 mod behavior;
 mod capacity;
@@ -44,7 +45,7 @@ pub enum Command {
     /// Show everything at once: a server, a proxy, two nodes, a flip mid-run, a report
     Demo(demo::Args),
     /// Stand between client and upstream and break things on purpose
-    Proxy(proxy::Args),
+    Proxy(Box<proxy::Args>),
     /// Change what a running proxy does to its traffic
     Behavior(behavior::Args),
     /// Drive load at exact rates and measure every response from the instant it was due
@@ -84,7 +85,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stopp
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => demo::run(args),
-        Command::Proxy(args) => proxy::run(args),
+        Command::Proxy(args) => proxy::run(*args),
         Command::Behavior(args) => behavior::run(args),
         Command::Load(args) => load::run(*args),
         Command::Capacity(args) => capacity::run(args),

@@ -11,6 +11,7 @@ use super::controller::runtime;
 
 /// Flags of `fracas node`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: fracas node list --api 10.0.0.5:7400 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -15,16 +15,21 @@ use fracas_loadgen::scenario::units;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::access::{CertificateArgs, TokenArgs, TrustArgs};
 use super::exit::UsageError;
 use super::options::BehaviorOptions;
 use crate::grpc::{proxy_server, server};
 use crate::statsd::Statsd;
+use crate::wire::Guard;
+use crate::wire::dial::Dial;
+use crate::wire::tls::{HTTP_1, HTTP_2};
 
 /// Flags of `fracas proxy`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example: fracas proxy --listen 127.0.0.1:6380 --upstream 127.0.0.1:6379 --behavior 20:delay,5:reset --delay-time 200ms
-While it runs: fracas behavior set default 100:hang · fracas behavior lease default 20:delay --ttl 30s")]
+While it runs: fracas behavior set default 100:hang · fracas behavior lease default 20:delay --ttl 30s
+For other machines: fracas proxy --config fracas.yml --api 10.0.0.5:7401 --tls-cert cert.pem --tls-key key.pem --token-file token")]
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
@@ -44,9 +49,6 @@ pub struct Args {
     /// Where the gRPC API and /metrics listen; `none` switches it off [default: 127.0.0.1:7401]
     #[arg(long, value_name = "HOST:PORT")]
     api: Option<String>,
-    /// Serve the API on an address that other machines can reach, without TLS or a token
-    #[arg(long)]
-    insecure: bool,
     /// Send a counter for each bad thing to this statsd server
     #[arg(long, value_name = "HOST:PORT")]
     statsd: Option<String>,
@@ -74,6 +76,12 @@ pub struct Args {
     /// Join this controller, so that runs can flip faults here
     #[arg(long, value_name = "HOST:PORT")]
     join: Option<String>,
+    #[command(flatten)]
+    certificate: CertificateArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    token: TokenArgs,
     #[command(flatten)]
     options: BehaviorOptions,
 }
@@ -105,9 +113,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         (None, Some(address)) => Some(address),
         (None, None) => Some(API_DEFAULT.parse().expect("an address")),
     };
+    let guard = args.certificate.guard(&args.token, &[HTTP_2, HTTP_1])?;
     if let Some(address) = api {
-        server::check_exposure(address, args.insecure).map_err(UsageError::because)?;
+        server::check_exposure(address, &guard, args.token.insecure).map_err(UsageError::because)?;
     }
+    let controller = controller(&args, &guard)?;
     let configured = config.as_ref();
     let mut settings = DataplaneSettings { precise: args.precise, ..DataplaneSettings::default() };
     settings.seed = args.seed.or(configured.and_then(|config| config.seed)).unwrap_or_else(seed_from_clock);
@@ -139,10 +149,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         settings.threads,
         if settings.precise { " (precise)" } else { "" },
         settings.seed,
-        api.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+        api.map_or_else(|| "off".to_owned(), |address| format!("{address}{guard}")),
         handle.features(),
     );
-    runtime.block_on(serve(&args, handle.clone(), listener, statsd))?;
+    runtime.block_on(serve(handle.clone(), listener, guard, controller, statsd))?;
     let drained = dataplane.drain(drain);
     if drained.cut > 0 {
         println!("proxy stopped; {} connections were still open after {drain:?} and were cut", drained.cut);
@@ -154,21 +164,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Serves the API and statsd until the process is told to stop.
 async fn serve(
-    args: &Args,
     handle: Handle,
     listener: Option<TcpListener>,
+    guard: Guard,
+    controller: Option<Dial>,
     statsd: Option<Statsd>,
 ) -> anyhow::Result<()> {
     let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let served = listener.map(|listener| {
         let mut stopped = stopped.clone();
-        tokio::spawn(proxy_server::serve(handle.clone(), listener, async move {
+        tokio::spawn(proxy_server::serve(handle.clone(), listener, guard, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }))
     });
     let told = statsd.map(|statsd| tokio::spawn(statsd.keep(handle.clone(), stopped.clone())));
-    if let Some(controller) = args.join.clone() {
+    if let Some(controller) = controller {
         let identity =
             crate::agent::identity::identity(&format!("proxy-{}", std::process::id()), BTreeMap::new());
         let api = api.map_or_else(String::new, |address| address.to_string());
@@ -191,6 +202,20 @@ async fn serve(
     match served {
         Some(served) => served.await.context("the API ended")?,
         None => Ok(()),
+    }
+}
+
+/// The controller to join. It is shown the same token that the API asks for: a fleet has one.
+fn controller(args: &Args, guard: &Guard) -> anyhow::Result<Option<Dial>> {
+    match &args.join {
+        Some(address) => Ok(Some(Dial {
+            address: address.clone(),
+            access: args.trust.access(guard.token.clone(), args.token.insecure)?,
+        })),
+        None if args.trust.is_given() => Err(UsageError::because(
+            "--tls, --tls-ca and --tls-domain are about the controller of --join; the API has --tls-cert and --tls-key",
+        )),
+        None => Ok(None),
     }
 }
 

@@ -8,15 +8,18 @@ use anyhow::Context;
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
 use super::client::{self, ApiArgs};
 use super::controller::{interrupted, runtime};
 use super::exit;
+use crate::wire::dial::Caller;
 
 /// Flags of `fracas run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: fracas run submit checkout.yml --wait")]
+#[command(after_help = "\
+Examples:
+  fracas run submit checkout.yml --wait
+  fracas run list --api 10.0.0.5:7400 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -71,7 +74,7 @@ enum Verb {
     },
 }
 
-type Client = RunServiceClient<Channel>;
+type Client = RunServiceClient<Caller>;
 
 /// Runs `fracas run`.
 ///

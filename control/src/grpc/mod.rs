@@ -7,7 +7,7 @@ mod page;
 mod proxy_proto;
 pub mod proxy_server;
 mod proxy_service;
-mod refusal;
+pub mod refusal;
 mod remembered;
 mod run_service;
 pub mod server;

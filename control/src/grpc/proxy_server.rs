@@ -1,4 +1,4 @@
-//! The proxy's API port: `ProxyService`, health, reflection, and `/metrics` for Prometheus.
+//! The proxy's API port: `ProxyService`, health, reflection, and `/metrics` for Prometheus; HTTP/1.1 and HTTP/2.
 
 use std::fmt::Write;
 use std::future::Future;
@@ -11,14 +11,18 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use super::proxy_service::Proxies;
+use crate::wire::Guard;
+use crate::wire::incoming::{Incoming, Limits};
+use crate::wire::token;
 
-/// Serves the proxies of `handle` on `listener` until `stop` is done.
+/// Serves the proxies of `handle` on `listener`, behind `guard`, until `stop` is done.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
     handle: Handle,
     listener: TcpListener,
+    guard: Guard,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -45,9 +49,11 @@ pub async fn serve(
     };
     let router =
         routes.into_axum_router().route("/metrics", get(metrics)).route("/healthz", get(|| async { "ok\n" }));
+    let router = token::guarded(router, guard.token);
+    let incoming = Incoming::new(listener, guard.tls, Limits::default())?;
     // A watcher's stream would hold a graceful stop for ever: it is cut after a moment.
     let (told, wait) = tokio::sync::oneshot::channel();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+    let server = axum::serve(incoming, router).with_graceful_shutdown(async move {
         stop.await;
         let _ = told.send(());
     });

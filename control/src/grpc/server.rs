@@ -1,4 +1,4 @@
-//! The controller's server: its services, health and reflection on one address.
+//! The controller's server: its services, health and reflection on one address. Which addresses may be served.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -9,24 +9,28 @@ use fracas_proto::v1::agent_service_server::AgentServiceServer;
 use fracas_proto::v1::node_service_server::NodeServiceServer;
 use fracas_proto::v1::run_service_server::RunServiceServer;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::agent_service::Agents;
 use super::control_plane::ControlPlane;
 use super::node_service::Nodes;
 use super::run_service::Runs;
+use crate::wire::Guard;
+use crate::wire::incoming::{Incoming, Limits};
+use crate::wire::token;
 
 /// A connection on which nothing is heard for this long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// Serves a controller on `listener` until `stop` is done; then sessions and calls are cut.
+/// Serves a controller on `listener`, behind `guard`, until `stop` is done; then sessions and calls are cut.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(
     plane: Arc<ControlPlane>,
     listener: TcpListener,
+    guard: Guard,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -38,17 +42,19 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(fracas_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let time = tokio::spawn(plane.clone().keep_time());
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .tcp_nodelay(true)
-        .add_service(health_service)
+    let routes = Routes::new(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(RunServiceServer::new(Runs(plane.clone())))
         .add_service(NodeServiceServer::new(Nodes(plane.clone())))
-        .add_service(AgentServiceServer::new(Agents(plane.clone())))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .add_service(AgentServiceServer::new(Agents(plane.clone())));
+    let router = token::guarded(routes.into_axum_router(), guard.token);
+    let incoming = Incoming::new(listener, guard.tls, Limits::default())?;
+    let time = tokio::spawn(plane.clone().keep_time());
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_routes(router.into())
+        .serve_with_incoming(incoming);
     let served = tokio::select! {
         served = server => served,
         () = stop => Ok(()),
@@ -57,22 +63,46 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Whether an address may be served without TLS and a token.
+/// Whether an address may be served behind `guard`: one that others can reach needs TLS and a token.
 ///
 /// # Errors
-/// One line, when others than this machine could reach it and nobody said that this is wanted.
-pub fn check_exposure(address: SocketAddr, insecure: bool) -> Result<(), String> {
-    if insecure || address.ip().to_canonical().is_loopback() {
-        return Ok(());
-    }
+/// One line that says what is missing, when others than this machine could reach it and nobody said that this is
+/// wanted.
+pub fn check_exposure(address: SocketAddr, guard: &Guard, insecure: bool) -> Result<(), String> {
+    let missing = match (&guard.tls, &guard.token) {
+        (Some(_), Some(_)) => return Ok(()),
+        _ if insecure || address.ip().to_canonical().is_loopback() => return Ok(()),
+        (None, None) => "TLS and a token: add --tls-cert FILE, --tls-key FILE and --token-file FILE",
+        (None, Some(_)) => {
+            "TLS, without which the token can be read on the way: add --tls-cert FILE and --tls-key FILE"
+        }
+        (Some(_), None) => {
+            "a token, without which everybody is let in: add --token-file FILE or set FRACAS_TOKEN"
+        }
+    };
     Err(format!(
-        "{address} can be reached from other machines, without TLS or a token; listen on 127.0.0.1, or say --insecure"
+        "{address} can be reached from other machines and lacks {missing}; or listen on 127.0.0.1, or say --insecure"
     ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::tls;
+    use crate::wire::token::Token;
+
+    /// Guards with TLS or without, and with a token or without.
+    fn guard(has_tls: bool, has_token: bool) -> Guard {
+        let files = tempfile::tempdir().unwrap();
+        let at = |name: &str| files.path().join(name);
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(at("cert.pem"), pair.cert.pem()).unwrap();
+        std::fs::write(at("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+        std::fs::write(at("token"), "s3cret\n").unwrap();
+        let tls = has_tls.then(|| tls::acceptor(&at("cert.pem"), &at("key.pem"), &[tls::HTTP_2]).unwrap());
+        let token = has_token.then(|| Token::load(Some(&at("token"))).unwrap().unwrap());
+        Guard { tls, token }
+    }
 
     #[test]
     fn only_loopback_is_served_without_a_word() {
@@ -86,8 +116,35 @@ mod tests {
             ("10.0.0.1:7400", false),
         ] {
             let address = address.parse().unwrap();
-            assert_eq!(check_exposure(address, false).is_ok(), loopback, "{address}");
-            assert!(check_exposure(address, true).is_ok());
+            for (tls, token) in [(false, false), (true, false), (false, true)] {
+                let guard = guard(tls, token);
+                assert_eq!(
+                    check_exposure(address, &guard, false).is_ok(),
+                    loopback,
+                    "{address} {tls} {token}"
+                );
+                assert!(check_exposure(address, &guard, true).is_ok());
+            }
+            assert!(check_exposure(address, &guard(true, true), false).is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_an_address_lacks_is_said() {
+        let address = "10.0.0.1:7400".parse().unwrap();
+        for (tls, token, lacks, has) in [
+            (
+                false,
+                false,
+                "lacks TLS and a token: add --tls-cert FILE, --tls-key FILE and --token-file FILE",
+                "none",
+            ),
+            (false, true, "lacks TLS, without", "--token-file"),
+            (true, false, "lacks a token, without", "--tls-cert"),
+        ] {
+            let line = check_exposure(address, &guard(tls, token), false).unwrap_err();
+            assert!(line.starts_with("10.0.0.1:7400 ") && line.contains(lacks), "{line}");
+            assert!(!line.contains(has) && line.lines().count() == 1, "{line}");
         }
     }
 }

@@ -887,7 +887,7 @@ pub mod agent_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Opens a session. ALREADY_EXISTS if another process holds the name; UNAUTHENTICATED without a valid token;
+        /// Opens a session. ALREADY_EXISTS if another process holds the name; UNAUTHENTICATED without the token;
         /// FAILED_PRECONDITION if the first message is not a hello or the versions do not fit.
         pub async fn join(
             &mut self,
@@ -934,7 +934,7 @@ pub mod agent_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Opens a session. ALREADY_EXISTS if another process holds the name; UNAUTHENTICATED without a valid token;
+        /// Opens a session. ALREADY_EXISTS if another process holds the name; UNAUTHENTICATED without the token;
         /// FAILED_PRECONDITION if the first message is not a hello or the versions do not fit.
         async fn join(
             &self,
@@ -1331,7 +1331,7 @@ pub mod node_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Knows which agents and proxies have joined the controller. Deadlines, `request_id` and error details are as
+    /// Knows which agents and proxies have joined the controller. Access, deadlines, `request_id` and error details are as
     /// ProxyService says; a name that nobody joined with is NOT_FOUND with the reason NODE_NOT_FOUND.
     #[derive(Debug, Clone)]
     pub struct NodeServiceClient<T> {
@@ -1528,7 +1528,7 @@ pub mod node_service_server {
             tonic::Status,
         >;
     }
-    /// Knows which agents and proxies have joined the controller. Deadlines, `request_id` and error details are as
+    /// Knows which agents and proxies have joined the controller. Access, deadlines, `request_id` and error details are as
     /// ProxyService says; a name that nobody joined with is NOT_FOUND with the reason NODE_NOT_FOUND.
     #[derive(Debug)]
     pub struct NodeServiceServer<T> {
@@ -2668,6 +2668,9 @@ pub mod proxy_service_client {
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
     /// wants and say something at least every 15 s: reconnect after 45 s of silence.
     ///
+    /// Access. A server that was started with a token wants `authorization: Bearer TOKEN` in the metadata of every call,
+    /// reflection included; only grpc.health.v1.Health/Check is open. It speaks TLS if it was started with a certificate.
+    ///
     /// Errors. Each carries one google.rpc.ErrorInfo with the domain `fracas` and a reason in capitals; a bad request
     /// also carries a google.rpc.BadRequest that names each field by its full path.
     ///
@@ -2675,6 +2678,7 @@ pub mod proxy_service_client {
     /// |---|---|---|
     /// | INVALID_ARGUMENT | INVALID_FIELD | a field does not parse or contradicts another |
     /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not from this list |
+    /// | UNAUTHENTICATED | TOKEN_MISSING, TOKEN_WRONG | the server has a token and the call does not show it |
     /// | NOT_FOUND | PROXY_NOT_FOUND, LEASE_NOT_FOUND | there is none of that name; a lease that ended is gone |
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
     /// | ABORTED | STALE_GENERATION | `expected_generation` is not the proxy's generation: read again, then retry |
@@ -3296,6 +3300,9 @@ pub mod proxy_service_server {
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
     /// wants and say something at least every 15 s: reconnect after 45 s of silence.
     ///
+    /// Access. A server that was started with a token wants `authorization: Bearer TOKEN` in the metadata of every call,
+    /// reflection included; only grpc.health.v1.Health/Check is open. It speaks TLS if it was started with a certificate.
+    ///
     /// Errors. Each carries one google.rpc.ErrorInfo with the domain `fracas` and a reason in capitals; a bad request
     /// also carries a google.rpc.BadRequest that names each field by its full path.
     ///
@@ -3303,6 +3310,7 @@ pub mod proxy_service_server {
     /// |---|---|---|
     /// | INVALID_ARGUMENT | INVALID_FIELD | a field does not parse or contradicts another |
     /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not from this list |
+    /// | UNAUTHENTICATED | TOKEN_MISSING, TOKEN_WRONG | the server has a token and the call does not show it |
     /// | NOT_FOUND | PROXY_NOT_FOUND, LEASE_NOT_FOUND | there is none of that name; a lease that ended is gone |
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
     /// | ABORTED | STALE_GENERATION | `expected_generation` is not the proxy's generation: read again, then retry |
@@ -4457,7 +4465,7 @@ pub mod run_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// Queues runs, spreads them over generator nodes, and hands out their reports. Served by `fracas controller`
-    /// (default 127.0.0.1:7400). Deadlines, `request_id` and error details are as ProxyService says.
+    /// (default 127.0.0.1:7400). Access, deadlines, `request_id` and error details are as ProxyService says.
     ///
     /// | code | reason | when |
     /// |---|---|---|
@@ -4768,7 +4776,7 @@ pub mod run_service_server {
         ) -> std::result::Result<tonic::Response<Self::GetReportStream>, tonic::Status>;
     }
     /// Queues runs, spreads them over generator nodes, and hands out their reports. Served by `fracas controller`
-    /// (default 127.0.0.1:7400). Deadlines, `request_id` and error details are as ProxyService says.
+    /// (default 127.0.0.1:7400). Access, deadlines, `request_id` and error details are as ProxyService says.
     ///
     /// | code | reason | when |
     /// |---|---|---|

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use fracas_loadgen::scenario::{self, LatePolicy, Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, units};
 
+use crate::cli::access::AccessArgs;
 use crate::cli::exit::UsageError;
 
 /// Flags of `fracas load`.
@@ -93,6 +94,8 @@ pub struct Args {
     /// API of a proxy: its faults are drawn into the report, and the run file's faults are flipped there
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) via: Option<String>,
+    #[command(flatten)]
+    pub(super) access: AccessArgs,
     /// Name of the run, for its report
     #[arg(long)]
     name: Option<String>,

@@ -13,7 +13,10 @@ use fracas_proto::v1::{
     AcquireLeaseRequest, BehaviorOptions, Event, EventKind, ReleaseLeaseRequest, RuleSet, WatchEventsRequest,
 };
 use serde_json::json;
-use tonic::transport::Channel;
+
+use crate::cli::access::AccessArgs;
+use crate::cli::client;
+use crate::wire::dial::Caller;
 
 /// Events of one run that are kept for its report; more are counted.
 const EVENTS_MAX: usize = 1_000_000;
@@ -26,7 +29,7 @@ const LEASE_SLACK: Duration = Duration::from_secs(10);
 
 /// A watched proxy process.
 pub struct Via {
-    client: ProxyServiceClient<Channel>,
+    client: ProxyServiceClient<Caller>,
     watched: Arc<Mutex<Watched>>,
 }
 
@@ -47,16 +50,13 @@ impl Via {
     /// Connects to a proxy's API and begins to watch.
     ///
     /// # Errors
-    /// When nobody answers there.
-    pub async fn connect(api: &str) -> anyhow::Result<Via> {
-        let missing = || format!("no proxy answers at {api}; start one with `fracas proxy … --api {api}`");
-        let endpoint = Channel::from_shared(format!("http://{api}"))
-            .with_context(|| format!("`{api}` is not HOST:PORT"))?
-            .connect_timeout(CALL_MAX);
-        let mut client = ProxyServiceClient::new(endpoint.connect().await.with_context(missing)?);
+    /// When nobody answers there, or does not let us in.
+    pub async fn connect(api: &str, access: &AccessArgs) -> anyhow::Result<Via> {
+        let hint = format!("start one with `fracas proxy … --api {api}`");
+        let mut client = ProxyServiceClient::new(client::connect(api, access, "proxy", &hint).await?);
         let watch =
             WatchEventsRequest { kinds: vec![EventKind::Injected.into()], ..WatchEventsRequest::default() };
-        let mut stream = client.watch_events(watch).await.with_context(missing)?.into_inner();
+        let mut stream = client.watch_events(watch).await.map_err(client::error)?.into_inner();
         let watched = Arc::new(Mutex::new(Watched::default()));
         let shared = Arc::clone(&watched);
         tokio::spawn(async move {
