@@ -376,7 +376,8 @@ impl Ring for KernelRing {
         let group = self.buffers(size).group;
         let mut entry = opcode::RecvMulti::new(Fd(socket.0), group).build();
         if self.features.receive_credit {
-            set_credit(&mut entry, credit_bytes);
+            // The kernel counts it as an int: more, and the first bytes would use it up.
+            set_credit(&mut entry, credit_bytes.min(i32::MAX as u32));
         }
         self.start(entry, Kind::Receive, token, u32::from(group));
     }
