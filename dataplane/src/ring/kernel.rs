@@ -145,7 +145,10 @@ impl Features {
         }
         let receive_credit = try_multishot_receive(&mut ring)?;
         let absolute_deadline = try_absolute_deadline(&ring);
-        let registered_ring = ring.submitter().register_ring_fd().is_ok();
+        let mut submitter = ring.submitter();
+        let registered_ring = submitter.register_ring_fd().is_ok();
+        // A registered ring lives in one of the thread's 16 places until it is taken out.
+        let _ = submitter.unregister_ring_fd();
         Ok(Features { defer_taskrun, no_sqarray, receive_credit, absolute_deadline, registered_ring })
     }
 }

@@ -511,6 +511,10 @@ impl Drop for KernelRing {
             std::mem::forget(std::mem::take(&mut self.connects));
             std::mem::forget(std::mem::take(&mut self.wake_count));
         }
+        if self.features.registered_ring {
+            // The thread's table of rings, which has 16 places, would keep it alive up to the thread's end.
+            let _ = self.submitter.unregister_ring_fd();
+        }
         // SAFETY: each is dropped once, the queues before the ring that they borrow from.
         unsafe {
             ManuallyDrop::drop(&mut self.sq);
