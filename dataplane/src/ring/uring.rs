@@ -99,8 +99,9 @@ impl KernelRing {
     /// # Errors
     /// One that names the cause found and the remedy.
     pub fn new(settings: &RingSettings, features: Features) -> Result<KernelRing, RingError> {
-        let (ring, ..) =
-            kernel::build(settings.sq_entries, settings.cq_entries).map_err(RingError::from_setup)?;
+        let Features { defer_taskrun, no_sqarray, .. } = features;
+        let ring = kernel::build(settings.sq_entries, settings.cq_entries, defer_taskrun, no_sqarray);
+        let (ring, ..) = ring.map_err(RingError::from_setup)?;
         let mut ring = Box::new(ring);
         // SAFETY: the queues borrow from the box, whose address is stable; they are dropped before it
         // (see `drop`), and nothing else uses `ring` while they live.
