@@ -143,6 +143,8 @@ fn resets(stream: &mut TcpStream) -> bool {
         match stream.read(&mut rest) {
             Ok(0) => return false,
             Ok(_) => {}
+            // The kernel tears down a ring that this thread has dropped.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return error.kind() == ErrorKind::ConnectionReset,
         }
     }

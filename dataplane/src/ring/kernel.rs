@@ -131,6 +131,16 @@ impl Features {
     /// # Errors
     /// When no ring can be made, or it lacks what there is no way around.
     pub fn probe() -> Result<Features, RingError> {
+        // On a thread of its own, whose end frees its place in the thread's table of rings. The kernel
+        // interrupts the thread of a ring that it tears down, and a caller's next read would say EINTR.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("fracas-probe".into());
+            let probe = thread.spawn_scoped(scope, Features::probe_here).map_err(RingError::Other)?;
+            probe.join().expect("the probe does not panic")
+        })
+    }
+
+    fn probe_here() -> Result<Features, RingError> {
         let (mut ring, defer_taskrun, no_sqarray) =
             build(8, 64, true, true).map_err(RingError::from_setup)?;
         let mut probe = Probe::new();
@@ -151,10 +161,7 @@ impl Features {
         }
         let receive_credit = try_multishot_receive(&mut ring)?;
         let absolute_deadline = try_absolute_deadline(&ring);
-        let mut submitter = ring.submitter();
-        let registered_ring = submitter.register_ring_fd().is_ok();
-        // A registered ring lives in one of the thread's 16 places until it is taken out.
-        let _ = submitter.unregister_ring_fd();
+        let registered_ring = ring.submitter().register_ring_fd().is_ok();
         Ok(Features { defer_taskrun, no_sqarray, receive_credit, absolute_deadline, registered_ring })
     }
 }
