@@ -23,10 +23,12 @@ use fracas_dataplane::rng::Rng;
 
 const PROXY: u32 = 0;
 
-struct Loop(Worker<SimulatedRing>);
+/// The worker, and how often it may have read the clock: once when it began, at each turn and each command.
+struct Loop(Worker<SimulatedRing>, u64);
 
 impl Actor for Loop {
     fn turn(&mut self) -> std::io::Result<()> {
+        self.1 += 1;
         self.0.turn()
     }
     fn next_due(&mut self) -> Instant {
@@ -88,7 +90,7 @@ impl World {
             ordinals: Arc::new(AtomicU64::new(0)),
         };
         let proxy = worker.open(&opening).unwrap().unwrap();
-        let worker = Rc::new(RefCell::new(Loop(worker)));
+        let worker = Rc::new(RefCell::new(Loop(worker, 1)));
         let mut simulation = Simulation::new(&network);
         simulation.add(id, Rc::clone(&worker));
         World { network, rng, simulation, worker, ring: id, proxy, server, protocol, rules, events }
@@ -98,7 +100,10 @@ impl World {
         let (seed, generation) = (self.network.seed(), self.rules.generation + 1);
         let compiled = RuleSet::compile(rules, self.protocol, seed, generation).unwrap();
         self.rules = Arc::new(compiled.inherit(&self.rules));
-        self.worker.borrow_mut().0.set_rules(PROXY, &self.rules);
+        let mut worker = self.worker.borrow_mut();
+        worker.0.set_rules(PROXY, &self.rules);
+        worker.1 += 1;
+        drop(worker);
         // A command comes by a wake, and its turn follows.
         self.network.wake(self.ring);
     }
@@ -117,6 +122,8 @@ impl World {
         let seed = self.network.seed();
         self.simulation.run_until(self.network.now() + Duration::from_secs(10));
         let snapshot = self.worker.borrow_mut().0.snapshot();
+        let clock_reads = self.network.clock_reads(self.ring);
+        assert_eq!(clock_reads, self.worker.borrow().1, "the clock is read once a turn (seed {seed})");
         assert_eq!(snapshot.connections, 0, "connections are left (seed {seed})");
         assert_eq!(snapshot.held_bytes, 0, "held bytes are left (seed {seed})");
         let counters = snapshot.proxies[&PROXY].counters;
