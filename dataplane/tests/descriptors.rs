@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::DataplaneSettings;
-use support::{EchoServer, Proxy};
+use support::{EchoServer, Proxy, in_a_process_of_its_own};
 
 /// Tells the child what it is, and what to connect to.
 const UPSTREAM: &str = "FRACAS_TEST_UPSTREAM";
@@ -121,7 +121,6 @@ fn is_the_far_side(connections: usize) -> bool {
         let stats = proxy.handle().stats().unwrap();
         let counters = stats.proxies["test"].counters;
         let open: usize = stats.workers.iter().map(|worker| worker.connections).sum();
-        // Counted without a descriptor: `fstat` of each that there may be.
         let descriptors =
             (0..64).filter(|fd| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok()).count();
         println!(
@@ -133,6 +132,12 @@ fn is_the_far_side(connections: usize) -> bool {
         );
     }
     true
+}
+
+/// Descriptors of this process, counted without one.
+fn descriptors() -> usize {
+    let is_open = |fd: &u32| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok();
+    (0..64).filter(is_open).count()
 }
 
 fn echo(client: &mut TcpStream, byte: u8) -> bool {
@@ -198,4 +203,30 @@ fn a_crowd_without_descriptors_is_served_or_told_and_nothing_leaks() {
     let told = proxy.assert_empty();
     // Who was accepted and found no upstream was closed and counted; nobody was lost without a word.
     assert_eq!((told.opened, told.opened - told.connect_failures), (41, served + 1));
+}
+
+#[test]
+fn a_data_plane_that_ends_leaves_no_descriptor() {
+    in_a_process_of_its_own("a_data_plane_that_ends_leaves_no_descriptor", 64, || {
+        let server = EchoServer::start();
+        let before = descriptors();
+        for round in 0..4 {
+            let settings = DataplaneSettings { threads: 2, ..DataplaneSettings::default() };
+            let proxy = Proxy::with(settings, server.address, Protocol::Tcp, Vec::new());
+            let mut clients = [(); 4].map(|()| proxy.connect());
+            assert!(clients.iter_mut().all(|client| echo(client, round)));
+            // Half of them are cut, the others have gone before.
+            let still_here: Vec<_> = clients.into_iter().skip(2).collect();
+            drop(proxy);
+            drop(still_here);
+        }
+        // The server's ends close on its own threads.
+        for _ in 0..3000 {
+            if descriptors() == before {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{} descriptors are open, {before} were before", descriptors());
+    });
 }

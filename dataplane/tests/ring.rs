@@ -29,7 +29,8 @@ const ENDLESS: u32 = u32::MAX;
 /// Runs a test on the kernel as it is, and without each thing that an older one lacks.
 fn on_every_kernel(test: impl Fn(Features)) {
     let found = Features::probe().expect("tests need io_uring");
-    let without: [(&str, fn(&mut Features) -> &mut bool); 5] = [
+    type Has = fn(&mut Features) -> &mut bool;
+    let without: [(&str, Has); 5] = [
         ("defer-taskrun", |features| &mut features.defer_taskrun),
         ("no-sqarray", |features| &mut features.no_sqarray),
         ("receive-credit", |features| &mut features.receive_credit),
