@@ -366,3 +366,44 @@ fn a_taken_port_is_refused_instead_of_shared() {
     let again = ProxySpec::new("again", proxy.address, server.address);
     assert!(matches!(proxy.handle().create(again), Err(ProxyError::Listen { .. })));
 }
+
+#[test]
+fn a_client_that_does_not_read_can_be_cut_and_does_not_hold_up_the_end() {
+    use fracas_dataplane::proxy::{DataplaneSettings, ProxyUpdate};
+    let address = serve(Default::default(), |mut stream| while stream.write_all(&[1; 65_536]).is_ok() {});
+    let mut settings = DataplaneSettings { threads: 1, ..Default::default() };
+    // A send of which a part has gone waits for the client.
+    settings.options.send_buffer_bytes = Some(4096);
+    let proxy = Proxy::with(settings, address, Protocol::Tcp, Vec::new());
+    let connections = |proxy: &Proxy| proxy.handle().stats().unwrap().workers[0].connections;
+    let stuck = |proxy: &Proxy| {
+        let client = proxy.connect();
+        let replied = || proxy.handle().stats().unwrap().proxies["test"].counters.reply_bytes;
+        let mut before = (0, replied());
+        // The proxy reads on until its queue is full.
+        while before.0 < 20 {
+            std::thread::sleep(Duration::from_millis(5));
+            let now = replied();
+            before = if now > 0 && now == before.1 { (before.0 + 1, now) } else { (0, now) };
+        }
+        client
+    };
+    let _client = stuck(&proxy);
+    assert_eq!(connections(&proxy), 1);
+    let enabled = |enabled| ProxyUpdate { enabled: Some(enabled), ..ProxyUpdate::default() };
+    proxy.handle().update("test", enabled(false)).unwrap();
+    let limit = Instant::now() + Duration::from_secs(30);
+    while connections(&proxy) > 0 {
+        assert!(Instant::now() < limit, "the connection is never closed");
+        std::thread::yield_now();
+    }
+    proxy.handle().update("test", enabled(true)).unwrap();
+    let _client = stuck(&proxy);
+    // Dropped on a thread of its own, so that a hang fails instead of hanging.
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(proxy);
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(30)).expect("the worker ends");
+}

@@ -23,10 +23,12 @@ use fracas_dataplane::rng::Rng;
 
 const PROXY: u32 = 0;
 
-struct Loop(Worker<SimulatedRing>);
+/// The worker, and how often it may have read the clock: once when it began, at each turn and each command.
+struct Loop(Worker<SimulatedRing>, u64);
 
 impl Actor for Loop {
     fn turn(&mut self) -> std::io::Result<()> {
+        self.1 += 1;
         self.0.turn()
     }
     fn next_due(&mut self) -> Instant {
@@ -88,7 +90,7 @@ impl World {
             ordinals: Arc::new(AtomicU64::new(0)),
         };
         let proxy = worker.open(&opening).unwrap().unwrap();
-        let worker = Rc::new(RefCell::new(Loop(worker)));
+        let worker = Rc::new(RefCell::new(Loop(worker, 1)));
         let mut simulation = Simulation::new(&network);
         simulation.add(id, Rc::clone(&worker));
         World { network, rng, simulation, worker, ring: id, proxy, server, protocol, rules, events }
@@ -98,7 +100,10 @@ impl World {
         let (seed, generation) = (self.network.seed(), self.rules.generation + 1);
         let compiled = RuleSet::compile(rules, self.protocol, seed, generation).unwrap();
         self.rules = Arc::new(compiled.inherit(&self.rules));
-        self.worker.borrow_mut().0.set_rules(PROXY, &self.rules);
+        let mut worker = self.worker.borrow_mut();
+        worker.0.set_rules(PROXY, &self.rules);
+        worker.1 += 1;
+        drop(worker);
         // A command comes by a wake, and its turn follows.
         self.network.wake(self.ring);
     }
@@ -117,6 +122,8 @@ impl World {
         let seed = self.network.seed();
         self.simulation.run_until(self.network.now() + Duration::from_secs(10));
         let snapshot = self.worker.borrow_mut().0.snapshot();
+        let clock_reads = self.network.clock_reads(self.ring);
+        assert_eq!(clock_reads, self.worker.borrow().1, "the clock is read once a turn (seed {seed})");
         assert_eq!(snapshot.connections, 0, "connections are left (seed {seed})");
         assert_eq!(snapshot.held_bytes, 0, "held bytes are left (seed {seed})");
         let counters = snapshot.proxies[&PROXY].counters;
@@ -484,6 +491,17 @@ impl World {
         self.simulation.run_until(self.network.now() + time);
     }
 
+    /// The server's end of the next connection, which faults may keep waiting.
+    fn next_served(&mut self) -> Peer {
+        for _ in 0..100 {
+            if let Some(server) = self.server.accept() {
+                return server;
+            }
+            self.run(Duration::from_millis(100));
+        }
+        panic!("it never connects (seed {})", self.network.seed());
+    }
+
     /// A connected client and its server.
     fn pair(&mut self) -> (Peer, Peer) {
         let client = self.network.dial(self.proxy);
@@ -538,8 +556,7 @@ fn simulation_of_a_reply_that_was_complete_survives_the_end_of_its_server() {
         let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
         world.set_rules(vec![one("delay", "delay", &[("time", "1s"), ("side", "reply")])]);
         let client = world.network.dial(world.proxy);
-        world.run(Duration::from_secs(1));
-        let server = world.server.accept().expect("it has connected");
+        let server = world.next_served();
         let said = vec![7; 1 + world.rng.below(1000) as usize];
         server.write(&said);
         server.shutdown_write();
@@ -568,8 +585,7 @@ fn simulation_of_readers_that_stopped_leaves_buffers_for_the_others() {
         for _ in 0..12 {
             let client = world.network.dial(world.proxy);
             client.stop_reading();
-            world.run(Duration::from_secs(1));
-            let server = world.server.accept().expect("it has connected");
+            let server = world.next_served();
             server.stop_reading();
             server.write(&vec![1; 50_000]);
             client.write(&vec![2; 50_000]);
@@ -577,8 +593,7 @@ fn simulation_of_readers_that_stopped_leaves_buffers_for_the_others() {
         }
         world.run(Duration::from_secs(1));
         let client = world.network.dial(world.proxy);
-        world.run(Duration::from_secs(1));
-        let server = world.server.accept().expect("it has connected");
+        let server = world.next_served();
         for _ in 0..20 {
             client.write(&[3; 1000]);
             world.run(Duration::from_secs(1));
@@ -621,8 +636,7 @@ fn simulation_of_a_proxy_that_is_shut_and_opened_again_goes_on_listening() {
         }
         let client = world.network.dial(world.proxy);
         client.write(b"still here?");
-        world.run(Duration::from_secs(2));
-        let server = world.server.accept().expect("it has connected");
+        let server = world.next_served();
         world.run(Duration::from_secs(2));
         assert_eq!(server.read(), b"still here?", "seed {seed}");
         client.close();
@@ -640,12 +654,30 @@ fn simulation_of_a_reset_after_bytes_counts_them_under_a_throttle_too() {
         ];
         let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, rules);
         let client = world.network.dial(world.proxy);
-        world.run(Duration::from_secs(1));
-        let server = world.server.accept().expect("it has connected");
+        let server = world.next_served();
         client.write(&[1; 20_000]);
         world.run(Duration::from_secs(30));
         assert!(client.state().reset && server.state().reset, "seed {seed}");
         assert!(server.received_bytes() <= 5000, "{} bytes passed (seed {seed})", server.received_bytes());
         world.assert_empty();
     }
+}
+
+#[test]
+fn simulation_of_a_client_that_breaks_off_after_its_fin_counts_it() {
+    let mut world = plain_world(Vec::new());
+    let (client, server) = world.pair();
+    client.stop_reading();
+    client.write(b"request");
+    client.shutdown_write();
+    world.run(Duration::from_secs(1));
+    server.write(&[2; 100_000]);
+    world.run(Duration::from_secs(1));
+    assert!(server.state().eof && client.state().unread_bytes > 0);
+    assert_eq!(world.snapshot().counters.client_resets, 0, "a FIN breaks nothing off");
+    client.reset();
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.snapshot().counters.client_resets, 1);
+    server.close();
+    world.assert_empty();
 }

@@ -586,6 +586,13 @@ impl Connection {
             // Both sides are gone.
             return self.close(cx);
         }
+        if ended && self.pipe(direction.opposite()).end != End::Rst {
+            // Its FIN was told before the RST that followed it.
+            match direction {
+                Direction::Request => proxy.counters.upstream_resets += 1,
+                Direction::Reply => proxy.counters.client_resets += 1,
+            }
+        }
         if ended || end == End::Fin {
             // Nothing follows here any more. What the sink said before still goes to the other side.
             self.pipe(direction).end = End::Sent;

@@ -94,8 +94,13 @@ fn read_trimmed(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// Builds a ring with the best flags the kernel takes; says which it took.
-pub(crate) fn build(sq_entries: u32, cq_entries: u32) -> io::Result<(IoUring, bool, bool)> {
+/// Builds a ring with the best flags the kernel takes of those asked for; says which it took.
+pub(crate) fn build(
+    sq_entries: u32,
+    cq_entries: u32,
+    defer_taskrun: bool,
+    no_sqarray: bool,
+) -> io::Result<(IoUring, bool, bool)> {
     let attempt = |defer: bool, no_sqarray: bool| {
         let mut builder = IoUring::builder();
         builder.setup_submit_all().setup_cqsize(cq_entries).setup_clamp();
@@ -110,7 +115,7 @@ pub(crate) fn build(sq_entries: u32, cq_entries: u32) -> io::Result<(IoUring, bo
         builder.build(sq_entries)
     };
     let mut last = None;
-    for (defer, no_sqarray) in [(true, true), (true, false), (false, false)] {
+    for (defer, no_sqarray) in [(defer_taskrun, no_sqarray), (defer_taskrun, false), (false, false)] {
         match attempt(defer, no_sqarray) {
             Ok(ring) => return Ok((ring, defer, no_sqarray)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => last = Some(error),
@@ -126,7 +131,18 @@ impl Features {
     /// # Errors
     /// When no ring can be made, or it lacks what there is no way around.
     pub fn probe() -> Result<Features, RingError> {
-        let (mut ring, defer_taskrun, no_sqarray) = build(8, 64).map_err(RingError::from_setup)?;
+        // On a thread of its own, whose end frees its place in the thread's table of rings. The kernel
+        // interrupts the thread of a ring that it tears down, and a caller's next read would say EINTR.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("fracas-probe".into());
+            let probe = thread.spawn_scoped(scope, Features::probe_here).map_err(RingError::Other)?;
+            probe.join().expect("the probe does not panic")
+        })
+    }
+
+    fn probe_here() -> Result<Features, RingError> {
+        let (mut ring, defer_taskrun, no_sqarray) =
+            build(8, 64, true, true).map_err(RingError::from_setup)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe).map_err(RingError::Other)?;
         for (code, feature) in [

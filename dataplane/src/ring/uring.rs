@@ -84,6 +84,9 @@ pub struct KernelRing {
     wake_count: Box<u64>,
     /// Operations whose last completion has not come.
     in_flight: u64,
+    /// By descriptor: everything on it was cancelled and it is not closed yet.
+    cancelled: Vec<bool>,
+    overflows: u64,
     features: Features,
     spin: Option<Duration>,
     /// Last: the queues above point into it.
@@ -96,8 +99,9 @@ impl KernelRing {
     /// # Errors
     /// One that names the cause found and the remedy.
     pub fn new(settings: &RingSettings, features: Features) -> Result<KernelRing, RingError> {
-        let (ring, ..) =
-            kernel::build(settings.sq_entries, settings.cq_entries).map_err(RingError::from_setup)?;
+        let Features { defer_taskrun, no_sqarray, .. } = features;
+        let ring = kernel::build(settings.sq_entries, settings.cq_entries, defer_taskrun, no_sqarray);
+        let (ring, ..) = ring.map_err(RingError::from_setup)?;
         let mut ring = Box::new(ring);
         // SAFETY: the queues borrow from the box, whose address is stable; they are dropped before it
         // (see `drop`), and nothing else uses `ring` while they live.
@@ -131,6 +135,8 @@ impl KernelRing {
             wake: Arc::new(wake),
             wake_count: Box::new(0),
             in_flight: 0,
+            cancelled: Vec::new(),
+            overflows: 0,
             features,
             spin: settings.spin,
             ring: ManuallyDrop::new(ring),
@@ -210,6 +216,8 @@ impl KernelRing {
         // SAFETY: the arguments are of the type that EXT_ARG says and live across the call.
         let result = unsafe { self.submitter.enter(to_submit, u32::from(wait), flags.bits(), arguments) };
         self.cq.sync();
+        // What the queue had no room for waits in the kernel, which says so but does not count it.
+        self.overflows += u64::from(self.sq.cq_overflow());
         match result {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
@@ -262,9 +270,15 @@ impl KernelRing {
                 Outcome::SendFailed(errno)
             }
             Kind::Send => {
-                if self.sends.get_mut(block).bytes.advance(result as usize) {
+                let send = self.sends.get_mut(block);
+                let is_cancelled = self.cancelled.get(send.socket.0 as usize) == Some(&true);
+                if send.bytes.advance(result as usize) {
                     self.end_send(block);
                     Outcome::Sent
+                } else if is_cancelled {
+                    // A cancelled send of which a part has gone ends with the length of that part.
+                    self.end_send(block);
+                    Outcome::SendFailed(Errno(libc::ECANCELED))
                 } else {
                     self.submit_send(block);
                     return None;
@@ -376,7 +390,8 @@ impl Ring for KernelRing {
         let group = self.buffers(size).group;
         let mut entry = opcode::RecvMulti::new(Fd(socket.0), group).build();
         if self.features.receive_credit {
-            set_credit(&mut entry, credit_bytes);
+            // The kernel counts it as an int: more, and the first bytes would use it up.
+            set_credit(&mut entry, credit_bytes.min(i32::MAX as u32));
         }
         self.start(entry, Kind::Receive, token, u32::from(group));
     }
@@ -430,12 +445,20 @@ impl Ring for KernelRing {
 
     fn cancel_all(&mut self, socket: Socket) {
         let entry = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(socket.0)).all()).build();
+        let place = socket.0 as usize;
+        if self.cancelled.len() <= place {
+            self.cancelled.resize(place + 1, false);
+        }
+        self.cancelled[place] = true;
         // Its own completion says how many it found: of no use, but it cannot be skipped with ALL.
         let token = Token { role: 0, slot: 0, generation: 0 };
         self.push(entry.user_data(pack(Kind::Cancel, token, 0)));
     }
 
     fn close(&mut self, socket: Socket) {
+        if let Some(cancelled) = self.cancelled.get_mut(socket.0 as usize) {
+            *cancelled = false;
+        }
         let entry = opcode::Close::new(Fd(socket.0)).build().flags(squeue::Flags::SKIP_SUCCESS);
         self.push(entry.user_data(pack(Kind::Close, Token { role: 0, slot: 0, generation: 0 }, 0)));
     }
@@ -477,7 +500,7 @@ impl Ring for KernelRing {
     }
 
     fn overflows(&self) -> u64 {
-        u64::from(self.cq.overflow())
+        self.overflows
     }
 }
 
@@ -509,6 +532,10 @@ impl Drop for KernelRing {
             std::mem::forget(std::mem::take(&mut self.sends));
             std::mem::forget(std::mem::take(&mut self.connects));
             std::mem::forget(std::mem::take(&mut self.wake_count));
+        }
+        if self.features.registered_ring {
+            // The thread's table of rings, which has 16 places, would keep it alive up to the thread's end.
+            let _ = self.submitter.unregister_ring_fd();
         }
         // SAFETY: each is dropped once, the queues before the ring that they borrow from.
         unsafe {

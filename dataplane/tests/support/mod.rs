@@ -7,13 +7,19 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fracas_dataplane::behavior::{Rule, mix};
+use fracas_dataplane::behavior::{Rule, RuleSet, mix};
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxySpec, RulesChange};
+use fracas_dataplane::proxy::{
+    Dataplane, DataplaneSettings, Handle, Opening, ProxySpec, RulesChange, Worker, WorkerSettings,
+    WorkerSnapshot,
+};
+use fracas_dataplane::ring::{Features, KernelRing, RingSettings, SocketOptions, Waker};
 
 /// Sends back what it gets, and a FIN for a FIN.
 pub struct EchoServer {
@@ -168,6 +174,103 @@ pub fn create(
     let listen = "127.0.0.1:0".parse().unwrap();
     let spec = ProxySpec { protocol, rules, ..ProxySpec::new(name, listen, upstream) };
     handle.create(spec).unwrap().spec.listen
+}
+
+/// What a [`WorkerThread`] runs on and serves.
+pub struct WorkerPlan {
+    pub ring: RingSettings,
+    pub features: Features,
+    pub options: SocketOptions,
+    pub upstream: SocketAddr,
+    pub protocol: Protocol,
+    pub rules: Vec<Rule>,
+}
+
+impl WorkerPlan {
+    pub fn new(upstream: SocketAddr, protocol: Protocol, rules: Vec<Rule>) -> WorkerPlan {
+        let features = Features::probe().expect("tests need io_uring");
+        let (ring, options) = (RingSettings::default(), SocketOptions::default());
+        WorkerPlan { ring, features, options, upstream, protocol, rules }
+    }
+}
+
+/// One worker of a proxy, on the kernel's ring or on an older kernel's, turned by the test.
+pub struct WorkerThread {
+    pub address: SocketAddr,
+    waker: Waker,
+    stopped: Arc<AtomicBool>,
+    thread: JoinHandle<WorkerSnapshot>,
+}
+
+impl WorkerThread {
+    pub fn start(plan: WorkerPlan) -> WorkerThread {
+        WorkerThread::turned_by(plan, |worker| worker.turn().unwrap())
+    }
+
+    /// `turn` makes each of the worker's turns.
+    pub fn turned_by(
+        plan: WorkerPlan,
+        mut turn: impl FnMut(&mut Worker<KernelRing>) + Send + 'static,
+    ) -> WorkerThread {
+        let (ready, is_ready) = mpsc::channel();
+        let stopped = Arc::new(AtomicBool::new(false));
+        let is_stopped = Arc::clone(&stopped);
+        let thread = std::thread::spawn(move || {
+            let ring = KernelRing::new(&plan.ring, plan.features).expect("tests need io_uring");
+            let waker = ring.waker();
+            let settings = WorkerSettings { index: 0, held_bytes_max: 64 << 20, options: plan.options };
+            let mut worker = Worker::new(ring, settings, mpsc::channel().0);
+            let opening = Opening {
+                id: 0,
+                name: "test".into(),
+                listen: Some("127.0.0.1:0".parse().unwrap()),
+                upstream: vec![plan.upstream],
+                source_addresses: Vec::new(),
+                connect_timeout: Duration::from_secs(30),
+                held_bytes_max: 1 << 20,
+                rules: Arc::new(RuleSet::compile(plan.rules, plan.protocol, 42, 1).unwrap()),
+                ordinals: Arc::new(AtomicU64::new(0)),
+            };
+            let address = worker.open(&opening).unwrap().unwrap();
+            ready.send((address, waker)).unwrap();
+            while !is_stopped.load(Ordering::SeqCst) {
+                turn(&mut worker);
+            }
+            worker.drain();
+            while !worker.is_empty() {
+                worker.turn().unwrap();
+            }
+            worker.snapshot()
+        });
+        let (address, waker) = is_ready.recv().unwrap();
+        WorkerThread { address, waker, stopped, thread }
+    }
+
+    /// Lets the last connections finish; returns what was counted.
+    pub fn finish(self) -> WorkerSnapshot {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.waker.wake();
+        self.thread.join().unwrap()
+    }
+}
+
+/// Runs the body of the test `name` in a process that may have `open_files` descriptors, so that the tests
+/// beside it keep theirs.
+pub fn in_a_process_of_its_own(name: &str, open_files: u32, body: impl FnOnce()) {
+    const INSIDE: &str = "FRACAS_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
+        return body();
+    }
+    let output = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {open_files} && exec \"$0\" \"$@\"")])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, name)
+        .output()
+        .unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 /// One reply: status and body, by Content-Length.

@@ -103,6 +103,7 @@ impl Network {
             counts_credit: settings.counts_credit,
             cq_entries: settings.cq_entries as usize,
             overflows: 0,
+            clock_reads: 0,
             submissions: Default::default(),
             ready: Default::default(),
             completions: Default::default(),
@@ -164,6 +165,11 @@ impl Network {
     /// Until when the ring last said it would wait.
     pub fn deadline(&self, ring: RingId) -> Instant {
         self.state.borrow().rings[ring.0].deadline
+    }
+
+    /// How often the ring was asked what time it is.
+    pub fn clock_reads(&self, ring: RingId) -> u64 {
+        self.state.borrow().rings[ring.0].clock_reads
     }
 
     /// Makes the ring's next turn find [`super::super::Outcome::Woken`].

@@ -17,6 +17,7 @@ pub(super) struct RingState {
     pub(super) counts_credit: bool,
     pub(super) cq_entries: usize,
     pub(super) overflows: u64,
+    pub(super) clock_reads: u64,
     pub(super) submissions: VecDeque<Submission>,
     pub(super) ready: BTreeSet<usize>,
     pub(super) completions: VecDeque<Done>,
