@@ -15,6 +15,7 @@ mod facts;
 mod handle;
 mod opener;
 mod sleep;
+mod thread;
 mod virtual_user;
 mod worker;
 
