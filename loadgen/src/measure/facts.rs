@@ -35,16 +35,35 @@ pub struct NodeReport {
     pub timeline: Timeline,
     /// Its worker threads.
     pub workers: Vec<WorkerUse>,
+    /// What its machine ran out of.
+    pub shortages: Shortages,
     /// Why it is gone, and since when.
     pub lost: Option<String>,
     /// How far its clock may be from the controller's.
     pub clock_error: Option<Duration>,
 }
 
+/// Failures that the machine of the generator is to blame for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shortages {
+    /// Connects for which no local port was left (`EADDRNOTAVAIL`).
+    pub ports: u64,
+    /// Connects for which no file descriptor was left (`EMFILE`, `ENFILE`).
+    pub descriptors: u64,
+}
+
+impl Shortages {
+    /// Adds another's.
+    pub fn merge(&mut self, other: Shortages) {
+        self.ports += other.ports;
+        self.descriptors += other.descriptors;
+    }
+}
+
 /// How hard a worker thread had to work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerUse {
-    /// Share of the run it did anything but sleep or spin towards a due time.
+    /// Share of the measured part, without the drain, in which it did anything but sleep or spin towards a due time.
     pub busy_ratio: f64,
     /// CPU time over wall time; 1.0 under `precise`, which spins.
     pub cpu_ratio: f64,

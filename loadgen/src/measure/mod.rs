@@ -24,7 +24,7 @@ mod summarize;
 mod summary;
 mod verdict;
 
-pub use facts::{Environment, FaultWindow, NodeReport, RunFacts, WorkerUse};
+pub use facts::{Environment, FaultWindow, NodeReport, RunFacts, Shortages, WorkerUse};
 pub use histogram::{
     DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
 };

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::facts::{NodeReport, RunFacts};
+use super::facts::{NodeReport, RunFacts, Shortages};
 use super::histogram::Distribution;
 use super::interval::{Counts, Timeline};
 use super::sample::{ErrorKind, OutcomeClass};
 use super::summary::{CurvePoint, ErrorCount, NodeSummary, Second, Series, SloResult, Summary};
+use super::verdict::thresholds::WORKER_BUSY_KNOWN_FROM;
 use super::verdict::{Signals, judge};
 use crate::scenario::{Load, Metric, OnNodeLoss, Pace, Plan, SeriesName, Stop};
 
@@ -25,9 +26,12 @@ impl Summary {
         let (ok_in_time, replied_in_time) = within
             .fold((0, 0), |(ok, all), i| (ok + i.counts.ok, all + i.counts.ended() - i.counts.censored));
         let measured_seconds = window.measured.as_secs_f64().max(1e-9);
-        let ok_per_second = ok_in_time as f64 / measured_seconds;
+        let ok_per_second = ok_in_time as f64 / window.counted(facts.ran_for);
         let open_model = facts.plan.phases.iter().any(|p| !p.warm_up && matches!(p.load, Load::Open(_)));
         let late = counts.timeout + counts.censored;
+        let busy_max = nodes.iter().flat_map(|n| &n.workers).map(|w| w.busy_ratio).reduce(f64::max);
+        let mut shortages = Shortages::default();
+        nodes.iter().for_each(|node| shortages.merge(node.shortages));
         let verdict = judge(&Signals {
             planned: counts.planned,
             sent: counts.sent,
@@ -37,7 +41,9 @@ impl Summary {
             own_lag_known: own_lag.count() > 0,
             open_model,
             replied_in_time,
-            worker_busy_max: nodes.iter().flat_map(|n| &n.workers).map(|w| w.busy_ratio).reduce(f64::max),
+            worker_busy_max: (window.measured >= WORKER_BUSY_KNOWN_FROM).then_some(busy_max).flatten(),
+            shortages,
+            connection_per_request: !facts.plan.keep_alive,
             cq_overflows: nodes.iter().flat_map(|n| &n.workers).map(|w| w.cq_overflows).sum(),
             connections_asked: if facts.plan.keep_alive { u64::from(facts.plan.connections) } else { 0 },
             connections_opened: sum(|i| i.connections_opened),
@@ -114,6 +120,13 @@ impl Window {
         let warm_up = warm_up.sum::<Duration>().min(end);
         let end_second = end.as_secs() + u64::from(end.subsec_nanos() > 0);
         Window { warm_up, measured: end - warm_up, end_second }
+    }
+
+    /// Seconds in which replies are counted as in time. Replies lie in whole seconds, so a plan of 1.5 s has those of
+    /// its first two, but never a second that the run did not have.
+    fn counted(&self, ran_for: Duration) -> f64 {
+        let end = Duration::from_secs(self.end_second).min(ran_for.max(self.warm_up + self.measured));
+        end.saturating_sub(self.warm_up).as_secs_f64().max(1e-9)
     }
 }
 
@@ -233,7 +246,7 @@ fn evaluate(plan: &Plan, series: &[Distribution; 3], counts: &Counts, ok_per_sec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Environment, Grade, Outcome, Recorder, Sample};
+    use crate::measure::{Environment, Grade, Outcome, Recorder, Sample, WorkerUse};
     use crate::scenario::{Phase, Rate};
     use fracas_dataplane::clock::Instant;
 
@@ -305,6 +318,45 @@ mod tests {
         let summary = Summary::new(facts(&["p99<50ms"]), &[frozen()]);
         let json = serde_json::to_string(&summary).unwrap();
         assert!(serde_json::from_str::<Summary>(&json).unwrap() == summary, "{json:.400}");
+    }
+
+    #[test]
+    fn a_rate_is_never_more_than_was_sent_when_a_run_ends_within_a_second() {
+        let start = Instant::from_nanos(1_000_000_000);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut recorder = Recorder::new(start);
+        // 100 a second for 0.5 s, each answered 400 ms later: the last reply comes at 0.89 s.
+        for due in (0..500).step_by(10) {
+            recorder.planned(at(due), false);
+            recorder.sent(at(due), false);
+            let (due, done) = (at(due), at(due + 400));
+            let outcome = Outcome::Ok;
+            recorder.record(&Sample { due, ready: due, sent: due, done, outcome, warm_up: false });
+        }
+        let mut facts = facts(&[]);
+        facts.plan.phases[0].load = Load::Open(Pace::Constant { rate: Rate::per_second(100).unwrap() });
+        facts.plan.phases[0].stop = Stop::After(Duration::from_millis(500));
+        facts.ran_for = Duration::from_millis(890);
+        let node = NodeReport { timeline: recorder.finish(), ..NodeReport::default() };
+        let summary = Summary::new(facts, &[node]);
+        assert_eq!(summary.measured_ns, 500_000_000);
+        assert!((summary.ok_per_second - 50.0 / 0.89).abs() < 1e-6, "{}", summary.ok_per_second);
+    }
+
+    #[test]
+    fn a_busy_worker_is_judged_by_the_model_and_not_in_a_moment() {
+        let mut node = frozen();
+        node.workers = vec![WorkerUse { busy_ratio: 0.99, cpu_ratio: 0.99, cq_overflows: 0 }];
+        let mut facts = facts(&[]);
+        assert_eq!(Summary::new(facts.clone(), std::slice::from_ref(&node)).verdict, Grade::Invalid);
+        facts.plan.phases[0].load = Load::Closed { users: 1, think_time: Duration::ZERO };
+        let closed = Summary::new(facts.clone(), std::slice::from_ref(&node));
+        assert_eq!(closed.verdict, Grade::Suspect);
+        assert_eq!(closed.reasons.len(), 1);
+        assert!(closed.reasons[0].starts_with("a worker was 99 % busy: replies waited"));
+        facts.plan.phases[0].stop = Stop::After(Duration::from_millis(99));
+        facts.ran_for = Duration::from_millis(99);
+        assert_eq!(Summary::new(facts, &[node]).verdict, Grade::Valid);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::Shortages;
 use super::interval::Imbalance;
 
 /// The thresholds, each with its reason.
@@ -14,8 +15,11 @@ pub mod thresholds {
     pub const OWN_LAG_P99_INVALID_NS: u64 = 10_000_000;
     /// A worker busier than this is suspect: k6 asks for 20 % of idle CPU.
     pub const WORKER_BUSY_SUSPECT: f64 = 0.80;
-    /// A worker busier than this queues its own work: what is measured is the worker.
+    /// In an open model a worker busier than this cannot keep the schedule: what is measured is the worker. A closed
+    /// model has no schedule to miss and is meant to find a limit; that it may be the worker's makes it suspect.
     pub const WORKER_BUSY_INVALID: f64 = 0.95;
+    /// In a shorter run a worker's share of busy time is chance, and not judged.
+    pub const WORKER_BUSY_KNOWN_FROM: std::time::Duration = std::time::Duration::from_millis(100);
     /// More than this share never sent: the load was not the load that was asked for.
     pub const DROPPED_RATIO_INVALID: f64 = 0.01;
     /// Fewer than this share of the due requests answered within the run: the asked rate was not reached.
@@ -70,6 +74,8 @@ pub(super) struct Signals {
     pub replied_in_time: u64,
     pub worker_busy_max: Option<f64>,
     pub cq_overflows: u64,
+    pub shortages: Shortages,
+    pub connection_per_request: bool,
     pub connections_asked: u64,
     pub connections_opened: u64,
     pub connect_failures: u64,
@@ -134,8 +140,18 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         }
     }
     if let Some(busy) = signals.worker_busy_max.filter(|busy| *busy > WORKER_BUSY_SUSPECT) {
-        let grade = if busy > WORKER_BUSY_INVALID { Grade::Invalid } else { Grade::Suspect };
-        say(grade, format!("a worker was {:.0} % busy; use more threads or nodes", busy * 100.0));
+        let percent = busy * 100.0;
+        if signals.open_model {
+            let grade = if busy > WORKER_BUSY_INVALID { Grade::Invalid } else { Grade::Suspect };
+            say(grade, format!("a worker was {percent:.0} % busy; use more threads or nodes"));
+        } else {
+            say(
+                Grade::Suspect,
+                format!(
+                    "a worker was {percent:.0} % busy: replies waited for it, and the rate may be its limit, not the target's; use more threads or nodes, or ask for a lower rate with -r"
+                ),
+            );
+        }
     }
     if signals.cq_overflows > 0 {
         say(
@@ -147,6 +163,22 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         );
     }
     let attempts = signals.connections_opened + signals.connect_failures;
+    let Shortages { ports, descriptors } = signals.shortages;
+    for (count, what) in [
+        (
+            ports,
+            "free local port (EADDRNOTAVAIL); add source addresses, keep connections alive, or wait a minute",
+        ),
+        (descriptors, "free file descriptor (EMFILE); raise `ulimit -n`"),
+    ] {
+        // With a connection each, these are requests that failed on this side and count as the target's errors.
+        let is_load_lost =
+            signals.connection_per_request && count as f64 > signals.planned as f64 * DROPPED_RATIO_INVALID;
+        if count > 0 {
+            let grade = if is_load_lost { Grade::Invalid } else { Grade::Suspect };
+            say(grade, format!("{count} of {attempts} connects found no {what}"));
+        }
+    }
     if signals.connect_failures as f64 > attempts as f64 * CONNECT_FAILURE_RATIO_SUSPECT {
         say(Grade::Suspect, format!("{} of {attempts} connects failed", signals.connect_failures));
     }
@@ -187,6 +219,20 @@ mod tests {
         }
     }
 
+    fn closed(busy: f64) -> Signals {
+        Signals { open_model: false, replied_in_time: 0, worker_busy_max: Some(busy), ..good() }
+    }
+
+    fn short_of(ports: u64, descriptors: u64, connection_per_request: bool) -> Signals {
+        let shortages = Shortages { ports, descriptors };
+        Signals { shortages, connection_per_request, connect_failures: ports + descriptors, ..good() }
+    }
+
+    #[test]
+    fn a_closed_model_may_use_its_worker_up_to_the_threshold() {
+        assert_eq!(judge(&closed(0.80)), Verdict::default());
+    }
+
     #[test]
     fn a_kept_schedule_is_valid_without_reasons() {
         assert_eq!(judge(&good()), Verdict::default());
@@ -204,7 +250,13 @@ mod tests {
             (Signals { replied_in_time: 949, ..good() }, Grade::Suspect, "only 94.9 %"),
             (Signals { worker_busy_max: Some(0.81), ..good() }, Grade::Suspect, "81 % busy"),
             (Signals { worker_busy_max: Some(0.96), ..good() }, Grade::Invalid, "96 % busy"),
+            (closed(0.81), Grade::Suspect, "81 % busy: replies waited for it"),
+            (closed(1.0), Grade::Suspect, "lower rate with -r"),
             (Signals { cq_overflows: 1, ..good() }, Grade::Suspect, "overflow"),
+            (short_of(3, 0, false), Grade::Suspect, "3 of 13 connects found no free local port"),
+            (short_of(0, 3, false), Grade::Suspect, "raise `ulimit -n`"),
+            (short_of(10, 0, true), Grade::Suspect, "10 of 20 connects"),
+            (short_of(11, 0, true), Grade::Invalid, "11 of 21 connects"),
             (Signals { connect_failures: 1, ..good() }, Grade::Suspect, "1 of 11 connects"),
             (Signals { connections_opened: 9, ..good() }, Grade::Suspect, "only 9 of 10"),
             (Signals { saturated: 1, ..good() }, Grade::Suspect, "above 1 h"),

@@ -12,9 +12,9 @@ use fracas_dataplane::ring::{Errno, Features, RingError, SocketOptions, raise_op
 
 use super::facts::environment;
 use super::thread::{Command, Thread, Threads};
-use super::worker::{Readiness, Shortages, WorkerSettings};
+use super::worker::{Readiness, WorkerSettings};
 use crate::arrival::Shard;
-use crate::measure::{Environment, Timeline, WorkerUse};
+use crate::measure::{Environment, Shortages, Timeline, WorkerUse};
 use crate::scenario::{Plan, PlanError};
 
 /// How long a thread may take to answer a call before it is taken to be gone: a turn is far shorter.
@@ -117,17 +117,6 @@ impl Outcome {
     /// What a person should know beside the figures, a sentence each.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let Shortages { ports, descriptors } = self.shortages;
-        if ports > 0 {
-            notes.push(format!(
-                "{ports} connects found no free local port (EADDRNOTAVAIL); add source addresses, or keep connections alive"
-            ));
-        }
-        if descriptors > 0 {
-            notes.push(format!(
-                "{descriptors} connects found no free file descriptor (EMFILE); raise `ulimit -n`"
-            ));
-        }
         if self.opened.open < self.opened.asked {
             let Opened { asked, open, .. } = self.opened;
             let reason = self.opened.last_error.as_deref().unwrap_or("no answer in time");
@@ -313,8 +302,7 @@ impl RunningLoad {
             match join.join() {
                 Ok(Ok(left)) => {
                     outcome.workers.push(left.usage);
-                    outcome.shortages.ports += left.shortages.ports;
-                    outcome.shortages.descriptors += left.shortages.descriptors;
+                    outcome.shortages.merge(left.shortages);
                     outcome.ran_for = outcome.ran_for.max(left.ran_for);
                 }
                 Ok(Err(error)) => outcome.ended_early = Some(format!("a worker's ring failed: {error}")),

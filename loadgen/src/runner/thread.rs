@@ -13,8 +13,8 @@ use fracas_dataplane::ring::{
 };
 
 use super::handle::{Progress, RunError};
-use super::worker::{Readiness, Shortages, Worker, WorkerSettings};
-use crate::measure::{Counts, Timeline, WorkerUse};
+use super::worker::{Readiness, Worker, WorkerSettings};
+use crate::measure::{Counts, Shortages, Timeline, WorkerUse};
 
 /// How long closing the connections may take at the end.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
@@ -201,7 +201,6 @@ impl ThreadMain {
                 self.worker.live_connections() as u64,
             );
             if self.worker.is_finished() && !self.figures.finished.swap(true, Ordering::Release) {
-                usage.on_end(&self.worker, now);
                 let _ = self.ending.send(());
             }
             if let Some(since) = leaving
@@ -225,31 +224,20 @@ impl ThreadMain {
     }
 }
 
-/// CPU time from the start of the run to its end.
+/// CPU time over the measured part: the warm-up is not in it, and a drain, in which a worker waits, would dilute it.
 #[derive(Debug, Default)]
 struct Usage {
     begun: Option<(Instant, u64, Duration)>,
-    usage: WorkerUse,
+    usage: Option<WorkerUse>,
 }
 
 impl Usage {
     fn on_turn(&mut self, worker: &Worker<KernelRing>, now: Instant) {
-        if self.begun.is_none() && worker.started_at().is_some_and(|start| start <= now) {
+        if self.begun.is_none() && worker.measured_from().is_some_and(|from| from <= now) {
             self.begun = Some((now, thread_cpu_ns(), worker.busy()));
         }
-    }
-
-    fn on_end(&mut self, worker: &Worker<KernelRing>, now: Instant) {
-        let cq_overflows = worker.ring().overflows();
-        self.usage = WorkerUse { cq_overflows, ..WorkerUse::default() };
-        if let Some((since, cpu_ns, busy)) = self.begun {
-            let wall = now.since(since).as_secs_f64().max(1e-9);
-            self.usage.cpu_ratio = (thread_cpu_ns().saturating_sub(cpu_ns) as f64 / 1e9 / wall).min(1.0);
-            self.usage.busy_ratio = if worker.is_precise() {
-                ((worker.busy() - busy).as_secs_f64() / wall).min(1.0)
-            } else {
-                self.usage.cpu_ratio
-            };
+        if worker.is_finished() || worker.issued_at().is_some() && worker.has_planned_end() {
+            self.usage.get_or_insert_with(|| usage_since(self.begun, worker, now));
         }
     }
 
@@ -258,8 +246,25 @@ impl Usage {
             (Some(start), Some(end)) => end.since(start),
             _ => Duration::ZERO,
         };
-        Left { usage: self.usage, shortages: worker.shortages(), ran_for }
+        let cq_overflows = worker.ring().overflows();
+        let usage = WorkerUse { cq_overflows, ..self.usage.unwrap_or_default() };
+        Left { usage, shortages: worker.shortages(), ran_for }
     }
+}
+
+fn usage_since(
+    begun: Option<(Instant, u64, Duration)>,
+    worker: &Worker<KernelRing>,
+    now: Instant,
+) -> WorkerUse {
+    let Some((since, cpu_ns, busy)) = begun else { return WorkerUse::default() };
+    let wall = now.since(since).as_secs_f64().max(1e-9);
+    let cpu_ratio = (thread_cpu_ns().saturating_sub(cpu_ns) as f64 / 1e9 / wall).min(1.0);
+    let busy_ratio = match worker.is_precise() {
+        true => ((worker.busy() - busy).as_secs_f64() / wall).min(1.0),
+        false => cpu_ratio,
+    };
+    WorkerUse { busy_ratio, cpu_ratio, cq_overflows: 0 }
 }
 
 impl Left {

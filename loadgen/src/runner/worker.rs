@@ -24,7 +24,7 @@ use super::opener::Opener;
 use super::sleep::Sleep;
 use super::virtual_user::VirtualUsers;
 use crate::arrival::{Schedule, Shard};
-use crate::measure::{Counts, Recorder, Timeline};
+use crate::measure::{Counts, Recorder, Shortages, Timeline};
 use crate::protocol::{http, tcp};
 use crate::scenario::{Plan, Target};
 
@@ -60,15 +60,6 @@ pub struct Readiness {
     pub last_error: Option<Errno>,
     /// Nothing is to be waited for any more: all are open, or the target is not there.
     pub is_settled: bool,
-}
-
-/// Failures that the machine of the generator is to blame for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shortages {
-    /// Connects for which no local port was left (`EADDRNOTAVAIL`).
-    pub ports: u64,
-    /// Connects for which no file descriptor was left (`EMFILE`, `ENFILE`).
-    pub descriptors: u64,
 }
 
 /// Generates one shard of a plan's load on one ring. Drive it by [`Worker::turn`].
@@ -347,6 +338,22 @@ impl<R: Ring> Worker<R> {
     /// The instant of this turn.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// When the measured part starts, once it is known: after the warm-up.
+    pub fn measured_from(&self) -> Option<Instant> {
+        let measured = self.schedule.spans().iter().find(|span| !span.warm_up);
+        Some(self.start? + measured.map_or(Duration::ZERO, |span| span.start))
+    }
+
+    /// When the last request had been made, once it has; what follows is the drain.
+    pub fn issued_at(&self) -> Option<Instant> {
+        self.issued_at
+    }
+
+    /// Whether the plan says when the last request is made; else the replies do.
+    pub fn has_planned_end(&self) -> bool {
+        self.planned_end().is_some()
     }
 
     /// When the run starts, once it is known.

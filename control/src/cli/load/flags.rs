@@ -57,7 +57,7 @@ pub struct Args {
     /// Bytes of one echo message on a tcp:// target [default: 64]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     payload: Option<u64>,
-    /// Open a connection for each request
+    /// Open a connection for each request; its connect counts into the request
     #[arg(long)]
     no_keep_alive: bool,
     /// How long a connect may take [default: 5s]
