@@ -32,4 +32,4 @@ pub use interval::{Counts, Imbalance, Interval, Timeline};
 pub use recorder::{DropReason, Recorder};
 pub use sample::{ErrorKind, Outcome, OutcomeClass, Sample};
 pub use summary::{CurvePoint, ErrorCount, NodeSummary, PERCENTILES, Second, Series, SloResult, Summary};
-pub use verdict::{Grade, Verdict, thresholds};
+pub use verdict::{Grade, Verdict, judge_so_far, thresholds};

@@ -37,6 +37,7 @@ impl Summary {
             sent: counts.sent,
             ok: counts.ok,
             dropped: counts.dropped,
+            commonest_error: commonest_error(&timeline, &counts),
             own_lag_p99_ns: own_lag.percentile(99.0),
             own_lag_known: own_lag.count() > 0,
             open_model,
@@ -166,6 +167,15 @@ fn error_counts(timeline: &Timeline) -> Vec<ErrorCount> {
         .collect();
     all.sort_by_key(|error| std::cmp::Reverse(error.count));
     all
+}
+
+/// What most requests failed of, timeouts included.
+fn commonest_error(timeline: &Timeline, counts: &Counts) -> Option<&'static str> {
+    let count =
+        |kind: ErrorKind| timeline.intervals().map(|interval| interval.errors[kind as usize]).sum::<u64>();
+    let errors = ErrorKind::ALL.into_iter().map(|kind| (count(kind), kind.describe()));
+    let all = errors.chain([(counts.timeout, "no reply in time")]);
+    all.filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, what)| what)
 }
 
 fn second(interval: &super::Interval) -> Second {

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::Shortages;
-use super::interval::Imbalance;
+use super::histogram::Distribution;
+use super::interval::{Counts, Imbalance};
 
 /// The thresholds, each with its reason.
 pub mod thresholds {
@@ -68,6 +69,7 @@ pub(super) struct Signals {
     pub sent: u64,
     pub ok: u64,
     pub dropped: u64,
+    pub commonest_error: Option<&'static str>,
     pub own_lag_p99_ns: u64,
     pub own_lag_known: bool,
     pub open_model: bool,
@@ -86,6 +88,42 @@ pub(super) struct Signals {
     pub ended_early: Option<String>,
 }
 
+/// What can be said while the run goes on: whether the schedule is kept.
+pub fn judge_so_far(counts: &Counts, own_lag: &Distribution) -> Verdict {
+    let found = sent_late(own_lag.percentile(99.0)).into_iter();
+    Verdict::of(found.chain(never_sent(counts.dropped, counts.planned)).collect())
+}
+
+fn sent_late(own_lag_p99_ns: u64) -> Option<(Grade, String)> {
+    use thresholds::*;
+    let grade = match own_lag_p99_ns {
+        0..=OWN_LAG_P99_SUSPECT_NS => return None,
+        ..=OWN_LAG_P99_INVALID_NS => Grade::Suspect,
+        _ => Grade::Invalid,
+    };
+    let lag_ms = own_lag_p99_ns as f64 / 1e6;
+    let what = "the generator itself sent late";
+    Some((grade, format!("{what}: p99 {lag_ms:.1} ms; use more threads or nodes, or --precise")))
+}
+
+fn never_sent(dropped: u64, planned: u64) -> Option<(Grade, String)> {
+    let ratio = dropped as f64 / planned.max(1) as f64;
+    let is_invalid = ratio > thresholds::DROPPED_RATIO_INVALID;
+    let percent = ratio * 100.0;
+    let reason = format!(
+        "{dropped} of {planned} due requests were never sent ({percent:.2} %); use more connections or a lower rate"
+    );
+    (dropped > 0).then_some((if is_invalid { Grade::Invalid } else { Grade::Suspect }, reason))
+}
+
+impl Verdict {
+    fn of(mut found: Vec<(Grade, String)>) -> Verdict {
+        found.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
+        let grade = found.first().map_or(Grade::Valid, |(grade, _)| *grade);
+        Verdict { grade, reasons: found.into_iter().map(|(_, reason)| reason).collect() }
+    }
+}
+
 pub(super) fn judge(signals: &Signals) -> Verdict {
     use thresholds::*;
     let mut found: Vec<(Grade, String)> = Vec::new();
@@ -102,30 +140,12 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
     if signals.sent == 0 {
         say(Grade::Invalid, "nothing was sent".to_owned());
     } else if signals.ok == 0 {
-        say(Grade::Invalid, "no request succeeded".to_owned());
+        let most = signals.commonest_error.map_or(String::new(), |error| format!("; most often: {error}"));
+        say(Grade::Invalid, format!("no request succeeded{most}"));
     }
-    if signals.own_lag_known && signals.own_lag_p99_ns > OWN_LAG_P99_SUSPECT_NS {
-        let grade =
-            if signals.own_lag_p99_ns > OWN_LAG_P99_INVALID_NS { Grade::Invalid } else { Grade::Suspect };
-        let lag_ms = signals.own_lag_p99_ns as f64 / 1e6;
-        say(
-            grade,
-            format!(
-                "the generator itself sent late: p99 {lag_ms:.1} ms; use more threads or nodes, or --precise"
-            ),
-        );
-    }
-    if signals.dropped > 0 {
-        let ratio = signals.dropped as f64 / signals.planned.max(1) as f64;
-        let grade = if ratio > DROPPED_RATIO_INVALID { Grade::Invalid } else { Grade::Suspect };
-        let percent = ratio * 100.0;
-        say(
-            grade,
-            format!(
-                "{} of {} due requests were never sent ({percent:.2} %); use more connections or a lower rate",
-                signals.dropped, signals.planned
-            ),
-        );
+    let late = sent_late(signals.own_lag_p99_ns).filter(|_| signals.own_lag_known);
+    for (grade, reason) in late.into_iter().chain(never_sent(signals.dropped, signals.planned)) {
+        say(grade, reason);
     }
     if signals.open_model && signals.planned > 0 && signals.sent > 0 {
         let ratio = signals.replied_in_time as f64 / signals.planned as f64;
@@ -194,9 +214,7 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
     if signals.saturated > 0 {
         say(Grade::Suspect, format!("{} values above 1 h are recorded as 1 h", signals.saturated));
     }
-    found.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
-    let grade = found.first().map_or(Grade::Valid, |(grade, _)| *grade);
-    Verdict { grade, reasons: found.into_iter().map(|(_, reason)| reason).collect() }
+    Verdict::of(found)
 }
 
 #[cfg(test)]
@@ -270,12 +288,29 @@ mod tests {
             ),
             (Signals { sent: 0, ok: 0, ..good() }, Grade::Invalid, "nothing was sent"),
             (Signals { ok: 0, ..good() }, Grade::Invalid, "no request succeeded"),
+            (
+                Signals { ok: 0, commonest_error: Some("connection reset"), ..good() },
+                Grade::Invalid,
+                "no request succeeded; most often: connection reset",
+            ),
         ];
         for (signals, grade, part) in cases {
             let verdict = judge(&signals);
             assert_eq!(verdict.grade, grade, "{part}");
             assert!(verdict.reasons.iter().any(|reason| reason.contains(part)), "{:?}", verdict.reasons);
         }
+    }
+
+    #[test]
+    fn a_running_load_is_judged_by_its_schedule_alone() {
+        let so_far = |planned, dropped, lag_ns| {
+            let counts = Counts { planned, dropped, ..Counts::default() };
+            judge_so_far(&counts, &std::iter::once(lag_ns).collect()).grade
+        };
+        assert_eq!(judge_so_far(&Counts::default(), &Distribution::default()), Verdict::default());
+        assert_eq!(so_far(100, 0, 150_000), Grade::Valid);
+        assert_eq!(so_far(100, 0, 2_000_000), Grade::Suspect);
+        assert_eq!(so_far(100, 2, 0), Grade::Invalid);
     }
 
     #[test]

@@ -27,12 +27,12 @@ pub enum RunError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The target's name has no address.
-    #[error("cannot look up `{host}`: {source}; check the name, or write an address")]
+    #[error("cannot look up `{host}`: {reason}; check the name, or write an address")]
     Lookup {
         /// As in the plan.
         host: String,
         /// What the resolver said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// No ring.
     #[error(transparent)]
@@ -187,7 +187,7 @@ pub fn prepare(plan: &Plan, shard: Shard) -> Result<Prepared, RunError> {
     }
     opened.last_error = last_error.map(|errno| errno.to_string());
     if opened.asked > 0 && opened.open == 0 {
-        let (reason, remedy) = explain(last_error);
+        let (reason, remedy) = explain(last_error, !plan.source_addresses.is_empty());
         return Err(RunError::Connect { target: plan.target.to_string(), address: target, reason, remedy });
     }
     Ok(Prepared { threads, opened })
@@ -332,7 +332,7 @@ fn thread_count(plan: &Plan, shard: Shard) -> u32 {
 /// well be the one of the other protocol family.
 fn look_up(plan: &Plan) -> Result<SocketAddr, RunError> {
     let host = plan.target.host();
-    let failed = |source| RunError::Lookup { host: host.to_owned(), source };
+    let failed = |reason| RunError::Lookup { host: host.to_owned(), reason };
     let mut addresses: Vec<_> = (host, plan.target.port()).to_socket_addrs().map_err(failed)?.collect();
     addresses.dedup();
     let first = *addresses.first().ok_or_else(|| failed(io::Error::other("it has no address")))?;
@@ -344,13 +344,16 @@ fn look_up(plan: &Plan) -> Result<SocketAddr, RunError> {
 }
 
 /// What a failed connect means and what to do about it.
-fn explain(error: Option<Errno>) -> (String, &'static str) {
+fn explain(error: Option<Errno>, from_given_addresses: bool) -> (String, &'static str) {
     let Some(errno) = error else {
         return ("no answer within the connect timeout".to_owned(), "check the address and the firewall");
     };
     let remedy = match io::Error::from(errno).kind() {
         io::ErrorKind::ConnectionRefused => "is the target running?",
         io::ErrorKind::TimedOut => "check the address and the firewall",
+        io::ErrorKind::AddrNotAvailable if from_given_addresses => {
+            "is every source address one of this machine's, with a port left?"
+        }
         io::ErrorKind::AddrNotAvailable => "no local port is left; add source addresses, or wait a minute",
         _ => "check the address and the network",
     };

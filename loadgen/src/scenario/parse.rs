@@ -488,6 +488,14 @@ on_node_loss: invalid                     # or: continue
     }
 
     #[test]
+    fn what_is_no_run_file_is_told_what_one_is() {
+        for text in ["", "# only a comment\n", "hello", "[1, 2]"] {
+            let refusal = refusal(text);
+            assert!(refusal.ends_with("`key: value`; it needs `target` and `phases`"), "{text:?}: {refusal}");
+        }
+    }
+
+    #[test]
     fn a_warm_up_does_not_shift_the_line_of_a_mistake() {
         let text = CHECKOUT.replacen("connections", "warm_up: 5s\nconnections", 1).replacen("30s", "0s", 1);
         assert!(

@@ -36,6 +36,9 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
             let message = message.strip_prefix("error: ").unwrap_or(message);
             match key_on_line(text, line) {
                 Some(key) => format!("{key}: {message}"),
+                None if ["unexpected end of input", "expected mapping start"].contains(&message) => {
+                    "a run file is made of lines `key: value`; it needs `target` and `phases`".to_owned()
+                }
                 None => message.to_owned(),
             }
         }
