@@ -6,7 +6,7 @@
 //! ```
 //!
 //! All but [`runner`] is arithmetic on arguments: no clock is read, no socket is opened; only
-//! [`report::write_run_dir`] touches the disk. The runner moves the bytes, on the data plane's ring.
+//! [`report::write_run_dir`] and its check touch the disk. The runner moves the bytes, on the data plane's ring.
 //!
 //! # What the figures mean
 //!
@@ -32,6 +32,7 @@
 //!   [thresholds](measure::thresholds) are named, with reasons.
 
 pub mod arrival;
+pub mod capacity;
 pub mod measure;
 pub mod protocol;
 pub mod report;

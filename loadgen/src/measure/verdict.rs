@@ -97,8 +97,8 @@ pub fn judge_so_far(counts: &Counts, own_lag: &Distribution) -> Verdict {
 fn sent_late(own_lag_p99_ns: u64) -> Option<(Grade, String)> {
     use thresholds::*;
     let grade = match own_lag_p99_ns {
-        0..=OWN_LAG_P99_SUSPECT_NS => return None,
-        ..=OWN_LAG_P99_INVALID_NS => Grade::Suspect,
+        lag if lag <= OWN_LAG_P99_SUSPECT_NS => return None,
+        lag if lag <= OWN_LAG_P99_INVALID_NS => Grade::Suspect,
         _ => Grade::Invalid,
     };
     let lag_ms = own_lag_p99_ns as f64 / 1e6;
