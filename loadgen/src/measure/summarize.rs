@@ -42,7 +42,7 @@ impl Summary {
             own_lag_known: own_lag.count() > 0,
             open_model,
             replied_in_time,
-            worker_busy_max: (window.measured >= WORKER_BUSY_KNOWN_FROM).then_some(busy_max).flatten(),
+            worker_busy_max: busy_max.filter(|_| window.actual(facts.ran_for) >= WORKER_BUSY_KNOWN_FROM),
             shortages,
             connection_per_request: !facts.plan.keep_alive,
             cq_overflows: nodes.iter().flat_map(|n| &n.workers).map(|w| w.cq_overflows).sum(),
@@ -121,6 +121,11 @@ impl Window {
         let warm_up = warm_up.sum::<Duration>().min(end);
         let end_second = end.as_secs() + u64::from(end.subsec_nanos() > 0);
         Window { warm_up, measured: end - warm_up, end_second }
+    }
+
+    /// The measured part as long as anything happened in it: a run ends with its last reply.
+    fn actual(&self, ran_for: Duration) -> Duration {
+        self.measured.min(ran_for.saturating_sub(self.warm_up))
     }
 
     /// Seconds in which replies are counted as in time. Replies lie in whole seconds, so a plan of 1.5 s has those of
@@ -364,7 +369,7 @@ mod tests {
         assert_eq!(closed.verdict, Grade::Suspect);
         assert_eq!(closed.reasons.len(), 1);
         assert!(closed.reasons[0].starts_with("a worker was 99 % busy: replies waited"));
-        facts.plan.phases[0].stop = Stop::After(Duration::from_millis(99));
+        // Every request was answered long before the plan's end.
         facts.ran_for = Duration::from_millis(99);
         assert_eq!(Summary::new(facts, &[node]).verdict, Grade::Valid);
     }

@@ -236,7 +236,9 @@ impl Usage {
         if self.begun.is_none() && worker.measured_from().is_some_and(|from| from <= now) {
             self.begun = Some((now, thread_cpu_ns(), worker.busy()));
         }
-        if worker.is_finished() || worker.issued_at().is_some() && worker.has_planned_end() {
+        if worker.is_finished()
+            || worker.issued_at().is_some_and(|issued_at| issued_at <= now) && worker.has_planned_end()
+        {
             self.usage.get_or_insert_with(|| usage_since(self.begun, worker, now));
         }
     }
