@@ -540,6 +540,7 @@ impl Execution {
             workers: member.finished.as_ref().map(worker_uses).unwrap_or_default(),
             lost: member.lost().cloned(),
             clock_error: Some(member.clock.error),
+            ..NodeReport::default()
         };
         let line = |(at, value): &(Instant, serde_json::Value)| {
             let mut value = value.clone();

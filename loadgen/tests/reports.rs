@@ -10,12 +10,13 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::measure::{
     DropReason, Environment, ErrorKind, FaultWindow, Grade, NodeReport, Outcome, Recorder, RunFacts, Sample,
-    Summary, Timeline, WorkerUse,
+    Shortages, Summary, Timeline, WorkerUse,
 };
 use fracas_loadgen::report;
 use fracas_loadgen::scenario::parse;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use proptest::prelude::*;
 
 const RUN_FILE: &str = r#"
 name: checkout <under> fault
@@ -75,6 +76,7 @@ fn node(name: &str, offset: u64) -> NodeReport {
         name: name.into(),
         timeline: recorder.finish(),
         workers: vec![WorkerUse { busy_ratio: 0.31, cpu_ratio: 0.34, cq_overflows: 0 }],
+        shortages: Shortages::default(),
         lost: None,
         clock_error: Some(Duration::from_micros(35)),
     }
@@ -140,6 +142,41 @@ fn reports_are_as_reviewed() {
     golden("response.hgrm", &report::hgrm(&timeline.response()));
     golden("report.html", &report::html(&summary));
     golden("diff.txt", &report::diff(&summary, &changed(&summary)));
+}
+
+proptest! {
+    // Every case writes whole reports, which unoptimised builds do slowly.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_run_json_with_other_numbers_is_refused_or_shown(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), number()), 1..6),
+    ) {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/run.json");
+        let mut text = std::fs::read_to_string(golden).unwrap();
+        for (at, number) in changes {
+            let starts: Vec<usize> = text.match_indices(": ").map(|(at, _)| at + 2).collect();
+            let start = starts[at.index(starts.len())];
+            let digits = text[start..].bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+            if digits > 0 {
+                text.replace_range(start..start + digits, &number);
+            }
+        }
+        if let Ok(summary) = report::read_json(text.as_bytes()) {
+            prop_assert!(report::read_json(&report::json(&summary)).unwrap() == summary);
+            prop_assert!(!report::text(&summary, false).is_empty());
+            prop_assert!(!report::html(&summary).is_empty());
+            prop_assert!(!report::diff(&summary, &summary).is_empty());
+        }
+    }
+}
+
+fn number() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<u64>().prop_map(|n| n.to_string()),
+        (0_u64..3).prop_map(|n| n.to_string()),
+        any::<f64>().prop_map(|n| format!("{n:e}")),
+    ]
 }
 
 fn changed(summary: &Summary) -> Summary {
@@ -295,6 +332,13 @@ fn the_run_directory_is_complete() {
     ];
     assert_eq!(names, expected);
     assert_eq!(std::fs::read_to_string(target.join("events.jsonl")).unwrap(), "{\"a\":1}\n{\"b\":2}\n");
+    assert!(report::check_run_dir(&target).is_ok());
+    assert_eq!(
+        std::fs::read_dir(&target).unwrap().count(),
+        expected.len(),
+        "the trial leaves nothing behind"
+    );
+    assert!(report::check_run_dir(&target.join("run.json/x")).is_err());
     let blocked = report::write_run_dir(&target.join("run.json/x"), &summary, &timeline, &[]).unwrap_err();
     assert!(blocked.to_string().ends_with("choose another directory with --out"), "{blocked}");
 }

@@ -1,15 +1,341 @@
-//! `fracas capacity`: searches the highest rate that keeps an SLO.
+//! `fracas capacity`: searches the highest rate that keeps an SLO, one open-model run after another.
 
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::arrival::Shard;
+use fracas_loadgen::capacity::{Answer, Finding, LimitedBy, Next, Search};
+use fracas_loadgen::measure::Summary;
+use fracas_loadgen::report;
+use fracas_loadgen::runner::{self, Outcome};
+use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, units};
+use serde_json::json;
+
+use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
 
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Doubles the rate until the SLO breaks, then bisects. A rate counts as broken when it breaks twice in a row; a probe
+that the generator could not make counts for nothing, and ends the search with exit code 111.
+
+Example: fracas capacity http://127.0.0.1:8080/ --slo 'p99<50ms' --slo 'errors<0.1%' --out capacity")]
+pub struct Args {
+    /// http://HOST:PORT/PATH, or tcp://HOST:PORT (echo)
+    #[arg(value_name = "URL")]
+    target: String,
+    /// What must hold, such as 'p99<50ms' or 'errors<0.1%'; may be repeated
+    #[arg(long, value_name = "SLO", required = true)]
+    slo: Vec<Slo>,
+    /// Connections
+    #[arg(long, short, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+    /// Worker threads, each with its ring
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// The first rate
+    #[arg(long, value_name = "RATE", default_value = "100/s", allow_hyphen_values = true)]
+    from: Rate,
+    /// No rate above this
+    #[arg(long, value_name = "RATE", default_value = "1M/s", allow_hyphen_values = true)]
+    max: Rate,
+    /// How near the answer must be to the rate that breaks, in per cent of it
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = tolerance)]
+    tolerance: f64,
+    /// How long each probe is measured
+    #[arg(long, value_name = "TIME", default_value = "10s", allow_hyphen_values = true, value_parser = units::parse_duration)]
+    probe: Duration,
+    /// Load before each probe's measured part
+    #[arg(long, value_name = "TIME", default_value = "2s", allow_hyphen_values = true, value_parser = units::parse_duration)]
+    warm_up: Duration,
+    /// How long a reply may take
+    #[arg(long, value_name = "TIME", default_value = "5s", allow_hyphen_values = true, value_parser = units::parse_duration)]
+    timeout: Duration,
+    /// Meet every due time within a microsecond by spinning, at the cost of a core per thread
+    #[arg(long)]
+    precise: bool,
+    /// What every random draw comes from
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Directory that keeps the run directory of each probe
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print the answer and all probes as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Between the word and the start of a probe, so that every thread has heard it.
+const HEAD_START: Duration = Duration::from_millis(50);
+/// How often the line of a probe is drawn.
+const TICK: Duration = Duration::from_millis(200);
+/// After a probe, so that the target's queues are empty again when the next one comes.
+const COOL_DOWN: Duration = Duration::from_millis(500);
+
+/// A probe that was made.
+struct Probed {
+    rate: u64,
+    finding: Finding,
+    summary: Summary,
+    directory: Option<PathBuf>,
+}
 
 /// Runs `fracas capacity`.
 ///
 /// # Errors
-/// Always: it is not built yet.
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`fracas capacity` is not built yet")
+/// When the command line is wrong, or a probe cannot begin.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let plan = args.plan(whole(args.from))?;
+    plan.validate().map_err(UsageError::because)?;
+    if args.probe < Duration::from_secs(1) {
+        return Err(UsageError::because("--probe: at least 1s; a shorter probe finds luck"));
+    }
+    if let Some(directory) = &args.out {
+        report::check_run_dir(directory)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (answer, probes, interrupted) = runtime.block_on(search(&args))?;
+    let text = if args.json { as_json(&args, &answer, &probes) } else { as_text(&answer, &probes) };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the answer")?;
+    Ok(match answer {
+        _ if interrupted => ExitCode::from(INTERRUPTED),
+        Answer { limited_by: LimitedBy::Generator | LimitedBy::Unfinished, .. } => ExitCode::from(INVALID),
+        Answer { kept: None, .. } => ExitCode::from(SLO_FAILED),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+impl Args {
+    fn plan(&self, rate_per_second: u64) -> anyhow::Result<Plan> {
+        let target: Target = self.target.parse().map_err(UsageError::because)?;
+        let rate = Rate::per_second(rate_per_second).context("a rate must be above 0")?;
+        let load = Load::Open(Pace::Constant { rate });
+        let mut plan = Plan::for_target(target);
+        plan.name = format!("{rate_per_second}/s on {}", self.target);
+        plan.connections = self.connections;
+        plan.threads = self.threads;
+        plan.response_timeout = self.timeout;
+        plan.precise = self.precise;
+        plan.seed = self.seed;
+        plan.slo.clone_from(&self.slo);
+        plan.phases = vec![Phase { load: load.clone(), stop: Stop::After(self.probe), warm_up: false }];
+        if !self.warm_up.is_zero() {
+            plan.phases.insert(0, Phase { load, stop: Stop::After(self.warm_up), warm_up: true });
+        }
+        Ok(plan)
+    }
+
+    fn command(&self, rate: u64) -> String {
+        let slo: String = self.slo.iter().map(|slo| format!(" --slo '{slo}'")).collect();
+        let warm_up = units::format_duration(self.warm_up);
+        let (probe, timeout) = (units::format_duration(self.probe), units::format_duration(self.timeout));
+        let precise = if self.precise { " --precise" } else { "" };
+        format!(
+            "fracas load '{}' -r {rate}/s -c {} -t {} -d {probe} --warm-up {warm_up} --timeout {timeout} --seed {}{precise}{slo}",
+            self.target, self.connections, self.threads, self.seed
+        )
+    }
+}
+
+async fn search(args: &Args) -> anyhow::Result<(Answer, Vec<Probed>, bool)> {
+    let mut search = Search::new(whole(args.from), whole(args.max), args.tolerance);
+    let mut probes = Vec::new();
+    loop {
+        let rate = match search.next() {
+            Next::Done(answer) => return Ok((answer, probes, false)),
+            Next::Probe(rate) => rate,
+        };
+        if !probes.is_empty() {
+            tokio::time::sleep(COOL_DOWN).await;
+        }
+        let plan = args.plan(rate)?;
+        let mut line = Line::new(args.json, probes.len() + 1, rate);
+        let (outcome, interrupted) = probe(&plan, &mut line).await?;
+        if interrupted {
+            line.end("interrupted");
+            return Ok((search.so_far(), probes, true));
+        }
+        let summary = runner::summarize(&outcome, &plan, Vec::new(), args.command(rate));
+        let finding = Finding::of(&summary);
+        line.end(&describe(finding, &summary));
+        let directory = args.out.as_ref().map(|out| out.join(format!("{:03}-{rate}", probes.len() + 1)));
+        if let Some(directory) = &directory {
+            report::write_run_dir(directory, &summary, &outcome.timeline, &[])?;
+        }
+        search.on_probe(finding);
+        probes.push(Probed { rate, finding, summary, directory });
+    }
+}
+
+/// Makes one probe; whether it was interrupted.
+async fn probe(plan: &Plan, line: &mut Line) -> anyhow::Result<(Outcome, bool)> {
+    let start = Instant::now() + HEAD_START;
+    let running = runner::prepare(plan, Shard::WHOLE)?.start(start);
+    let mut interrupted = false;
+    let mut tick = tokio::time::interval(TICK);
+    while !running.is_finished() {
+        tokio::select! {
+            _ = tick.tick() => line.show(Instant::now() - start, running.progress().ok),
+            _ = tokio::signal::ctrl_c() => {
+                interrupted = true;
+                running.abort();
+            }
+        }
+    }
+    Ok((running.wait(), interrupted))
+}
+
+/// The line of the present probe on standard error: drawn again and again on a terminal, once elsewhere.
+struct Line {
+    head: String,
+    on_terminal: bool,
+    is_quiet: bool,
+}
+
+impl Line {
+    fn new(json: bool, number: usize, rate: u64) -> Line {
+        let on_terminal = std::io::stderr().is_terminal();
+        Line { head: format!("{number:>3}  {rate:>9}/s"), on_terminal, is_quiet: json && !on_terminal }
+    }
+
+    fn show(&mut self, elapsed: Duration, ok: u64) {
+        if self.on_terminal {
+            eprint!("\r\x1b[2K{}  {:.1} s, {ok} ok", self.head, elapsed.as_secs_f64());
+        }
+    }
+
+    fn end(self, what: &str) {
+        match (self.on_terminal, self.is_quiet) {
+            (true, _) => eprintln!("\r\x1b[2K{}  {what}", self.head),
+            (false, false) => eprintln!("{}  {what}", self.head),
+            (false, true) => {}
+        }
+    }
+}
+
+fn describe(finding: Finding, summary: &Summary) -> String {
+    let results: Vec<String> =
+        summary.slo.iter().map(|result| format!("{} (is {})", result.slo, result.actual)).collect();
+    let reason = match finding {
+        Finding::Unusable => summary.reasons.first().map_or(String::new(), |reason| format!("; {reason}")),
+        _ => String::new(),
+    };
+    format!("{:<8}  {:>11.1} ok/s  {}{reason}", finding.name(), summary.ok_per_second, results.join(", "))
+}
+
+fn as_text(answer: &Answer, probes: &[Probed]) -> String {
+    let mut out = String::from("\n");
+    let rate = |rate: u64| format!("{rate}/s");
+    out.push_str(&match (answer.kept, answer.limited_by) {
+        (Some(kept), LimitedBy::Slo) => {
+            let broken = answer.broken.map_or(String::new(), |broken| format!("; {broken}/s breaks the SLO"));
+            format!("capacity {}{broken}\n", rate(kept))
+        }
+        (Some(kept), LimitedBy::Generator) => format!(
+            "capacity at least {}: the generator could not make more; use more threads or --precise\n",
+            rate(kept)
+        ),
+        (Some(kept), LimitedBy::Max) => {
+            format!("capacity at least {}, the highest rate allowed; raise --max\n", rate(kept))
+        }
+        (Some(kept), LimitedBy::Unfinished) => {
+            format!("capacity at least {}: the search did not end\n", rate(kept))
+        }
+        (None, LimitedBy::Slo) => "no rate keeps the SLO, not even the lowest that was tried\n".to_owned(),
+        (None, LimitedBy::Generator) => {
+            "the generator could make no usable probe; run it on a machine with time to spare\n".to_owned()
+        }
+        (None, _) => "no rate has kept the SLO so far\n".to_owned(),
+    });
+    let mut sorted: Vec<&Probed> = probes.iter().collect();
+    sorted.sort_by_key(|probe| probe.rate);
+    let ms = |ns: u64| format!("{:.3} ms", ns as f64 / 1e6);
+    out.push_str("\n       rate  finding         ok/s  response p50           p99           max    failed\n");
+    for Probed { rate, finding, summary, .. } in sorted {
+        let counts = &summary.counts;
+        let failed = counts.planned - counts.ok.min(counts.planned);
+        out.push_str(&format!(
+            "{rate:>9}/s  {:<8} {:>11.1} {:>13} {:>13} {:>13} {failed:>9}\n",
+            finding.name(),
+            summary.ok_per_second,
+            ms(summary.response.p50),
+            ms(summary.response.p99),
+            ms(summary.response.max),
+        ));
+    }
+    out
+}
+
+fn as_json(args: &Args, answer: &Answer, probes: &[Probed]) -> String {
+    let probes: Vec<_> = probes
+        .iter()
+        .map(|Probed { rate, finding, summary, directory }| {
+            json!({
+                "rate_per_second": rate,
+                "finding": finding.name(),
+                "verdict": summary.verdict,
+                "reasons": summary.reasons,
+                "ok_per_second": summary.ok_per_second,
+                "counts": summary.counts,
+                "response": summary.response,
+                "slo": summary.slo,
+                "directory": directory,
+            })
+        })
+        .collect();
+    let document = json!({
+        "target": args.target,
+        "slo": args.slo,
+        "rate_per_second": answer.kept,
+        "broken_per_second": answer.broken,
+        "limited_by": answer.limited_by.name(),
+        "tolerance_ratio": args.tolerance,
+        "probes": probes,
+    });
+    format!("{document:#}\n")
+}
+
+/// Whole requests a second, at least one.
+fn whole(rate: Rate) -> u64 {
+    rate.as_f64().round().max(1.0) as u64
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
+    match percent {
+        Some(percent) if (0.1..=100.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err("write a percentage from 0.1% to 100%, such as 5%".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tolerance_is_a_percentage() {
+        assert_eq!(tolerance("5%"), Ok(0.05));
+        for text in ["5", "0%", "-1%", "101%", "NaN%", ""] {
+            assert!(tolerance(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_answer_says_what_it_is_worth() {
+        for (kept, limited_by, part) in [
+            (Some(900), LimitedBy::Slo, "capacity 900/s; 950/s breaks the SLO"),
+            (Some(900), LimitedBy::Generator, "at least 900/s: the generator"),
+            (Some(900), LimitedBy::Max, "raise --max"),
+            (Some(900), LimitedBy::Unfinished, "did not end"),
+            (None, LimitedBy::Slo, "no rate keeps"),
+            (None, LimitedBy::Generator, "no usable probe"),
+        ] {
+            let text = as_text(&Answer { kept, broken: Some(950), limited_by }, &[]);
+            assert!(text.contains(part), "{text}");
+        }
+    }
 }

@@ -43,6 +43,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "the --tls flags are about the proxy's API; say where that is with --via HOST:PORT",
         ));
     }
+    if let Some(directory) = &args.out {
+        // An hour of load must not end in a directory that was never writable.
+        report::check_run_dir(directory)?;
+    }
     let reproduce = std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(drive(&args, &plan, reproduce))
@@ -71,18 +75,19 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
         None => (Vec::new(), Vec::new()),
     };
     let summary = runner::summarize(&outcome, plan, windows, reproduce);
-    if let Some(directory) = &args.out {
-        report::write_run_dir(directory, &summary, &outcome.timeline, &events)?;
-    }
+    let write = |directory| report::write_run_dir(directory, &summary, &outcome.timeline, &events);
+    let written = args.out.as_deref().map_or(Ok(()), write);
     let mut out = std::io::stdout();
     let text = if args.json { report::json(&summary) } else { report::text(&summary, out.is_terminal()) };
     out.write_all(&text).context("cannot print the summary")?;
     if !args.json {
         outcome.notes().iter().for_each(|note| println!("note: {note}"));
-        if let Some(directory) = &args.out {
+        if let (Some(directory), Ok(())) = (&args.out, &written) {
             println!("report: {}", directory.join("report.html").display());
         }
     }
+    // Only now: the figures are on the terminal, if nowhere else.
+    written?;
     Ok(exit_code(&summary, interrupted))
 }
 
@@ -96,7 +101,7 @@ async fn watch(running: &RunningLoad, live: &mut Live, start: Instant) -> bool {
             _ = tokio::signal::ctrl_c() => {
                 interrupts += 1;
                 if interrupts == 1 { running.stop() } else { running.abort() }
-                live.stopping();
+                live.stopping(interrupts);
             }
         }
     }

@@ -12,6 +12,10 @@ pub const LOWEST_NS: u64 = 1;
 pub const HIGHEST_NS: u64 = 3_600_000_000_000;
 /// Values are kept to one part in a thousand.
 pub const SIGNIFICANT_DIGITS: u8 = 3;
+/// What an uncompressed V2 payload begins with, and how long its header is (HdrHistogram,
+/// `AbstractHistogram.encodeIntoByteBuffer`).
+const V2_COOKIE: u32 = 0x1c84_9313;
+const V2_HEADER_BYTES: usize = 40;
 /// Buckets below this are one nanosecond wide: the power of two at or above 2 × 10³.
 const SUB_BUCKET_BITS: u32 = 11;
 
@@ -233,10 +237,16 @@ impl Distribution {
     /// # Errors
     /// When the bytes are no V2 payload, or have other bounds than ours: those cannot be merged exactly.
     pub fn decode(bytes: &[u8], saturated: u64) -> Result<Distribution, DecodeError> {
-        // The header is checked first: it sizes an allocation.
+        // The header is checked first: it sizes allocations, as a packed payload would.
+        let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+        if word(0) != Some(V2_COOKIE) {
+            return Err(DecodeError("not a V2 histogram"));
+        }
+        if word(4).map(|length| length as usize) != bytes.len().checked_sub(V2_HEADER_BYTES) {
+            return Err(DecodeError("a histogram of another length"));
+        }
         let field = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
-        let digits = bytes.get(12..16).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
-        if digits != Some(u32::from(SIGNIFICANT_DIGITS))
+        if word(12) != Some(u32::from(SIGNIFICANT_DIGITS))
             || field(16) != Some(LOWEST_NS)
             || field(24) != Some(HIGHEST_NS)
         {
@@ -310,6 +320,20 @@ mod tests {
             let found = all.percentile(percentile) as f64;
             assert!((found / exact - 1.0).abs() < 0.001, "{percentile}: {found}");
         }
+    }
+
+    #[test]
+    fn a_payload_that_claims_another_length_or_is_packed_is_refused_before_it_is_read() {
+        let good: Vec<u8> = [5, 6].into_iter().collect::<Distribution>().encode();
+        for claimed in [0, u32::MAX, u32::MAX / 2] {
+            let mut bytes = good.clone();
+            bytes[4..8].copy_from_slice(&claimed.to_be_bytes());
+            let refused = Distribution::decode(&bytes, 0);
+            assert_eq!(refused, Err(DecodeError("a histogram of another length")), "{claimed}");
+        }
+        let mut packed = good;
+        packed[3] = 0x14;
+        assert_eq!(Distribution::decode(&packed, 0), Err(DecodeError("not a V2 histogram")));
     }
 
     #[test]

@@ -346,6 +346,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn both_laws_are_checked() {
@@ -369,5 +370,29 @@ mod tests {
         }
         assert_eq!(Timeline::decode(&[&bytes[..], &[0]].concat()), Err(DecodeError("bytes behind the end")));
         assert_eq!(Timeline::decode(b"frt9\0\0\0\0"), Err(DecodeError("another layout")));
+    }
+
+    proptest! {
+        // Each case writes and reads dense histograms.
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn bytes_that_were_changed_are_refused_or_merge_and_travel(
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut timeline = Timeline::default();
+            timeline.add(&Interval { second: 3, lag: [5, 6].into_iter().collect(), ..Interval::default() });
+            timeline.add(&Interval { second: 4, connect: [7].into_iter().collect(), ..Interval::default() });
+            let mut bytes = timeline.encode();
+            for (at, value) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            if let Ok(mut read) = Timeline::decode(&bytes) {
+                prop_assert_eq!(Timeline::decode(&read.encode()), Ok(read.clone()));
+                read.merge(&read.clone());
+                prop_assert!(read.lag().count().is_multiple_of(2));
+            }
+        }
     }
 }

@@ -15,21 +15,21 @@
 //! waited: a lower bound, counted as such. Nothing slow is left out, so a percentile may be too small but never by
 //! leaving the worst cases away. Requests dropped by the late policy are in no series; they are counted.
 
+mod facts;
 mod histogram;
 mod interval;
 mod recorder;
 mod sample;
+mod summarize;
 mod summary;
 mod verdict;
 
+pub use facts::{Environment, FaultWindow, NodeReport, RunFacts, Shortages, WorkerUse};
 pub use histogram::{
     DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
 };
 pub use interval::{Counts, Imbalance, Interval, Timeline};
 pub use recorder::{DropReason, Recorder};
 pub use sample::{ErrorKind, Outcome, OutcomeClass, Sample};
-pub use summary::{
-    CurvePoint, Environment, ErrorCount, FaultWindow, NodeReport, NodeSummary, PERCENTILES, RunFacts, Second,
-    Series, SloResult, Summary, WorkerUse,
-};
-pub use verdict::{Grade, Verdict, thresholds};
+pub use summary::{CurvePoint, ErrorCount, NodeSummary, PERCENTILES, Second, Series, SloResult, Summary};
+pub use verdict::{Grade, Verdict, judge_so_far, thresholds};

@@ -10,7 +10,8 @@ pub struct Sample {
     /// When it could be sent: `due` if a connection was free, else when one became free. `sent − ready` is the
     /// generator's own lateness; `ready − due` is the target holding all connections.
     pub ready: Instant,
-    /// When the send was handed to the kernel. On a ring: when the operation was submitted.
+    /// When the send was put into the ring; the kernel takes it at the end of the same turn. With a connection of
+    /// its own: when that was asked for.
     pub sent: Instant,
     /// When the complete reply had been parsed, or the request was given up.
     pub done: Instant,

@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::interval::Imbalance;
+use super::facts::Shortages;
+use super::histogram::Distribution;
+use super::interval::{Counts, Imbalance};
 
 /// The thresholds, each with its reason.
 pub mod thresholds {
@@ -14,8 +16,11 @@ pub mod thresholds {
     pub const OWN_LAG_P99_INVALID_NS: u64 = 10_000_000;
     /// A worker busier than this is suspect: k6 asks for 20 % of idle CPU.
     pub const WORKER_BUSY_SUSPECT: f64 = 0.80;
-    /// A worker busier than this queues its own work: what is measured is the worker.
+    /// In an open model a worker busier than this cannot keep the schedule: what is measured is the worker. A closed
+    /// model has no schedule to miss and is meant to find a limit; that it may be the worker's makes it suspect.
     pub const WORKER_BUSY_INVALID: f64 = 0.95;
+    /// In a shorter run a worker's share of busy time is chance, and not judged.
+    pub const WORKER_BUSY_KNOWN_FROM: std::time::Duration = std::time::Duration::from_millis(100);
     /// More than this share never sent: the load was not the load that was asked for.
     pub const DROPPED_RATIO_INVALID: f64 = 0.01;
     /// Fewer than this share of the due requests answered within the run: the asked rate was not reached.
@@ -64,12 +69,15 @@ pub(super) struct Signals {
     pub sent: u64,
     pub ok: u64,
     pub dropped: u64,
+    pub commonest_error: Option<&'static str>,
     pub own_lag_p99_ns: u64,
     pub own_lag_known: bool,
     pub open_model: bool,
     pub replied_in_time: u64,
     pub worker_busy_max: Option<f64>,
     pub cq_overflows: u64,
+    pub shortages: Shortages,
+    pub connection_per_request: bool,
     pub connections_asked: u64,
     pub connections_opened: u64,
     pub connect_failures: u64,
@@ -78,6 +86,42 @@ pub(super) struct Signals {
     /// (node and what happened, whether the run may go on without it)
     pub lost_nodes: Vec<(String, bool)>,
     pub ended_early: Option<String>,
+}
+
+/// What can be said while the run goes on: whether the schedule is kept.
+pub fn judge_so_far(counts: &Counts, own_lag: &Distribution) -> Verdict {
+    let found = sent_late(own_lag.percentile(99.0)).into_iter();
+    Verdict::of(found.chain(never_sent(counts.dropped, counts.planned)).collect())
+}
+
+fn sent_late(own_lag_p99_ns: u64) -> Option<(Grade, String)> {
+    use thresholds::*;
+    let grade = match own_lag_p99_ns {
+        lag if lag <= OWN_LAG_P99_SUSPECT_NS => return None,
+        lag if lag <= OWN_LAG_P99_INVALID_NS => Grade::Suspect,
+        _ => Grade::Invalid,
+    };
+    let lag_ms = own_lag_p99_ns as f64 / 1e6;
+    let what = "the generator itself sent late";
+    Some((grade, format!("{what}: p99 {lag_ms:.1} ms; use more threads or nodes, or --precise")))
+}
+
+fn never_sent(dropped: u64, planned: u64) -> Option<(Grade, String)> {
+    let ratio = dropped as f64 / planned.max(1) as f64;
+    let is_invalid = ratio > thresholds::DROPPED_RATIO_INVALID;
+    let percent = ratio * 100.0;
+    let reason = format!(
+        "{dropped} of {planned} due requests were never sent ({percent:.2} %); use more connections or a lower rate"
+    );
+    (dropped > 0).then_some((if is_invalid { Grade::Invalid } else { Grade::Suspect }, reason))
+}
+
+impl Verdict {
+    fn of(mut found: Vec<(Grade, String)>) -> Verdict {
+        found.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
+        let grade = found.first().map_or(Grade::Valid, |(grade, _)| *grade);
+        Verdict { grade, reasons: found.into_iter().map(|(_, reason)| reason).collect() }
+    }
 }
 
 pub(super) fn judge(signals: &Signals) -> Verdict {
@@ -96,30 +140,12 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
     if signals.sent == 0 {
         say(Grade::Invalid, "nothing was sent".to_owned());
     } else if signals.ok == 0 {
-        say(Grade::Invalid, "no request succeeded".to_owned());
+        let most = signals.commonest_error.map_or(String::new(), |error| format!("; most often: {error}"));
+        say(Grade::Invalid, format!("no request succeeded{most}"));
     }
-    if signals.own_lag_known && signals.own_lag_p99_ns > OWN_LAG_P99_SUSPECT_NS {
-        let grade =
-            if signals.own_lag_p99_ns > OWN_LAG_P99_INVALID_NS { Grade::Invalid } else { Grade::Suspect };
-        let lag_ms = signals.own_lag_p99_ns as f64 / 1e6;
-        say(
-            grade,
-            format!(
-                "the generator itself sent late: p99 {lag_ms:.1} ms; use more threads or nodes, or --precise"
-            ),
-        );
-    }
-    if signals.dropped > 0 {
-        let ratio = signals.dropped as f64 / signals.planned.max(1) as f64;
-        let grade = if ratio > DROPPED_RATIO_INVALID { Grade::Invalid } else { Grade::Suspect };
-        let percent = ratio * 100.0;
-        say(
-            grade,
-            format!(
-                "{} of {} due requests were never sent ({percent:.2} %); use more connections or a lower rate",
-                signals.dropped, signals.planned
-            ),
-        );
+    let late = sent_late(signals.own_lag_p99_ns).filter(|_| signals.own_lag_known);
+    for (grade, reason) in late.into_iter().chain(never_sent(signals.dropped, signals.planned)) {
+        say(grade, reason);
     }
     if signals.open_model && signals.planned > 0 && signals.sent > 0 {
         let ratio = signals.replied_in_time as f64 / signals.planned as f64;
@@ -134,8 +160,18 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         }
     }
     if let Some(busy) = signals.worker_busy_max.filter(|busy| *busy > WORKER_BUSY_SUSPECT) {
-        let grade = if busy > WORKER_BUSY_INVALID { Grade::Invalid } else { Grade::Suspect };
-        say(grade, format!("a worker was {:.0} % busy; use more threads or nodes", busy * 100.0));
+        let percent = busy * 100.0;
+        if signals.open_model {
+            let grade = if busy > WORKER_BUSY_INVALID { Grade::Invalid } else { Grade::Suspect };
+            say(grade, format!("a worker was {percent:.0} % busy; use more threads or nodes"));
+        } else {
+            say(
+                Grade::Suspect,
+                format!(
+                    "a worker was {percent:.0} % busy: replies waited for it, and the rate may be its limit, not the target's; use more threads or nodes, or ask for a lower rate with -r"
+                ),
+            );
+        }
     }
     if signals.cq_overflows > 0 {
         say(
@@ -147,6 +183,22 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         );
     }
     let attempts = signals.connections_opened + signals.connect_failures;
+    let Shortages { ports, descriptors } = signals.shortages;
+    for (count, what) in [
+        (
+            ports,
+            "free local port (EADDRNOTAVAIL); add source addresses, keep connections alive, or wait a minute",
+        ),
+        (descriptors, "free file descriptor (EMFILE); raise `ulimit -n`"),
+    ] {
+        // With a connection each, these are requests that failed on this side and count as the target's errors.
+        let is_load_lost =
+            signals.connection_per_request && count as f64 > signals.planned as f64 * DROPPED_RATIO_INVALID;
+        if count > 0 {
+            let grade = if is_load_lost { Grade::Invalid } else { Grade::Suspect };
+            say(grade, format!("{count} of {attempts} connects found no {what}"));
+        }
+    }
     if signals.connect_failures as f64 > attempts as f64 * CONNECT_FAILURE_RATIO_SUSPECT {
         say(Grade::Suspect, format!("{} of {attempts} connects failed", signals.connect_failures));
     }
@@ -162,9 +214,7 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
     if signals.saturated > 0 {
         say(Grade::Suspect, format!("{} values above 1 h are recorded as 1 h", signals.saturated));
     }
-    found.sort_by_key(|(grade, _)| std::cmp::Reverse(*grade));
-    let grade = found.first().map_or(Grade::Valid, |(grade, _)| *grade);
-    Verdict { grade, reasons: found.into_iter().map(|(_, reason)| reason).collect() }
+    Verdict::of(found)
 }
 
 #[cfg(test)]
@@ -187,6 +237,20 @@ mod tests {
         }
     }
 
+    fn closed(busy: f64) -> Signals {
+        Signals { open_model: false, replied_in_time: 0, worker_busy_max: Some(busy), ..good() }
+    }
+
+    fn short_of(ports: u64, descriptors: u64, connection_per_request: bool) -> Signals {
+        let shortages = Shortages { ports, descriptors };
+        Signals { shortages, connection_per_request, connect_failures: ports + descriptors, ..good() }
+    }
+
+    #[test]
+    fn a_closed_model_may_use_its_worker_up_to_the_threshold() {
+        assert_eq!(judge(&closed(0.80)), Verdict::default());
+    }
+
     #[test]
     fn a_kept_schedule_is_valid_without_reasons() {
         assert_eq!(judge(&good()), Verdict::default());
@@ -204,7 +268,13 @@ mod tests {
             (Signals { replied_in_time: 949, ..good() }, Grade::Suspect, "only 94.9 %"),
             (Signals { worker_busy_max: Some(0.81), ..good() }, Grade::Suspect, "81 % busy"),
             (Signals { worker_busy_max: Some(0.96), ..good() }, Grade::Invalid, "96 % busy"),
+            (closed(0.81), Grade::Suspect, "81 % busy: replies waited for it"),
+            (closed(1.0), Grade::Suspect, "lower rate with -r"),
             (Signals { cq_overflows: 1, ..good() }, Grade::Suspect, "overflow"),
+            (short_of(3, 0, false), Grade::Suspect, "3 of 13 connects found no free local port"),
+            (short_of(0, 3, false), Grade::Suspect, "raise `ulimit -n`"),
+            (short_of(10, 0, true), Grade::Suspect, "10 of 20 connects"),
+            (short_of(11, 0, true), Grade::Invalid, "11 of 21 connects"),
             (Signals { connect_failures: 1, ..good() }, Grade::Suspect, "1 of 11 connects"),
             (Signals { connections_opened: 9, ..good() }, Grade::Suspect, "only 9 of 10"),
             (Signals { saturated: 1, ..good() }, Grade::Suspect, "above 1 h"),
@@ -218,12 +288,29 @@ mod tests {
             ),
             (Signals { sent: 0, ok: 0, ..good() }, Grade::Invalid, "nothing was sent"),
             (Signals { ok: 0, ..good() }, Grade::Invalid, "no request succeeded"),
+            (
+                Signals { ok: 0, commonest_error: Some("connection reset"), ..good() },
+                Grade::Invalid,
+                "no request succeeded; most often: connection reset",
+            ),
         ];
         for (signals, grade, part) in cases {
             let verdict = judge(&signals);
             assert_eq!(verdict.grade, grade, "{part}");
             assert!(verdict.reasons.iter().any(|reason| reason.contains(part)), "{:?}", verdict.reasons);
         }
+    }
+
+    #[test]
+    fn a_running_load_is_judged_by_its_schedule_alone() {
+        let so_far = |planned, dropped, lag_ns| {
+            let counts = Counts { planned, dropped, ..Counts::default() };
+            judge_so_far(&counts, &std::iter::once(lag_ns).collect()).grade
+        };
+        assert_eq!(judge_so_far(&Counts::default(), &Distribution::default()), Verdict::default());
+        assert_eq!(so_far(100, 0, 150_000), Grade::Valid);
+        assert_eq!(so_far(100, 0, 2_000_000), Grade::Suspect);
+        assert_eq!(so_far(100, 2, 0), Grade::Invalid);
     }
 
     #[test]

@@ -11,17 +11,15 @@
 //! Message length follows RFC 9112 §6.3. The usual reply, whole in one slice, is read in place; only a
 //! head that arrives in parts is copied, into a buffer that is kept for the next one.
 
-use std::mem::MaybeUninit;
+mod chunked;
+mod head;
 
-use httparse::{ParserConfig, Status};
+use chunked::Chunk;
+use head::{Framing, HEAD_BYTES_MAX, parse_head};
 
 use super::{InvalidReply, Progress, Reply};
 use crate::scenario::{Plan, Target};
 
-/// A head longer than this is refused. nginx and HAProxy stop at 8–32 KiB.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// More headers than this are refused.
-const HEADERS_MAX: usize = 128;
 /// Chunk extensions and trailers of one reply; they are skipped, so only their sum is bounded.
 const CHUNK_EXTRA_BYTES_MAX: u32 = 64 * 1024;
 
@@ -72,36 +70,6 @@ enum State {
     Body { left: u64 },
     Chunked(Chunk, u32),
     UntilClose,
-}
-
-/// Where inside the chunked coding (RFC 9112 §7.1) the next byte belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chunk {
-    Size { size: u64, digits: u8 },
-    Extension { size: u64 },
-    SizeLf { size: u64 },
-    Data { left: u64 },
-    DataCr,
-    DataLf,
-    TrailerStart,
-    TrailerLine,
-    TrailerLf,
-    EndLf,
-}
-
-/// What a head says about the body that follows.
-enum Framing {
-    None,
-    Length(u64),
-    Chunked,
-    UntilClose,
-}
-
-struct Head {
-    bytes: usize,
-    status: u16,
-    keep_alive: bool,
-    framing: Framing,
 }
 
 impl ReplyReader {
@@ -268,104 +236,6 @@ impl ReplyReader {
         self.state = State::Chunked(chunk, extra);
         Ok(None)
     }
-}
-
-impl Chunk {
-    /// The state after one byte of framing; `None` when it cannot stand here.
-    fn after(self, byte: u8) -> Option<Chunk> {
-        match (self, byte) {
-            (Chunk::Size { size, digits }, b) if b.is_ascii_hexdigit() => {
-                // 15 digits are 2^60 bytes; more could overflow.
-                let digit = u64::from((b as char).to_digit(16)?);
-                (digits < 15).then_some(Chunk::Size { size: size * 16 + digit, digits: digits + 1 })
-            }
-            (Chunk::Size { digits: 0, .. }, _) => None,
-            (Chunk::Size { size, .. } | Chunk::Extension { size }, b'\r') => Some(Chunk::SizeLf { size }),
-            (Chunk::Size { size, .. }, b';' | b' ' | b'\t') => Some(Chunk::Extension { size }),
-            (Chunk::Extension { size }, b) if b != b'\n' => Some(Chunk::Extension { size }),
-            (Chunk::SizeLf { size: 0 }, b'\n') => Some(Chunk::TrailerStart),
-            (Chunk::SizeLf { size }, b'\n') => Some(Chunk::Data { left: size }),
-            (Chunk::DataCr, b'\r') => Some(Chunk::DataLf),
-            (Chunk::DataLf, b'\n') => Some(Chunk::Size { size: 0, digits: 0 }),
-            (Chunk::TrailerStart, b'\r') => Some(Chunk::EndLf),
-            (Chunk::TrailerStart, b) if b != b'\n' => Some(Chunk::TrailerLine),
-            (Chunk::TrailerLine, b'\r') => Some(Chunk::TrailerLf),
-            (Chunk::TrailerLine, b) if b != b'\n' => Some(Chunk::TrailerLine),
-            (Chunk::TrailerLf, b'\n') => Some(Chunk::TrailerStart),
-            _ => None,
-        }
-    }
-}
-
-fn parse_head(bytes: &[u8], to_head: bool) -> Result<Option<Head>, InvalidReply> {
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut []);
-    let within = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
-    let parsed =
-        ParserConfig::default().parse_response_with_uninit_headers(&mut response, within, &mut headers);
-    let length = match parsed {
-        Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if within.len() == HEAD_BYTES_MAX => return Err(InvalidReply::HeadTooLong),
-        Ok(Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(InvalidReply::HeadTooLong),
-        Err(_) => return Err(InvalidReply::Head),
-    };
-    let status = response.code.unwrap_or_default();
-    let http_1_1 = response.version == Some(1);
-    let mut keep_alive = http_1_1;
-    let (mut content_length, mut coding) = (None, None);
-    for header in response.headers.iter() {
-        // The three names differ in length, which is cheaper to ask than their letters.
-        match header.name.len() {
-            10 if header.name.eq_ignore_ascii_case("connection") => {
-                keep_alive = if http_1_1 {
-                    keep_alive && !has_token(header.value, b"close")
-                } else {
-                    has_token(header.value, b"keep-alive")
-                };
-            }
-            14 if header.name.eq_ignore_ascii_case("content-length") => {
-                let length = parse_length(header.value).ok_or(InvalidReply::Length)?;
-                if content_length.is_some_and(|before| before != length) {
-                    return Err(InvalidReply::Length);
-                }
-                content_length = Some(length);
-            }
-            17 if header.name.eq_ignore_ascii_case("transfer-encoding") => coding = Some(header.value),
-            _ => {}
-        }
-    }
-    let bodyless = to_head || status / 100 == 1 || status == 204 || status == 304;
-    let framing = match (coding, content_length) {
-        // RFC 9112 §6.3 calls both together, or a coding in HTTP/1.0, a likely smuggling attempt.
-        (Some(_), Some(_)) => return Err(InvalidReply::Length),
-        (Some(_), None) if !http_1_1 => return Err(InvalidReply::Length),
-        _ if bodyless => Framing::None,
-        (Some(coding), None) if last_token_is(coding, b"chunked") => Framing::Chunked,
-        (None, Some(length)) => Framing::Length(length),
-        (_, None) => Framing::UntilClose,
-    };
-    // After 101 the connection speaks another protocol; after a reply that ends at the close it is gone.
-    let keep_alive = keep_alive && status != 101 && !matches!(framing, Framing::UntilClose);
-    Ok(Some(Head { bytes: length, status, keep_alive, framing }))
-}
-
-fn parse_length(value: &[u8]) -> Option<u64> {
-    let digits = value.trim_ascii();
-    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
-}
-
-fn tokens(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    value.split(|b| *b == b',').map(<[u8]>::trim_ascii)
-}
-
-fn has_token(value: &[u8], token: &[u8]) -> bool {
-    tokens(value).any(|part| part.eq_ignore_ascii_case(token))
-}
-
-fn last_token_is(value: &[u8], token: &[u8]) -> bool {
-    tokens(value).next_back().is_some_and(|part| part.eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]

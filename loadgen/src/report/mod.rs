@@ -1,5 +1,5 @@
 //! What a run says: each report is a pure function from a [`Summary`](crate::measure::Summary) to bytes.
-//! Only [`write_run_dir`] touches the disk.
+//! Only [`check_run_dir`] and [`write_run_dir`] touch the disk.
 
 mod diff;
 mod format;
@@ -15,5 +15,5 @@ pub use hgrm::hgrm;
 pub use hlog::hlog;
 pub use html::html;
 pub use json::{ReadError, json, read_json};
-pub use run_dir::{RunDirError, write_run_dir};
+pub use run_dir::{RunDirError, check_run_dir, write_run_dir};
 pub use text::text;

@@ -18,6 +18,19 @@ pub struct RunDirError {
     pub source: io::Error,
 }
 
+/// Makes the directory if it is missing and tries to write into it: before a run, not after it.
+///
+/// # Errors
+/// When [`write_run_dir`] could not write there either.
+pub fn check_run_dir(directory: &Path) -> Result<(), RunDirError> {
+    let trial = directory.join(".fracas-trial");
+    let tried = fs::create_dir_all(directory).and_then(|()| fs::write(&trial, b""));
+    tried.and_then(|()| fs::remove_file(&trial)).map_err(|source| {
+        let path = directory.to_owned();
+        RunDirError { path, source }
+    })
+}
+
 /// Writes `run.json`, `latency.hlog`, `response.hgrm`, `service.hgrm`, `lag.hgrm`, `events.jsonl` (one given line
 /// each) and `report.html` into `directory`, which is made if it is missing. `run.json` comes last: who sees it
 /// sees a whole directory.

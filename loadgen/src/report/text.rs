@@ -19,7 +19,10 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
         Grade::Suspect => ("SUSPECT", "1;33"),
         Grade::Invalid => ("INVALID", "1;31"),
     };
-    let _ = writeln!(out, "{}  {} → {}", paint(word, code), summary.name, summary.plan.target);
+    // A run without a name of its own has its target's.
+    let target = summary.plan.target.to_string();
+    let target = if target == summary.name { String::new() } else { format!(" → {target}") };
+    let _ = writeln!(out, "{}  {}{target}", paint(word, code), summary.name);
     cut(&mut out, &summary.reasons, |reason| format!("  because {reason}"));
     let _ = writeln!(out, "  {}\n", plan(&summary.plan));
 
@@ -28,7 +31,10 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
         let _ = write!(out, "{name:>10}");
     });
     out.push('\n');
-    let lag_note = format!("sent − due; the generator's own part: p99 {}", latency(summary.own_lag.p99));
+    let lag_note = match summary.planned_per_second {
+        Some(_) => format!("sent − due; the generator's own part: p99 {}", latency(summary.own_lag.p99)),
+        None => "sent − due; a closed model has no schedule".to_owned(),
+    };
     for (name, series, note) in [
         ("response", &summary.response, "reply − due: what a user waits"),
         ("service", &summary.service, "reply − sent"),

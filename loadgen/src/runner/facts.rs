@@ -27,6 +27,7 @@ impl Outcome {
             name: name.to_owned(),
             timeline: self.timeline.clone(),
             workers: self.workers.clone(),
+            shortages: self.shortages,
             lost: None,
             clock_error: None,
         }

@@ -2,28 +2,23 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::ring::{
-    Errno, Features, KernelRing, Ring, RingError, RingSettings, SPIN, SocketOptions, Waker,
-    raise_open_files_limit, thread_cpu_ns,
-};
+use fracas_dataplane::ring::{Errno, Features, RingError, SocketOptions, raise_open_files_limit};
 
 use super::facts::environment;
-use super::worker::{Readiness, Shortages, Worker, WorkerSettings};
+use super::thread::{Command, Thread, Threads};
+use super::worker::{Readiness, WorkerSettings};
 use crate::arrival::Shard;
-use crate::measure::{Counts, Environment, Timeline, WorkerUse};
+use crate::measure::{Environment, Shortages, Timeline, WorkerUse};
 use crate::scenario::{Plan, PlanError};
 
 /// How long a thread may take to answer a call before it is taken to be gone: a turn is far shorter.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// How long closing the connections may take at the end.
-const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Why a run cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +27,12 @@ pub enum RunError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The target's name has no address.
-    #[error("cannot look up `{host}`: {source}; check the name, or write an address")]
+    #[error("cannot look up `{host}`: {reason}; check the name, or write an address")]
     Lookup {
         /// As in the plan.
         host: String,
         /// What the resolver said.
-        source: io::Error,
+        reason: io::Error,
     },
     /// No ring.
     #[error(transparent)]
@@ -122,17 +117,6 @@ impl Outcome {
     /// What a person should know beside the figures, a sentence each.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let Shortages { ports, descriptors } = self.shortages;
-        if ports > 0 {
-            notes.push(format!(
-                "{ports} connects found no free local port (EADDRNOTAVAIL); add source addresses, or keep connections alive"
-            ));
-        }
-        if descriptors > 0 {
-            notes.push(format!(
-                "{descriptors} connects found no free file descriptor (EMFILE); raise `ulimit -n`"
-            ));
-        }
         if self.opened.open < self.opened.asked {
             let Opened { asked, open, .. } = self.opened;
             let reason = self.opened.last_error.as_deref().unwrap_or("no answer in time");
@@ -203,7 +187,7 @@ pub fn prepare(plan: &Plan, shard: Shard) -> Result<Prepared, RunError> {
     }
     opened.last_error = last_error.map(|errno| errno.to_string());
     if opened.asked > 0 && opened.open == 0 {
-        let (reason, remedy) = explain(last_error);
+        let (reason, remedy) = explain(last_error, !plan.source_addresses.is_empty());
         return Err(RunError::Connect { target: plan.target.to_string(), address: target, reason, remedy });
     }
     Ok(Prepared { threads, opened })
@@ -318,8 +302,7 @@ impl RunningLoad {
             match join.join() {
                 Ok(Ok(left)) => {
                     outcome.workers.push(left.usage);
-                    outcome.shortages.ports += left.shortages.ports;
-                    outcome.shortages.descriptors += left.shortages.descriptors;
+                    outcome.shortages.merge(left.shortages);
                     outcome.ran_for = outcome.ran_for.max(left.ran_for);
                 }
                 Ok(Err(error)) => outcome.ended_early = Some(format!("a worker's ring failed: {error}")),
@@ -332,251 +315,6 @@ impl RunningLoad {
 
     fn total(&self) -> MutexGuard<'_, Timeline> {
         self.total.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a thread is told.
-enum Command {
-    Start(Instant),
-    Take(Sender<Timeline>),
-    Stop,
-    Abort,
-    /// Close everything and end; nothing more will be asked.
-    Leave,
-}
-
-/// What a thread leaves behind.
-struct Left {
-    usage: WorkerUse,
-    shortages: Shortages,
-    ran_for: Duration,
-}
-
-/// Figures that a thread publishes after each turn; each has one writer.
-#[derive(Debug, Default)]
-struct Figures {
-    values: [AtomicU64; 8],
-    finished: AtomicBool,
-}
-
-impl Figures {
-    fn write(&self, (measured, warm_up): (Counts, Counts), waiting: u64, connections: u64) {
-        let both = |of: fn(&Counts) -> u64| of(&measured) + of(&warm_up);
-        let values = [
-            both(|c| c.planned),
-            both(|c| c.sent),
-            both(|c| c.ok),
-            both(|c| c.error),
-            both(|c| c.timeout),
-            both(|c| c.dropped),
-            waiting,
-            connections,
-        ];
-        for (cell, value) in self.values.iter().zip(values) {
-            cell.store(value, Ordering::Relaxed);
-        }
-    }
-
-    fn read(&self) -> Progress {
-        let [planned, sent, ok, error, timeout, dropped, waiting, connections] =
-            std::array::from_fn(|i| self.values[i].load(Ordering::Relaxed));
-        Progress { planned, sent, ok, error, timeout, dropped, waiting, connections }
-    }
-}
-
-#[derive(Debug)]
-struct Thread {
-    commands: Sender<Command>,
-    waker: Waker,
-    figures: Arc<Figures>,
-    /// One message when the run has finished.
-    ended: Mutex<Receiver<()>>,
-    join: Option<JoinHandle<io::Result<Left>>>,
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Command")
-    }
-}
-
-type Ready = Receiver<Result<Readiness, RingError>>;
-
-impl Thread {
-    fn spawn(index: u32, settings: WorkerSettings, features: Features) -> Result<(Thread, Ready), RunError> {
-        let (commands, inbox) = mpsc::channel();
-        let (hello, made) = mpsc::channel();
-        let (ready, answer) = mpsc::channel();
-        let (ending, ended) = mpsc::channel();
-        let figures = Arc::new(Figures::default());
-        let shared = Arc::clone(&figures);
-        let main = move || {
-            let spin = settings.plan.precise.then_some(SPIN);
-            let ring = match KernelRing::new(&RingSettings { spin, ..RingSettings::default() }, features) {
-                Ok(ring) => ring,
-                Err(error) => {
-                    let _ = hello.send(Err(error));
-                    return Ok(Left::nothing());
-                }
-            };
-            if hello.send(Ok(ring.waker())).is_err() {
-                return Ok(Left::nothing());
-            }
-            drop(hello);
-            let worker = Worker::new(ring, settings);
-            ThreadMain { worker, inbox, figures: shared, ready: Some(ready), ending }.run()
-        };
-        let join = std::thread::Builder::new()
-            .name(format!("load-{index}"))
-            .spawn(main)
-            .map_err(RunError::Thread)?;
-        let waker = made.recv().map_err(|_| {
-            RunError::Thread(io::Error::other("the worker thread ended before it had begun"))
-        })??;
-        let thread = Thread { commands, waker, figures, ended: Mutex::new(ended), join: Some(join) };
-        Ok((thread, answer))
-    }
-
-    fn tell(&self, command: Command) {
-        // A thread that is gone is noticed by `ended`.
-        let _ = self.commands.send(command);
-        self.waker.wake();
-    }
-
-    fn ask_for_delta(&self) -> Option<Receiver<Timeline>> {
-        let (answer, receiver) = mpsc::channel();
-        self.commands.send(Command::Take(answer)).ok()?;
-        self.waker.wake();
-        Some(receiver)
-    }
-}
-
-/// The threads of a run; dropping them ends them.
-#[derive(Debug)]
-struct Threads {
-    all: Vec<Thread>,
-}
-
-impl Threads {
-    fn tell(&self, command: impl Fn() -> Command) {
-        self.all.iter().for_each(|thread| thread.tell(command()));
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.tell(|| Command::Abort);
-        self.tell(|| Command::Leave);
-        for thread in &mut self.all {
-            if let Some(join) = thread.join.take() {
-                let _ = join.join();
-            }
-        }
-    }
-}
-
-/// The inside of a thread.
-struct ThreadMain {
-    worker: Worker<KernelRing>,
-    inbox: Receiver<Command>,
-    figures: Arc<Figures>,
-    ready: Option<Sender<Result<Readiness, RingError>>>,
-    ending: Sender<()>,
-}
-
-impl ThreadMain {
-    fn run(mut self) -> io::Result<Left> {
-        let ready_by = Instant::now() + self.worker.opening_max();
-        let mut usage = Usage::default();
-        let mut leaving = None;
-        // A worker without connections to open is ready before its first turn, which may be a long one.
-        self.tell_if_ready(self.worker.now(), ready_by);
-        loop {
-            self.worker.turn()?;
-            let now = self.worker.now();
-            self.tell_if_ready(now, ready_by);
-            if self.worker.take_woken() {
-                while let Ok(command) = self.inbox.try_recv() {
-                    match command {
-                        Command::Start(at) => self.worker.start(at),
-                        Command::Stop => self.worker.stop(),
-                        Command::Abort => self.worker.abort(),
-                        Command::Take(answer) => drop(answer.send(self.worker.take())),
-                        Command::Leave => leaving = Some(now),
-                    }
-                }
-            }
-            usage.on_turn(&self.worker, now);
-            self.figures.write(
-                self.worker.totals(),
-                self.worker.waiting() as u64,
-                self.worker.live_connections() as u64,
-            );
-            if self.worker.is_finished() && !self.figures.finished.swap(true, Ordering::Release) {
-                usage.on_end(&self.worker, now);
-                let _ = self.ending.send(());
-            }
-            if let Some(since) = leaving
-                && (self.worker.is_closed() || now.since(since) > CLOSE_MAX)
-            {
-                return Ok(usage.left(&self.worker));
-            }
-        }
-    }
-
-    fn tell_if_ready(&mut self, now: Instant, ready_by: Instant) {
-        if self.ready.is_none() {
-            return;
-        }
-        let readiness = self.worker.readiness();
-        if (readiness.is_settled || now >= ready_by)
-            && let Some(ready) = self.ready.take()
-        {
-            let _ = ready.send(Ok(readiness));
-        }
-    }
-}
-
-/// CPU time from the start of the run to its end.
-#[derive(Debug, Default)]
-struct Usage {
-    begun: Option<(Instant, u64, Duration)>,
-    usage: WorkerUse,
-}
-
-impl Usage {
-    fn on_turn(&mut self, worker: &Worker<KernelRing>, now: Instant) {
-        if self.begun.is_none() && worker.started_at().is_some_and(|start| start <= now) {
-            self.begun = Some((now, thread_cpu_ns(), worker.busy()));
-        }
-    }
-
-    fn on_end(&mut self, worker: &Worker<KernelRing>, now: Instant) {
-        let cq_overflows = worker.ring().overflows();
-        self.usage = WorkerUse { cq_overflows, ..WorkerUse::default() };
-        if let Some((since, cpu_ns, busy)) = self.begun {
-            let wall = now.since(since).as_secs_f64().max(1e-9);
-            self.usage.cpu_ratio = (thread_cpu_ns().saturating_sub(cpu_ns) as f64 / 1e9 / wall).min(1.0);
-            self.usage.busy_ratio = if worker.is_precise() {
-                ((worker.busy() - busy).as_secs_f64() / wall).min(1.0)
-            } else {
-                self.usage.cpu_ratio
-            };
-        }
-    }
-
-    fn left(self, worker: &Worker<KernelRing>) -> Left {
-        let ran_for = match (worker.started_at(), worker.ended_at()) {
-            (Some(start), Some(end)) => end.since(start),
-            _ => Duration::ZERO,
-        };
-        Left { usage: self.usage, shortages: worker.shortages(), ran_for }
-    }
-}
-
-impl Left {
-    fn nothing() -> Left {
-        Left { usage: WorkerUse::default(), shortages: Shortages::default(), ran_for: Duration::ZERO }
     }
 }
 
@@ -594,7 +332,7 @@ fn thread_count(plan: &Plan, shard: Shard) -> u32 {
 /// well be the one of the other protocol family.
 fn look_up(plan: &Plan) -> Result<SocketAddr, RunError> {
     let host = plan.target.host();
-    let failed = |source| RunError::Lookup { host: host.to_owned(), source };
+    let failed = |reason| RunError::Lookup { host: host.to_owned(), reason };
     let mut addresses: Vec<_> = (host, plan.target.port()).to_socket_addrs().map_err(failed)?.collect();
     addresses.dedup();
     let first = *addresses.first().ok_or_else(|| failed(io::Error::other("it has no address")))?;
@@ -606,13 +344,16 @@ fn look_up(plan: &Plan) -> Result<SocketAddr, RunError> {
 }
 
 /// What a failed connect means and what to do about it.
-fn explain(error: Option<Errno>) -> (String, &'static str) {
+fn explain(error: Option<Errno>, from_given_addresses: bool) -> (String, &'static str) {
     let Some(errno) = error else {
         return ("no answer within the connect timeout".to_owned(), "check the address and the firewall");
     };
     let remedy = match io::Error::from(errno).kind() {
         io::ErrorKind::ConnectionRefused => "is the target running?",
         io::ErrorKind::TimedOut => "check the address and the firewall",
+        io::ErrorKind::AddrNotAvailable if from_given_addresses => {
+            "is every source address one of this machine's, with a port left?"
+        }
         io::ErrorKind::AddrNotAvailable => "no local port is left; add source addresses, or wait a minute",
         _ => "check the address and the network",
     };

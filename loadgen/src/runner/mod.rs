@@ -15,12 +15,13 @@ mod facts;
 mod handle;
 mod opener;
 mod sleep;
+mod thread;
 mod virtual_user;
 mod worker;
 
 pub use facts::{environment, summarize};
 pub use handle::{Opened, Outcome, Prepared, Progress, RunError, RunningLoad, prepare};
-pub use worker::{Readiness, Shortages, WAITING_MAX, Worker, WorkerSettings};
+pub use worker::{Readiness, WAITING_MAX, Worker, WorkerSettings};
 
 use std::time::Duration;
 

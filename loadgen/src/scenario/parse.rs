@@ -1,5 +1,7 @@
 //! A run file becomes a [`Plan`]. A mistake names file, line, column and key, and suggests the nearest key.
 
+mod mistake;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -8,27 +10,17 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_saphyr::{Error, Location, Spanned};
+use serde_saphyr::{Location, Spanned};
+
+pub use mistake::ParseError;
+
+use mistake::from_yaml;
 
 use super::units::{parse_duration, parse_size};
 use super::{Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, Rate, Slo, Step, Stop, Target};
 
 /// Connections of an open model that says none: enough to keep a rate while some requests are slow.
 const OPEN_CONNECTIONS_DEFAULT: u32 = 100;
-
-/// Why a run file was not understood: `run.yml:8:12: phases[0].rate: …`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {problem}")]
-pub struct ParseError {
-    /// As given.
-    pub file: String,
-    /// From 1.
-    pub line: u64,
-    /// From 1.
-    pub column: u64,
-    /// The key and what to do.
-    pub problem: String,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -374,52 +366,6 @@ fn build_phase(
     Ok(Phase { load, stop, warm_up: entry.warm_up.unwrap_or(false) })
 }
 
-/// A mistake that the YAML reader found.
-fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
-    let error = error.without_snippet();
-    let place = error.location().unwrap_or(Location::UNKNOWN);
-    let line = place.line().max(1);
-    let problem = match error {
-        Error::SerdeUnknownField { field, expected, .. } => match nearest_key(field, expected) {
-            Some(near) => format!("unknown key `{field}`; did you mean `{near}`?"),
-            None => format!("unknown key `{field}`; known are {}", expected.join(", ")),
-        },
-        Error::SerdeMissingField { field, .. } => format!("`{field}` is missing; add it"),
-        Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{key}` stands here twice; keep one"),
-        other => {
-            let message = other.to_string();
-            // The reader's own text ends in the place, which stands in front already.
-            let message = message.lines().next().unwrap_or_default();
-            let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
-            let message = message.strip_prefix("error: ").unwrap_or(message);
-            match key_on_line(text, line) {
-                Some(key) => format!("{key}: {message}"),
-                None => message.to_owned(),
-            }
-        }
-    };
-    ParseError { file: file.to_owned(), line, column: place.column().max(1), problem }
-}
-
-fn nearest_key<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distance = |key: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), key);
-    known
-        .iter()
-        .map(|key| (distance(key), *key))
-        // A third of the letters may be wrong; beyond that a suggestion would be a guess.
-        .filter(|(distance, key)| *distance <= key.len().div_ceil(3))
-        .min()
-        .map(|(_, key)| key)
-}
-
-fn key_on_line(text: &str, line: u64) -> Option<&str> {
-    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
-    let (key, _) = line.split_once(':')?;
-    let key = key.trim().trim_start_matches(['-', '{', ' ']);
-    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    plain.then_some(key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -538,6 +484,14 @@ on_node_loss: invalid                     # or: continue
         ] {
             assert!(error.contains(expected), "{error}\n{expected}");
             assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_run_file_is_told_what_one_is() {
+        for text in ["", "# only a comment\n", "hello", "[1, 2]"] {
+            let refusal = refusal(text);
+            assert!(refusal.ends_with("`key: value`; it needs `target` and `phases`"), "{text:?}: {refusal}");
         }
     }
 

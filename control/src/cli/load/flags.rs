@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use fracas_loadgen::scenario::{self, LatePolicy, Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, units};
 
 use crate::cli::access::AccessArgs;
@@ -26,19 +25,19 @@ pub struct Args {
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..))]
     connections: Option<u32>,
     /// Requests due a second, such as 20k/s: the open model. Without it, the closed one
-    #[arg(long, short, value_name = "RATE")]
+    #[arg(long, short, value_name = "RATE", allow_hyphen_values = true)]
     rate: Option<Rate>,
     /// Draw the gaps between requests from an exponential distribution
     #[arg(long, requires = "rate")]
     poisson: bool,
     /// How long to measure [default: 10s]
-    #[arg(long, short, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "requests")]
+    #[arg(long, short, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration, conflicts_with = "requests")]
     duration: Option<Duration>,
     /// How many requests to measure
     #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     requests: Option<u64>,
     /// Load before the measured part: counted, but in no percentile
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     warm_up: Option<Duration>,
     /// Worker threads, each with its ring [default: 1]
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -58,23 +57,23 @@ pub struct Args {
     /// Bytes of one echo message on a tcp:// target [default: 64]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
     payload: Option<u64>,
-    /// Open a connection for each request
+    /// Open a connection for each request; its connect counts into the request
     #[arg(long)]
     no_keep_alive: bool,
     /// How long a connect may take [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     connect_timeout: Option<Duration>,
     /// How long a reply may take [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     timeout: Option<Duration>,
     /// Drop a request that could not be sent for this long, and count it, instead of sending it late
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     drop_after: Option<Duration>,
     /// Address to connect from; may be repeated, 28,000 connections each
     #[arg(long = "source-address", value_name = "IP")]
     source_addresses: Vec<IpAddr>,
     /// Connects a second before the run [default: 10k/s]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     connect_rate: Option<Rate>,
     /// Meet every due time within a microsecond by spinning, at the cost of a core per thread
     #[arg(long)]
@@ -118,7 +117,10 @@ impl Args {
         if let Some(name) = &self.name {
             plan.name.clone_from(name);
         }
-        plan.validate().map_err(UsageError::because)?;
+        plan.validate().map_err(|error| match flag_of(&error.key).filter(|_| !is_file) {
+            Some(flag) => UsageError::because(format!("{flag}: {}", error.problem)),
+            None => UsageError::because(error),
+        })?;
         Ok(plan)
     }
 
@@ -170,10 +172,10 @@ impl Args {
         plan.headers.clone_from(&self.headers);
         let body = match (&self.body, &self.body_file) {
             (Some(text), _) => Some(text.clone().into_bytes()),
-            (None, Some(file)) => Some(
-                std::fs::read(file)
-                    .with_context(|| format!("cannot read the body from {}", file.display()))?,
-            ),
+            (None, Some(file)) => Some(std::fs::read(file).map_err(|error| {
+                let file = file.display();
+                UsageError::because(format!("--body-file: cannot read {file}: {error}"))
+            })?),
             (None, None) => None,
         };
         let default_method = if body.is_some() { "POST" } else { "GET" };
@@ -191,6 +193,21 @@ impl Args {
         plan.connect_rate = self.connect_rate.unwrap_or(plan.connect_rate);
         Ok(plan)
     }
+}
+
+/// The flag that a key of a plan comes from: who wrote no file must not be told of its keys.
+fn flag_of(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "connect_timeout" => "--connect-timeout",
+        "response_timeout" => "--timeout",
+        "payload_bytes" => "--payload",
+        "method" => "--method",
+        _ if key.starts_with("headers[") => "--header",
+        // A warm-up of no length makes no phase, so a length that is wrong is the measured part's.
+        _ if key.ends_with("].for") => "--duration",
+        _ if key.ends_with("].rate") => "--rate",
+        _ => return None,
+    })
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -235,6 +252,26 @@ mod tests {
     fn a_body_makes_a_post() {
         assert_eq!(plan("http://127.0.0.1:1/ --body x").expect("legal").method, "POST");
         assert_eq!(plan("http://127.0.0.1:1/ --body x -X PUT").expect("legal").method, "PUT");
+    }
+
+    #[test]
+    fn a_mistake_names_its_flag() {
+        for (words, flag) in [
+            ("-d 0s", "--duration: must be above 0"),
+            ("--timeout 0s", "--timeout: must be above 0"),
+            ("--connect-timeout 0s", "--connect-timeout: must be above 0"),
+            ("--payload 0B", "--payload: must be at least 1"),
+            ("-r 2000M/s", "--rate: must not be above 1000M/s"),
+            ("-X (", "--method: `(` is not"),
+            ("-H connection:close", "--header: `connection` is made"),
+            ("--body-file no/such/file", "--body-file: cannot read no/such/file"),
+            ("-r -5/s", "`-5/s` is not a rate"),
+            ("-d -1s", "`-1s` is not a duration"),
+            ("--warm-up -1s", "`-1s` is not a duration"),
+        ] {
+            let error = plan(&format!("http://127.0.0.1:1/ {words}")).expect_err(words);
+            assert!(error.contains(flag), "{words}: {error}");
+        }
     }
 
     #[test]

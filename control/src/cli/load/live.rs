@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use fracas_loadgen::measure::Timeline;
+use fracas_loadgen::measure::{Counts, Distribution, Timeline, judge_so_far};
 use fracas_loadgen::runner::{Opened, Progress, RunningLoad};
 use fracas_loadgen::scenario::{Plan, units};
 
@@ -19,6 +19,10 @@ pub struct Live {
     before: Progress,
     /// The last whole second: percentiles and rate.
     second: String,
+    counts: Counts,
+    own_lag: Distribution,
+    /// Whether the schedule has been kept so far.
+    verdict: String,
     stopping: bool,
 }
 
@@ -26,7 +30,7 @@ impl Live {
     /// Nothing is shown when a program reads (`--json`) and nobody watches standard error.
     pub fn new(plan: &Plan, json: bool) -> Live {
         let on_terminal = std::io::stderr().is_terminal();
-        let users = format!("{} connections, {} threads, seed {}", plan.connections, plan.threads, plan.seed);
+        let users = format!("{}, seed {}", plural(u64::from(plan.connections), "connection"), plan.seed);
         Live {
             title: format!("{} · {users}", plan.target),
             length: plan.duration(),
@@ -36,6 +40,9 @@ impl Live {
             last_second: 0,
             before: Progress::default(),
             second: String::new(),
+            counts: Counts::default(),
+            own_lag: Distribution::default(),
+            verdict: String::new(),
             stopping: false,
         }
     }
@@ -50,10 +57,12 @@ impl Live {
         self.clear();
         if !self.is_quiet {
             let Opened { open, asked, threads, .. } = opened;
-            eprintln!(
-                "fracas load · {}: {open} of {asked} connections open on {threads} threads",
-                self.title
-            );
+            let connections = match asked {
+                0 => "a connection for each request".to_owned(),
+                _ if open == asked => "all open".to_owned(),
+                _ => format!("{open} open"),
+            };
+            eprintln!("fracas load · {}: {connections}, {}", self.title, plural(*threads as u64, "thread"));
         }
     }
 
@@ -66,7 +75,13 @@ impl Live {
         let is_new_second = elapsed.as_secs() > self.last_second;
         if is_new_second {
             self.last_second = elapsed.as_secs();
-            self.second = describe_second(&self.before, &now, &running.take());
+            let delta = running.take();
+            self.counts.merge(&delta.counts());
+            self.own_lag.merge(&delta.own_lag());
+            let verdict = judge_so_far(&self.counts, &self.own_lag);
+            let reason = verdict.reasons.first().map_or(String::new(), |reason| format!(": {reason}"));
+            self.verdict = format!("{} so far{reason}", verdict.grade.name());
+            self.second = describe_second(&self.before, &now, &delta);
             self.before = now;
         }
         if self.on_terminal {
@@ -77,6 +92,7 @@ impl Live {
                     now.sent, now.ok, now.error, now.timeout, now.dropped, now.waiting, now.connections
                 ),
                 self.second.clone(),
+                self.verdict.clone(),
             ];
             self.draw(&lines);
         } else if is_new_second {
@@ -90,11 +106,14 @@ impl Live {
         }
     }
 
-    /// It was interrupted and drains.
-    pub fn stopping(&mut self) {
+    /// It was interrupted and drains, or was interrupted again and ends.
+    pub fn stopping(&mut self, interrupts: u32) {
         self.stopping = true;
         if !self.on_terminal && !self.is_quiet {
-            eprintln!("interrupted: waiting for what is in flight; once more to end at once");
+            match interrupts {
+                1 => eprintln!("interrupted: waiting for what is in flight; once more to end at once"),
+                _ => eprintln!("interrupted again: ending"),
+            }
         }
     }
 
@@ -128,16 +147,24 @@ impl Live {
 }
 
 fn describe_second(before: &Progress, now: &Progress, delta: &Timeline) -> String {
-    let response = delta.response();
-    let time = |percentile| units::format_duration(short(response.percentile(percentile)));
-    let lag = units::format_duration(short(delta.lag().percentile(99.0)));
+    let (response, lag) = (delta.response(), delta.lag());
+    let replies = now.ok.saturating_sub(before.ok);
+    if response.count() == 0 {
+        let why = if delta.warm_up().planned > 0 { "warm-up: not measured" } else { "nothing ended" };
+        return format!("{replies:>7} ok/s  {why}");
+    }
+    let time = |nanos| units::format_duration(short(nanos));
     format!(
-        "{:>7} ok/s  response p50 {:>8}  p99 {:>8}  max {:>8}  lag p99 {lag:>8}",
-        now.ok.saturating_sub(before.ok),
-        time(50.0),
-        time(99.0),
-        units::format_duration(short(response.max())),
+        "{replies:>7} ok/s  response p50 {:>8}  p99 {:>8}  max {:>8}  lag p99 {:>8}",
+        time(response.percentile(50.0)),
+        time(response.percentile(99.0)),
+        time(response.max()),
+        time(lag.percentile(99.0)),
     )
+}
+
+fn plural(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Three digits are enough for an eye.
@@ -153,7 +180,7 @@ fn bar(elapsed: Duration, length: Option<Duration>, stopping: bool) -> String {
     let share = (elapsed.as_secs_f64() / length.as_secs_f64().max(1e-9)).clamp(0.0, 1.0);
     let full = (share * WIDTH as f64) as usize;
     let word = if stopping {
-        "interrupted, draining"
+        "interrupted, draining; Ctrl-C ends at once"
     } else if share >= 1.0 {
         "draining"
     } else {

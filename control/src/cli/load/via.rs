@@ -140,7 +140,8 @@ impl Via {
     }
 }
 
-/// Windows of the planned faults by their plan; of everything else that happened, by its events.
+/// Windows of the planned faults by their plan; of everything else that happened, by its events: from the first
+/// decision to the end of the last fault.
 fn windows(
     plan: &Plan,
     planned: &[PlannedFault],
@@ -148,32 +149,94 @@ fn windows(
     start_ns: u64,
     ran_ns: u64,
 ) -> Vec<FaultWindow> {
-    let mut windows = Vec::new();
-    let mut others: BTreeMap<(&str, &str, &str), Vec<Vec<&Event>>> = BTreeMap::new();
-    let is_planned = |event: &Event| planned.iter().any(|fault| fault.lease == event.lease_id);
-    for PlannedFault { lease, fault } in planned {
-        let fault = &plan.faults[*fault];
-        let at = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(ran_ns);
-        let mine: Vec<&Event> = events.iter().filter(|event| event.lease_id == *lease).collect();
-        windows.push(window(&fault.proxy, &fault.behavior, at(fault.at), at(fault.at + fault.over), &mine));
-    }
-    for event in events.iter().filter(|event| !is_planned(event) && event.monotonic_ns >= start_ns) {
-        let runs = others.entry((&event.proxy, &event.behavior, &event.rule)).or_default();
-        let last = runs.last().and_then(|run| run.last()).map_or(0, |last| last.monotonic_ns);
-        if runs.is_empty() || event.monotonic_ns > last + WINDOW_GAP_NS {
-            runs.push(Vec::new());
+    let mut of_plan = vec![Vec::new(); planned.len()];
+    let mut runs: BTreeMap<(&str, &str, &str), Vec<Run>> = BTreeMap::new();
+    let mut in_order: Vec<&Event> = events.iter().collect();
+    // What lost its rule comes last, when it is known which windows there are.
+    in_order.sort_by_key(|event| (has_lost_its_rule(event), began_ns(event)));
+    for event in in_order {
+        let (began, ended) = (began_ns(event), event.monotonic_ns);
+        if let Some(index) = planned.iter().position(|fault| is_of(event, plan, fault, start_ns)) {
+            of_plan[index].push(event);
+            continue;
         }
-        runs.last_mut().expect("pushed above").push(event);
+        if ended < start_ns {
+            continue;
+        }
+        if has_lost_its_rule(event) {
+            let of_this = runs.iter_mut().filter(|((proxy, behavior, _), _)| {
+                (*proxy, *behavior) == (event.proxy.as_str(), event.behavior.as_str())
+            });
+            let near = of_this.flat_map(|(_, runs)| runs).find(|run| run.is_near(began));
+            if let Some(run) = near {
+                run.add(event, began);
+                continue;
+            }
+        }
+        let runs = runs.entry((&event.proxy, &event.behavior, &event.rule)).or_default();
+        match runs.last_mut().filter(|run| run.is_near(began)) {
+            Some(run) => run.add(event, began),
+            None => runs.push(Run { from_ns: began, to_ns: ended, events: vec![event] }),
+        }
     }
-    for ((proxy, behavior, _), runs) in others {
-        for run in runs {
-            let at =
-                |event: Option<&&Event>| event.map_or(0, |event| event.monotonic_ns - start_ns).min(ran_ns);
-            windows.push(window(proxy, behavior, at(run.first()), at(run.last()), &run));
+    let on_axis = |at_ns: u64| at_ns.saturating_sub(start_ns).min(ran_ns);
+    let mut windows: Vec<FaultWindow> = planned
+        .iter()
+        .zip(&of_plan)
+        .map(|(PlannedFault { fault, .. }, events)| {
+            let fault = &plan.faults[*fault];
+            let at = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(ran_ns);
+            window(&fault.proxy, &fault.behavior, at(fault.at), at(fault.at + fault.over), events)
+        })
+        .collect();
+    for ((proxy, behavior, _), runs) in &runs {
+        for Run { from_ns, to_ns, events } in runs {
+            windows.push(window(proxy, behavior, on_axis(*from_ns), on_axis(*to_ns), events));
         }
     }
     windows.sort_by_key(|window| window.start_ns);
     windows
+}
+
+/// Faults of one rule without a long pause between them.
+struct Run<'a> {
+    from_ns: u64,
+    to_ns: u64,
+    events: Vec<&'a Event>,
+}
+
+impl<'a> Run<'a> {
+    fn is_near(&self, began_ns: u64) -> bool {
+        (self.from_ns.saturating_sub(WINDOW_GAP_NS)..=self.to_ns.saturating_add(WINDOW_GAP_NS))
+            .contains(&began_ns)
+    }
+
+    fn add(&mut self, event: &'a Event, began_ns: u64) {
+        self.from_ns = self.from_ns.min(began_ns);
+        self.to_ns = self.to_ns.max(event.monotonic_ns);
+        self.events.push(event);
+    }
+}
+
+/// A delay is told when it has ended; it was decided on when its time had begun.
+fn began_ns(event: &Event) -> u64 {
+    event.monotonic_ns.saturating_sub(nanos(event.done.as_ref()))
+}
+
+/// A delay that ends after its rules were taken away is told with its behavior in place of its rule.
+fn has_lost_its_rule(event: &Event) -> bool {
+    event.rule == event.behavior && event.lease_id.is_empty()
+}
+
+fn is_of(event: &Event, plan: &Plan, fault: &PlannedFault, start_ns: u64) -> bool {
+    if !has_lost_its_rule(event) {
+        return event.lease_id == fault.lease;
+    }
+    let fault = &plan.faults[fault.fault];
+    let at = |time: Duration| start_ns + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
+    event.proxy == fault.proxy
+        && fault.behavior.contains(&event.behavior)
+        && (at(fault.at)..at(fault.at + fault.over)).contains(&began_ns(event))
 }
 
 fn window(proxy: &str, behavior: &str, start_ns: u64, end_ns: u64, events: &[&Event]) -> FaultWindow {
@@ -258,7 +321,22 @@ mod tests {
         let windows = windows(&plan, &planned, &events, 1_000_000_000, 2_500_000_000);
         let short: Vec<_> =
             windows.iter().map(|w| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected)).collect();
-        assert_eq!(short, [(100, 200, Some(2)), (1000, 2500, Some(2)), (2000, 2000, Some(1))]);
+        assert_eq!(short, [(49, 200, Some(2)), (1000, 2500, Some(2)), (1949, 2000, Some(1))]);
         assert_eq!((windows[1].accuracy_p50_ns, windows[1].accuracy_p99_ns), (Some(10_000), Some(30_000)));
+    }
+
+    #[test]
+    fn a_delay_that_outlives_its_rules_belongs_to_their_window() {
+        let plan = Plan::for_target("http://127.0.0.1:1/".parse().expect("a target"));
+        let events = [
+            event(100, "lease-1/delay", "L", 0),
+            event(500, "lease-1/delay", "L", 0),
+            event(530, "delay", "", 0),
+            event(9000, "delay", "", 0),
+        ];
+        let windows = windows(&plan, &[], &events, 1_000_000_000, 10_000_000_000);
+        let short: Vec<_> =
+            windows.iter().map(|w| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected)).collect();
+        assert_eq!(short, [(50, 530, Some(3)), (8950, 9000, Some(1))]);
     }
 }

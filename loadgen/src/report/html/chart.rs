@@ -22,6 +22,8 @@ pub(super) struct Chart {
     pub id: &'static str,
     pub title: &'static str,
     pub x: Scale,
+    /// Where the x axis ends at the earliest: charts over time share it, so that their windows line up.
+    pub x_end: f64,
     pub y: Scale,
     pub lines: Vec<Line>,
     pub bands: Vec<Band>,
@@ -72,7 +74,7 @@ impl Chart {
         let x_end = points().map(|p| p.0).fold(0.0, f64::max);
         let x_axis = match self.x {
             Scale::Percentile => percentile_axis(x_end),
-            _ => time_axis(self.bands.iter().map(|band| band.to).fold((x_end + 0.5).ceil(), f64::max)),
+            _ => time_axis(self.bands.iter().map(|band| band.to).fold(self.x_end, f64::max)),
         };
         let y_axis = match self.y {
             Scale::LatencyLog => latency_axis(points().map(|p| p.1)),
@@ -207,6 +209,10 @@ fn draw_line(out: &mut String, line: &Line, x: impl Fn(f64) -> f64, y: impl Fn(f
         }
         joined = point.is_some();
     }
+    if let [Some((px, py))] = line.points[..] {
+        // A single value is every percentile.
+        path = format!("M{:.1} {:.1}H{:.1}", x(px), y(py), WIDTH - RIGHT);
+    }
     let _ = writeln!(out, "<path class=\"line {}\" d=\"{path}\"/>", line.class);
 }
 
@@ -321,6 +327,24 @@ mod tests {
             ["10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s"]
         );
         assert_eq!(labels(&percentile_axis(3.7)), ["0 %", "50 %", "90 %", "99 %", "99.9 %", "99.99 %"]);
+    }
+
+    #[test]
+    fn charts_over_time_end_together_and_a_single_value_is_a_level_line() {
+        let chart = |x, x_end, points| Chart {
+            id: "c",
+            title: "",
+            x,
+            x_end,
+            y: Scale::LatencyLog,
+            lines: vec![Line { name: "p50", class: "a", points }],
+            bands: Vec::new(),
+            tips: Vec::new(),
+        };
+        let early = chart(Scale::Time, 8.0, vec![Some((0.5, 1e6))]).svg();
+        assert!(early.contains(">8 s</text>") && !early.contains(">9 s</text>"), "{early}");
+        let one = chart(Scale::Percentile, 0.0, vec![Some((0.0, 1e6))]).svg();
+        assert!(one.contains(&format!("H{:.1}\"/>", WIDTH - RIGHT)), "{one}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod style;
 use std::fmt::Write;
 
 use super::format::{bytes, count, latency, percent, plan, rate, seconds, utc};
+use crate::measure::thresholds::WORKER_BUSY_KNOWN_FROM;
 use crate::measure::{Grade, PERCENTILES, Series, Summary};
 use chart::{Band, Chart, Line, Scale};
 use style::CSS;
@@ -37,16 +38,21 @@ pub fn html(summary: &Summary) -> Vec<u8> {
 
 fn head(out: &mut String, summary: &Summary) {
     let means = match summary.verdict {
+        Grade::Valid if summary.planned_per_second.is_none() => {
+            "the generator had time to spare; the figures below are about the target"
+        }
         Grade::Valid => "the generator kept its schedule; the figures below are about the target",
         Grade::Suspect => "read the figures with the reasons below in mind",
         Grade::Invalid => "do not use these figures; the reasons say what to change",
     };
     let grade = summary.verdict.name();
+    // A run without a name of its own has its target's.
+    let target = summary.plan.target.to_string();
+    let target = if target == summary.name { String::new() } else { format!("{}<br>", escape(&target)) };
     let _ = write!(
         out,
-        "<header>\n<p class=\"verdict {grade}\"><b>{grade}</b> <span>{means}</span></p>\n<h1>{}</h1>\n<p class=\"sub\">{}<br>{}<br>{} UTC</p>\n",
+        "<header>\n<p class=\"verdict {grade}\"><b>{grade}</b> <span>{means}</span></p>\n<h1>{}</h1>\n<p class=\"sub\">{target}{}<br>{} UTC</p>\n",
         escape(&summary.name),
-        escape(&summary.plan.target.to_string()),
         escape(&plan(&summary.plan)),
         utc(summary.started_at_unix_ms)
     );
@@ -115,9 +121,13 @@ fn percentiles(out: &mut String, summary: &Summary) {
         let _ = write!(out, "<th>{name}</th>");
     }
     out.push_str("</tr></thead><tbody>\n");
+    let lag_note = match summary.planned_per_second {
+        Some(_) => "sent − due: the schedule’s delay",
+        None => "sent − due: a closed model has no schedule",
+    };
     percentile_row(out, "response", "reply − due: what a user waits", &summary.response, "main");
     percentile_row(out, "service", "reply − sent: target and network", &summary.service, "main");
-    percentile_row(out, "lag", "sent − due: the schedule’s delay", &summary.lag, "main");
+    percentile_row(out, "lag", lag_note, &summary.lag, "main");
     percentile_row(out, "own lag", "the part of lag that is the generator’s", &summary.own_lag, "");
     for (name, series) in summary.response_by_outcome.iter().filter(|(_, series)| series.count > 0) {
         percentile_row(out, &format!("response, {name}"), "", series, "");
@@ -132,6 +142,9 @@ fn percentiles(out: &mut String, summary: &Summary) {
         );
     } else {
         out.push_str("Response holds every request that was due: good, failed, timed out, unanswered. ");
+    }
+    if !summary.plan.keep_alive {
+        out.push_str("Response and service hold the connect of each request. ");
     }
     out.push_str("Percentiles come from merged counts. * fewer than 10 ÷ (1 − p) values: one more outlier would move it.</p></section>\n");
 }
@@ -169,6 +182,7 @@ fn charts(out: &mut String, summary: &Summary) {
         id: "percentile",
         title: "Latency by percentile",
         x: Scale::Percentile,
+        x_end: 0.0,
         y: Scale::LatencyLog,
         lines: vec![
             Line { name: "response", class: "a", points: curve(0) },
@@ -184,6 +198,7 @@ fn charts(out: &mut String, summary: &Summary) {
         id,
         title,
         x: Scale::Time,
+        x_end: summary.seconds.last().map_or(0.0, |last| f64::from(last.second) + 1.0),
         y,
         lines,
         bands: bands.clone(),
@@ -223,7 +238,8 @@ fn charts(out: &mut String, summary: &Summary) {
             line("p99", "a", |s| (s.samples > 0).then_some(s.lag_p99)),
         ],
     );
-    for chart in [latency_chart, by_percentile, rate_chart, lag_chart] {
+    let has_lag = summary.planned_per_second.is_some() || summary.lag.max > 0;
+    for chart in [latency_chart, by_percentile, rate_chart].into_iter().chain(has_lag.then_some(lag_chart)) {
         let _ = write!(out, "<section><h2>{}</h2>\n{}</section>\n", chart.title, chart.svg());
     }
 }
@@ -352,7 +368,9 @@ fn faults(out: &mut String, summary: &Summary) {
 fn nodes(out: &mut String, summary: &Summary) {
     out.push_str("<section><h2>Nodes</h2>\n<table><thead><tr><th>node</th><th>sent</th><th>ok</th><th>p50</th><th>p99</th><th>max</th><th>own lag p99</th><th>busiest worker</th><th>clock</th></tr></thead><tbody>\n");
     for node in &summary.nodes {
-        let busy = node.workers.iter().map(|w| w.busy_ratio).reduce(f64::max);
+        // As for the verdict: in a moment it is chance.
+        let is_known = u128::from(summary.measured_ns) >= WORKER_BUSY_KNOWN_FROM.as_nanos();
+        let busy = node.workers.iter().map(|w| w.busy_ratio).reduce(f64::max).filter(|_| is_known);
         let lost = node
             .lost
             .as_ref()

@@ -50,5 +50,5 @@ svg text.bandname{fill:var(--ink);font-size:11.5px}
 @media (max-width:700px){main{padding:20px 14px}section{overflow-x:auto}}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--rule:#ccc;--grid:#e8e8e8;--tile:#f4f4f4;--a:#0072b2;--b:#00795a;--c:#c24f00;--d:#666;--fault:#cc79a7;--warm:#999;
 --good:#00694f;--goodbg:#fff;--warn:#7a5200;--warnbg:#fff;--bad:#a63200;--badbg:#fff}
-body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0}section,.tiles{break-inside:avoid}.verdict{border:2px solid currentColor}.tip{display:none}@page{margin:14mm}}
+body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0}.tiles{grid-template-columns:repeat(5,1fr)}.tiles div{padding:8px 10px}dd{font-size:18px}section,.tiles{break-inside:avoid}.verdict{border:2px solid currentColor}.tip{display:none}@page{margin:14mm}}
 "#;

@@ -1,0 +1,276 @@
+//! The search for the highest rate that keeps the objectives: which rate to try next. No I/O: probes are the
+//! caller's, and a simulated target is enough to test it.
+//!
+//! ```text
+//!  grow: × 2 while kept ──broken, and broken again──► bisect ──until the gap is within the tolerance──► done
+//!  shrink: ÷ 2 while broken ──kept──────────────────►
+//! ```
+//!
+//! A rate counts as broken only after a second probe has broken it too: one hiccup must not halve a capacity. The same
+//! holds for a probe that the generator could not make, which says nothing about the target: such a rate bounds
+//! the search from above, and the answer says that it did.
+
+use crate::measure::Summary;
+use crate::measure::thresholds::{OWN_LAG_P99_INVALID_NS, REPLIED_RATIO_SUSPECT, WORKER_BUSY_INVALID};
+
+/// Probes after which the search ends with what it has; doubling from 1/s to 10⁹/s and bisecting take fewer.
+pub const PROBES_MAX: usize = 60;
+
+/// What a probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The objectives were kept at this rate.
+    Kept,
+    /// They were not, or the rate was not answered.
+    Broken,
+    /// The generator did not keep its schedule: the probe says nothing about the target.
+    Unusable,
+}
+
+impl Finding {
+    /// Judges a probe at an open model's constant rate.
+    pub fn of(probe: &Summary) -> Finding {
+        let is_busy = |worker: &crate::measure::WorkerUse| worker.busy_ratio > WORKER_BUSY_INVALID;
+        let generator_failed = probe.own_lag.p99 > OWN_LAG_P99_INVALID_NS
+            || probe.nodes.iter().flat_map(|node| &node.workers).any(is_busy);
+        let is_answered = probe
+            .planned_per_second
+            .is_none_or(|planned| probe.ok_per_second >= planned * REPLIED_RATIO_SUSPECT);
+        match (generator_failed, probe.slo_passed() && is_answered) {
+            (true, _) => Finding::Unusable,
+            (false, true) if probe.verdict == crate::measure::Grade::Invalid => Finding::Unusable,
+            (false, true) => Finding::Kept,
+            // A saturated target leaves requests unsent, which makes a run invalid, and this probe a clear one.
+            (false, false) => Finding::Broken,
+        }
+    }
+
+    /// For tables and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Finding::Kept => "kept",
+            Finding::Broken => "broken",
+            Finding::Unusable => "unusable",
+        }
+    }
+}
+
+/// What keeps the rate from being higher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitedBy {
+    /// The objectives: the question is answered.
+    Slo,
+    /// The generator: the target may do more.
+    Generator,
+    /// The highest rate that may be tried.
+    Max,
+    /// The search was ended before.
+    Unfinished,
+}
+
+impl LimitedBy {
+    /// For JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LimitedBy::Slo => "slo",
+            LimitedBy::Generator => "generator",
+            LimitedBy::Max => "max",
+            LimitedBy::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// What the search came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The highest rate that kept the objectives, requests a second; `None` when none did.
+    pub kept: Option<u64>,
+    /// The lowest that did not, or that could not be asked for.
+    pub broken: Option<u64>,
+    /// Why it is not higher.
+    pub limited_by: LimitedBy,
+}
+
+/// The next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Probe this rate, requests a second.
+    Probe(u64),
+    /// It is over.
+    Done(Answer),
+}
+
+/// A search in progress: [`Search::next`], probe, [`Search::on_probe`], and again.
+#[derive(Clone, Debug)]
+pub struct Search {
+    rate: u64,
+    max: u64,
+    tolerance: f64,
+    kept: Option<u64>,
+    /// The lowest rate that failed twice, and what it failed of the second time.
+    failed: Option<(u64, Finding)>,
+    /// The present rate has failed once.
+    in_doubt: bool,
+    probes: usize,
+}
+
+impl Search {
+    /// Begins at `from` requests a second, never asks for more than `max`, and ends when the rates kept and broken are
+    /// `tolerance` apart, as a share of the rate kept.
+    pub fn new(from: u64, max: u64, tolerance: f64) -> Search {
+        let max = max.max(1);
+        let rate = from.clamp(1, max);
+        Search { rate, max, tolerance, kept: None, failed: None, in_doubt: false, probes: 0 }
+    }
+
+    /// What to do now.
+    pub fn next(&self) -> Next {
+        let limited_by = match (self.kept, self.failed) {
+            _ if self.in_doubt && self.probes < PROBES_MAX => return Next::Probe(self.rate),
+            (Some(kept), Some((failed, why))) if self.is_close(kept, failed) => limit_of(why),
+            (None, Some((1, why))) => limit_of(why),
+            (Some(kept), _) if kept >= self.max => LimitedBy::Max,
+            _ if self.probes >= PROBES_MAX => LimitedBy::Unfinished,
+            _ => return Next::Probe(self.rate),
+        };
+        Next::Done(self.answer(limited_by))
+    }
+
+    /// What is known when the search is ended from outside.
+    pub fn so_far(&self) -> Answer {
+        self.answer(LimitedBy::Unfinished)
+    }
+
+    /// Takes the finding of the probe that [`Search::next`] asked for.
+    pub fn on_probe(&mut self, finding: Finding) {
+        self.probes += 1;
+        if finding == Finding::Kept {
+            self.in_doubt = false;
+            self.kept = Some(self.rate);
+        } else if !self.in_doubt {
+            self.in_doubt = true;
+            return;
+        } else {
+            self.in_doubt = false;
+            self.failed = Some((self.rate, finding));
+        }
+        self.rate = match (self.kept, self.failed) {
+            (Some(kept), None) => kept.saturating_mul(2).min(self.max),
+            (None, Some((failed, _))) => (failed / 2).max(1),
+            // The middle on a scale of ratios, strictly between the two as long as there is anything between.
+            (Some(kept), Some((failed, _))) => {
+                let middle = (kept as f64 * failed as f64).sqrt().round() as u64;
+                middle.clamp(kept + 1, (failed - 1).max(kept + 1))
+            }
+            (None, None) => self.rate,
+        };
+    }
+
+    fn is_close(&self, kept: u64, failed: u64) -> bool {
+        failed <= kept + 1 || (failed - kept) as f64 <= kept as f64 * self.tolerance
+    }
+
+    fn answer(&self, limited_by: LimitedBy) -> Answer {
+        Answer { kept: self.kept, broken: self.failed.map(|(rate, _)| rate), limited_by }
+    }
+}
+
+fn limit_of(why: Finding) -> LimitedBy {
+    if why == Finding::Unusable { LimitedBy::Generator } else { LimitedBy::Slo }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs a search on a simulated target; the rates it asked for, and the answer.
+    fn search(mut search: Search, mut probe: impl FnMut(u64) -> Finding) -> (Vec<u64>, Answer) {
+        let mut asked = Vec::new();
+        loop {
+            match search.next() {
+                Next::Done(answer) => return (asked, answer),
+                Next::Probe(rate) => {
+                    asked.push(rate);
+                    search.on_probe(probe(rate));
+                }
+            }
+        }
+    }
+
+    fn up_to(capacity: u64) -> impl FnMut(u64) -> Finding {
+        move |rate| if rate <= capacity { Finding::Kept } else { Finding::Broken }
+    }
+
+    #[test]
+    fn it_doubles_confirms_and_bisects() {
+        let (asked, answer) = search(Search::new(100, 1_000_000, 0.05), up_to(1000));
+        assert_eq!(asked[..6], [100, 200, 400, 800, 1600, 1600]);
+        assert_eq!(answer.limited_by, LimitedBy::Slo);
+        assert!((950..=1000).contains(&answer.kept.unwrap()), "{answer:?}");
+        assert!(answer.broken.unwrap() > 1000);
+    }
+
+    #[test]
+    fn a_start_above_the_capacity_is_halved_until_it_holds() {
+        let (asked, answer) = search(Search::new(10_000, 1_000_000, 0.1), up_to(1000));
+        assert_eq!(asked[..4], [10_000, 10_000, 5_000, 5_000]);
+        assert!((900..=1000).contains(&answer.kept.unwrap()), "{answer:?}");
+    }
+
+    #[test]
+    fn one_hiccup_does_not_halve_a_capacity() {
+        let mut calls = 0;
+        let (_, answer) = search(Search::new(100, 1_000_000, 0.05), |rate| {
+            calls += 1;
+            if calls == 3 { Finding::Broken } else { up_to(10_000)(rate) }
+        });
+        assert!((9_500..=10_000).contains(&answer.kept.unwrap()), "{answer:?}");
+    }
+
+    #[test]
+    fn a_target_that_keeps_nothing_is_given_up_at_one_a_second() {
+        let (asked, answer) = search(Search::new(8, 100, 0.05), |_| Finding::Broken);
+        assert_eq!(asked, [8, 8, 4, 4, 2, 2, 1, 1]);
+        assert_eq!(answer, Answer { kept: None, broken: Some(1), limited_by: LimitedBy::Slo });
+    }
+
+    #[test]
+    fn a_rate_that_the_generator_cannot_make_is_not_the_targets_limit() {
+        let (_, answer) = search(Search::new(100, 1_000_000, 0.05), |rate| {
+            if rate > 3000 { Finding::Unusable } else { Finding::Kept }
+        });
+        assert_eq!(answer.limited_by, LimitedBy::Generator);
+        assert!((2_850..=3000).contains(&answer.kept.unwrap()), "{answer:?}");
+    }
+
+    #[test]
+    fn the_highest_rate_allowed_is_tried_and_not_exceeded() {
+        let (asked, answer) = search(Search::new(100, 1000, 0.05), |_| Finding::Kept);
+        assert_eq!(asked, [100, 200, 400, 800, 1000]);
+        assert_eq!(answer, Answer { kept: Some(1000), broken: None, limited_by: LimitedBy::Max });
+    }
+
+    #[test]
+    fn a_target_without_a_pattern_does_not_keep_the_search_going() {
+        let mut calls = 0;
+        let (asked, _) = search(Search::new(100, u64::MAX, 0.0), |_| {
+            calls += 1;
+            if calls % 3 == 0 { Finding::Kept } else { Finding::Broken }
+        });
+        assert!(asked.len() <= PROBES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn the_answer_is_within_the_tolerance_whatever_the_capacity(
+            capacity in 1_u64..100_000_000, from in 1_u64..1_000_000, tolerance in 0.001_f64..0.5,
+        ) {
+            let (asked, answer) = search(Search::new(from, 1_000_000_000, tolerance), up_to(capacity));
+            let (kept, broken) = (answer.kept.unwrap(), answer.broken.unwrap());
+            prop_assert!(kept <= capacity && capacity < broken);
+            prop_assert!(broken - kept <= 1 || (broken - kept) as f64 <= kept as f64 * tolerance);
+            prop_assert!(asked.len() < PROBES_MAX, "{} probes", asked.len());
+        }
+    }
+}

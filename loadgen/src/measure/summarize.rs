@@ -1,0 +1,413 @@
+//! How a summary is made: merged seconds in, figures out. Every percentile comes from merged counts.
+
+use std::time::Duration;
+
+use super::facts::{NodeReport, RunFacts, Shortages};
+use super::histogram::Distribution;
+use super::interval::{Counts, Timeline};
+use super::sample::{ErrorKind, OutcomeClass};
+use super::summary::{CurvePoint, ErrorCount, NodeSummary, Second, Series, SloResult, Summary};
+use super::verdict::thresholds::WORKER_BUSY_KNOWN_FROM;
+use super::verdict::{Signals, judge};
+use crate::scenario::{Load, Metric, OnNodeLoss, Pace, Plan, SeriesName, Stop};
+
+impl Summary {
+    /// Merges what the nodes measured and judges it.
+    pub fn new(facts: RunFacts, nodes: &[NodeReport]) -> Summary {
+        let mut timeline = Timeline::default();
+        nodes.iter().for_each(|node| timeline.merge(&node.timeline));
+        let window = Window::of(&facts);
+        let counts = timeline.counts();
+        let distributions = [timeline.response(), timeline.service(), timeline.lag()];
+        let own_lag = timeline.own_lag();
+        let connect = timeline.connect();
+        let sum = |of: fn(&super::Interval) -> u64| timeline.intervals().map(of).sum::<u64>();
+        let within = timeline.intervals().filter(|i| u64::from(i.second) < window.end_second);
+        let (ok_in_time, replied_in_time) = within
+            .fold((0, 0), |(ok, all), i| (ok + i.counts.ok, all + i.counts.ended() - i.counts.censored));
+        let measured_seconds = window.measured.as_secs_f64().max(1e-9);
+        let ok_per_second = ok_in_time as f64 / window.counted(facts.ran_for);
+        let open_model = facts.plan.phases.iter().any(|p| !p.warm_up && matches!(p.load, Load::Open(_)));
+        let late = counts.timeout + counts.censored;
+        let busy_max = nodes.iter().flat_map(|n| &n.workers).map(|w| w.busy_ratio).reduce(f64::max);
+        let mut shortages = Shortages::default();
+        nodes.iter().for_each(|node| shortages.merge(node.shortages));
+        let verdict = judge(&Signals {
+            planned: counts.planned,
+            sent: counts.sent,
+            ok: counts.ok,
+            dropped: counts.dropped,
+            commonest_error: commonest_error(&timeline, &counts),
+            own_lag_p99_ns: own_lag.percentile(99.0),
+            own_lag_known: own_lag.count() > 0,
+            open_model,
+            replied_in_time,
+            worker_busy_max: busy_max.filter(|_| window.actual(facts.ran_for) >= WORKER_BUSY_KNOWN_FROM),
+            shortages,
+            connection_per_request: !facts.plan.keep_alive,
+            cq_overflows: nodes.iter().flat_map(|n| &n.workers).map(|w| w.cq_overflows).sum(),
+            connections_asked: if facts.plan.keep_alive { u64::from(facts.plan.connections) } else { 0 },
+            connections_opened: sum(|i| i.connections_opened),
+            connect_failures: sum(|i| i.connect_failures),
+            saturated: distributions.iter().map(Distribution::saturated).sum(),
+            imbalance: imbalances(nodes, &timeline),
+            lost_nodes: lost_nodes(nodes, facts.plan.on_node_loss),
+            ended_early: facts.ended_early.clone(),
+        });
+        let slo = evaluate(&facts.plan, &distributions, &counts, ok_per_second);
+        let [response, service, lag] = &distributions;
+        Summary {
+            format: 1,
+            name: facts.plan.name.clone(),
+            verdict: verdict.grade,
+            reasons: verdict.reasons,
+            counts,
+            warm_up_counts: timeline.warm_up(),
+            response: Series::of(response, late + counts.unsent),
+            service: Series::of(service, late),
+            lag: Series::of(lag, 0),
+            own_lag: Series::of(&own_lag, 0),
+            response_by_outcome: by_outcome(&timeline),
+            connect: Series::of(&connect, 0),
+            curves: SeriesName::ALL.into_iter().zip(distributions.iter().map(curve)).collect(),
+            errors: error_counts(&timeline),
+            measured_ns: nanos(window.measured),
+            warm_up_ns: nanos(window.warm_up),
+            planned_per_second: open_model.then(|| counts.planned as f64 / measured_seconds),
+            ok_per_second,
+            sent_bytes: sum(|i| i.sent_bytes),
+            received_bytes: sum(|i| i.received_bytes),
+            connections_opened: sum(|i| i.connections_opened),
+            reconnects: sum(|i| i.reconnects),
+            connect_failures: sum(|i| i.connect_failures),
+            seconds: timeline.intervals().map(second).collect(),
+            faults: facts.faults,
+            slo,
+            nodes: nodes.iter().map(node_summary).collect(),
+            environment: facts.environment,
+            plan: facts.plan,
+            started_at_unix_ms: facts.started_at_unix_ms,
+            reproduce: facts.reproduce,
+        }
+    }
+}
+
+/// The measured part of the time axis.
+struct Window {
+    warm_up: Duration,
+    measured: Duration,
+    /// First second after the last phase; later ones are the drain.
+    end_second: u64,
+}
+
+impl Window {
+    fn of(facts: &RunFacts) -> Window {
+        let planned_end = facts.plan.duration();
+        // A run that stops by count ends with its last reply; one cut short, when it was cut.
+        let end = match planned_end {
+            Some(end) if facts.ended_early.is_none() => end,
+            Some(end) => end.min(facts.ran_for),
+            None => facts.ran_for,
+        };
+        let warm_up = facts.plan.phases.iter().filter(|phase| phase.warm_up).map(|phase| match phase.stop {
+            Stop::After(over) => over,
+            Stop::Requests(count) => match &phase.load {
+                Load::Open(Pace::Constant { rate }) => {
+                    Duration::from_secs_f64((count as f64 / rate.as_f64()).min(1e9))
+                }
+                _ => Duration::ZERO,
+            },
+        });
+        let warm_up = warm_up.sum::<Duration>().min(end);
+        let end_second = end.as_secs() + u64::from(end.subsec_nanos() > 0);
+        Window { warm_up, measured: end - warm_up, end_second }
+    }
+
+    /// The measured part as long as anything happened in it: a run ends with its last reply.
+    fn actual(&self, ran_for: Duration) -> Duration {
+        self.measured.min(ran_for.saturating_sub(self.warm_up))
+    }
+
+    /// Seconds in which replies are counted as in time. Replies lie in whole seconds, so a plan of 1.5 s has those of
+    /// its first two, but never a second that the run did not have.
+    fn counted(&self, ran_for: Duration) -> f64 {
+        let end = Duration::from_secs(self.end_second).min(ran_for.max(self.warm_up + self.measured));
+        end.saturating_sub(self.warm_up).as_secs_f64().max(1e-9)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn curve(distribution: &Distribution) -> Vec<CurvePoint> {
+    if distribution.count() == 0 {
+        return Vec::new();
+    }
+    let point = |row: super::PercentileRow| CurvePoint { quantile: row.quantile, value_ns: row.value_ns };
+    distribution.percentile_rows(5).into_iter().map(point).collect()
+}
+
+fn by_outcome(timeline: &Timeline) -> Vec<(String, Series)> {
+    OutcomeClass::ALL
+        .into_iter()
+        .map(|class| {
+            let distribution = timeline.response_of(class);
+            let bound = matches!(class, OutcomeClass::Timeout | OutcomeClass::Censored);
+            let lower_bounds = if bound { distribution.count() } else { 0 };
+            (class.name().to_owned(), Series::of(&distribution, lower_bounds))
+        })
+        .collect()
+}
+
+fn error_counts(timeline: &Timeline) -> Vec<ErrorCount> {
+    let mut all: Vec<ErrorCount> = ErrorKind::ALL
+        .into_iter()
+        .map(|kind| ErrorCount {
+            kind: kind.name().to_owned(),
+            description: kind.describe().to_owned(),
+            count: timeline.intervals().map(|interval| interval.errors[kind as usize]).sum(),
+        })
+        .filter(|error| error.count > 0)
+        .collect();
+    all.sort_by_key(|error| std::cmp::Reverse(error.count));
+    all
+}
+
+/// What most requests failed of, timeouts included.
+fn commonest_error(timeline: &Timeline, counts: &Counts) -> Option<&'static str> {
+    let count =
+        |kind: ErrorKind| timeline.intervals().map(|interval| interval.errors[kind as usize]).sum::<u64>();
+    let errors = ErrorKind::ALL.into_iter().map(|kind| (count(kind), kind.describe()));
+    let all = errors.chain([(counts.timeout, "no reply in time")]);
+    all.filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, what)| what)
+}
+
+fn second(interval: &super::Interval) -> Second {
+    let (response, service) = (interval.response_all(), interval.service_all());
+    let both = |of: fn(&Counts) -> u64| of(&interval.counts) + of(&interval.warm_up);
+    Second {
+        second: interval.second,
+        warm_up: interval.warm_up.planned > 0,
+        planned: both(|c| c.planned),
+        ok: both(|c| c.ok),
+        failed: both(|c| c.error + c.timeout),
+        samples: response.count(),
+        p50: response.percentile(50.0),
+        p99: response.percentile(99.0),
+        max: response.max(),
+        service_p99: service.percentile(99.0),
+        lag_p99: interval.lag.percentile(99.0),
+        lag_max: interval.lag.max(),
+    }
+}
+
+fn node_summary(node: &NodeReport) -> NodeSummary {
+    let counts = node.timeline.counts();
+    let late = counts.timeout + counts.censored + counts.unsent;
+    NodeSummary {
+        name: node.name.clone(),
+        counts,
+        response: Series::of(&node.timeline.response(), late),
+        own_lag: Series::of(&node.timeline.own_lag(), 0),
+        workers: node.workers.clone(),
+        lost: node.lost.clone(),
+        clock_error_ns: node.clock_error.map(nanos),
+    }
+}
+
+/// A lost node cannot balance: its last second is missing. It is a reason of its own.
+fn imbalances(nodes: &[NodeReport], total: &Timeline) -> Vec<(String, super::Imbalance)> {
+    let of = |timeline: &Timeline| {
+        [timeline.counts(), timeline.warm_up()].into_iter().filter_map(|counts| counts.check().err())
+    };
+    if nodes.iter().any(|node| node.lost.is_some()) {
+        let standing = nodes.iter().filter(|node| node.lost.is_none());
+        return standing.flat_map(|node| of(&node.timeline).map(|e| (node.name.clone(), e))).collect();
+    }
+    let each = nodes.iter().flat_map(|node| of(&node.timeline).map(|e| (format!("node {}", node.name), e)));
+    each.chain(of(total).map(|e| ("all nodes".to_owned(), e))).collect()
+}
+
+fn lost_nodes(nodes: &[NodeReport], policy: OnNodeLoss) -> Vec<(String, bool)> {
+    let lost = nodes.iter().filter_map(|node| Some((node, node.lost.as_ref()?)));
+    lost.map(|(node, why)| (format!("node {} was lost: {why}", node.name), policy == OnNodeLoss::Continue))
+        .collect()
+}
+
+fn evaluate(plan: &Plan, series: &[Distribution; 3], counts: &Counts, ok_per_second: f64) -> Vec<SloResult> {
+    let failed = counts.error + counts.timeout + counts.censored + counts.dropped;
+    plan.slo
+        .iter()
+        .map(|slo| {
+            let actual = match slo.metric {
+                Metric::Percentile(name, percentile) => series[name as usize].percentile(percentile) as f64,
+                Metric::Max(name) => series[name as usize].max() as f64,
+                Metric::ErrorRatio => failed as f64 / counts.planned.max(1) as f64,
+                Metric::RatePerSecond => ok_per_second,
+            };
+            // A latency objective without a single value is not kept.
+            let known = match slo.metric {
+                Metric::Percentile(name, _) | Metric::Max(name) => series[name as usize].count() > 0,
+                Metric::ErrorRatio => counts.planned > 0,
+                Metric::RatePerSecond => true,
+            };
+            let actual_text = if known { slo.format(actual) } else { "no data".to_owned() };
+            SloResult { slo: slo.to_string(), passed: known && slo.holds(actual), actual: actual_text }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Environment, Grade, Outcome, Recorder, Sample, WorkerUse};
+    use crate::scenario::{Phase, Rate};
+    use fracas_dataplane::clock::Instant;
+
+    fn facts(slo: &[&str]) -> RunFacts {
+        let mut plan = Plan::for_target("http://127.0.0.1:1/".parse().unwrap());
+        plan.phases = vec![Phase {
+            load: Load::Open(Pace::Constant { rate: Rate::per_second(2000).unwrap() }),
+            stop: Stop::After(Duration::from_secs(10)),
+            warm_up: false,
+        }];
+        plan.slo = slo.iter().map(|text| text.parse().unwrap()).collect();
+        RunFacts {
+            plan,
+            started_at_unix_ms: 0,
+            ran_for: Duration::from_secs(10),
+            ended_early: None,
+            faults: Vec::new(),
+            environment: Environment::default(),
+            reproduce: String::new(),
+        }
+    }
+
+    /// 2,000 requests a second for 10 s over one connection; the server answers in 100 µs but freezes from 5 s to 6.4 s.
+    fn frozen() -> NodeReport {
+        let start = Instant::from_nanos(1_000_000_000);
+        let at = |ns: u64| start + Duration::from_nanos(ns);
+        let mut recorder = Recorder::new(start);
+        recorder.connected(start, at(50_000), false);
+        let mut free = 0_u64;
+        for k in 0..20_000_u64 {
+            let due = k * 500_000;
+            let sent = due.max(free);
+            let done =
+                if (5_000_000_000..6_400_000_000).contains(&sent) { 6_400_000_000 } else { sent } + 100_000;
+            free = done;
+            recorder.planned(at(due), false);
+            recorder.sent(at(due), false);
+            recorder.record(&Sample {
+                due: at(due),
+                ready: at(sent),
+                sent: at(sent),
+                done: at(done),
+                outcome: Outcome::Ok,
+                warm_up: false,
+            });
+        }
+        NodeReport { name: "local".into(), timeline: recorder.finish(), ..NodeReport::default() }
+    }
+
+    #[test]
+    fn a_freeze_shows_in_response_and_lag_but_hides_in_service() {
+        let summary =
+            Summary::new(facts(&["p99<50ms", "service.p99<5ms", "errors<0.1%", "rate>1.9k/s"]), &[frozen()]);
+        assert_eq!((summary.verdict, &summary.reasons), (Grade::Valid, &Vec::new()));
+        // Request j of the freeze waits 1.4 s − 0.4 ms · j; the slowest 1 % are 200 requests.
+        assert!(summary.response.p99.abs_diff(1_320_000_000) < 1_320_000, "{}", summary.response.p99);
+        assert!(summary.service.p99 < 1_000_000);
+        assert_eq!(summary.service.max / 1_000_000_000, 1);
+        assert!(summary.lag.p99 > 1_000_000_000 && summary.own_lag.max == 0);
+        assert_eq!(summary.slo.iter().map(|s| s.passed).collect::<Vec<_>>(), [false, true, true, true]);
+        assert!((summary.ok_per_second - 2000.0).abs() < 1.0);
+        assert_eq!(summary.seconds.len(), 10);
+        assert_eq!(summary.seconds[5].ok, 0, "replies lie where they came");
+        assert!(summary.seconds[5].p50 > 800_000_000, "latencies lie where they were due");
+    }
+
+    #[test]
+    fn a_summary_survives_json() {
+        let summary = Summary::new(facts(&["p99<50ms"]), &[frozen()]);
+        let json = serde_json::to_string(&summary).unwrap();
+        assert!(serde_json::from_str::<Summary>(&json).unwrap() == summary, "{json:.400}");
+    }
+
+    #[test]
+    fn a_rate_is_never_more_than_was_sent_when_a_run_ends_within_a_second() {
+        let start = Instant::from_nanos(1_000_000_000);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut recorder = Recorder::new(start);
+        // 100 a second for 0.5 s, each answered 400 ms later: the last reply comes at 0.89 s.
+        for due in (0..500).step_by(10) {
+            recorder.planned(at(due), false);
+            recorder.sent(at(due), false);
+            let (due, done) = (at(due), at(due + 400));
+            let outcome = Outcome::Ok;
+            recorder.record(&Sample { due, ready: due, sent: due, done, outcome, warm_up: false });
+        }
+        let mut facts = facts(&[]);
+        facts.plan.phases[0].load = Load::Open(Pace::Constant { rate: Rate::per_second(100).unwrap() });
+        facts.plan.phases[0].stop = Stop::After(Duration::from_millis(500));
+        facts.ran_for = Duration::from_millis(890);
+        let node = NodeReport { timeline: recorder.finish(), ..NodeReport::default() };
+        let summary = Summary::new(facts, &[node]);
+        assert_eq!(summary.measured_ns, 500_000_000);
+        assert!((summary.ok_per_second - 50.0 / 0.89).abs() < 1e-6, "{}", summary.ok_per_second);
+    }
+
+    #[test]
+    fn a_busy_worker_is_judged_by_the_model_and_not_in_a_moment() {
+        let mut node = frozen();
+        node.workers = vec![WorkerUse { busy_ratio: 0.99, cpu_ratio: 0.99, cq_overflows: 0 }];
+        let mut facts = facts(&[]);
+        assert_eq!(Summary::new(facts.clone(), std::slice::from_ref(&node)).verdict, Grade::Invalid);
+        facts.plan.phases[0].load = Load::Closed { users: 1, think_time: Duration::ZERO };
+        let closed = Summary::new(facts.clone(), std::slice::from_ref(&node));
+        assert_eq!(closed.verdict, Grade::Suspect);
+        assert_eq!(closed.reasons.len(), 1);
+        assert!(closed.reasons[0].starts_with("a worker was 99 % busy: replies waited"));
+        // Every request was answered long before the plan's end.
+        facts.ran_for = Duration::from_millis(99);
+        assert_eq!(Summary::new(facts, &[node]).verdict, Grade::Valid);
+    }
+
+    #[test]
+    fn two_nodes_are_merged_and_told_apart() {
+        let mut other = frozen();
+        other.name = "b".into();
+        let summary = Summary::new(facts(&[]), &[frozen(), other]);
+        assert_eq!(summary.counts.planned, 40_000);
+        assert_eq!(summary.nodes.iter().map(|n| n.counts.planned).collect::<Vec<_>>(), [20_000, 20_000]);
+        assert_eq!(summary.response.p99, summary.nodes[0].response.p99);
+    }
+
+    #[test]
+    fn a_lost_node_is_a_reason_and_its_imbalance_is_not() {
+        let mut lost = frozen();
+        lost.lost = Some("no report since 12 s".into());
+        let mut facts = facts(&[]);
+        let summary = Summary::new(facts.clone(), &[frozen(), lost.clone()]);
+        assert_eq!(summary.verdict, Grade::Invalid);
+        assert_eq!(summary.reasons, ["node local was lost: no report since 12 s"]);
+        facts.plan.on_node_loss = OnNodeLoss::Continue;
+        assert_eq!(Summary::new(facts, &[frozen(), lost]).verdict, Grade::Suspect);
+    }
+
+    #[test]
+    fn percentiles_with_few_samples_are_marked() {
+        let series = |n: u64| Series::of(&(0..n).collect(), 0).under_sampled;
+        assert_eq!(series(19), ["p50", "p75", "p90", "p99", "p99.9", "p99.99"]);
+        assert_eq!(series(1000), ["p99.9", "p99.99"]);
+        assert!(series(100_000).is_empty());
+    }
+
+    #[test]
+    fn a_run_without_a_sample_keeps_no_objective() {
+        let summary = Summary::new(facts(&["p99<50ms", "errors<1%"]), &[NodeReport::default()]);
+        assert_eq!(summary.verdict, Grade::Invalid);
+        assert!(summary.slo.iter().all(|result| !result.passed && result.actual == "no data"));
+    }
+}

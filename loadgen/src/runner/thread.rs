@@ -1,0 +1,276 @@
+//! One load thread, from both sides: a handle with commands in and figures out, and the worker's loop within.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fracas_dataplane::clock::Instant;
+use fracas_dataplane::ring::{
+    Features, KernelRing, Ring, RingError, RingSettings, SPIN, Waker, thread_cpu_ns,
+};
+
+use super::handle::{Progress, RunError};
+use super::worker::{Readiness, Worker, WorkerSettings};
+use crate::measure::{Counts, Shortages, Timeline, WorkerUse};
+
+/// How long closing the connections may take at the end.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// What a thread is told.
+pub(super) enum Command {
+    Start(Instant),
+    Take(Sender<Timeline>),
+    Stop,
+    Abort,
+    /// Close everything and end; nothing more will be asked.
+    Leave,
+}
+
+/// What a thread leaves behind.
+pub(super) struct Left {
+    pub(super) usage: WorkerUse,
+    pub(super) shortages: Shortages,
+    pub(super) ran_for: Duration,
+}
+
+/// Figures that a thread publishes after each turn; each has one writer.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    values: [AtomicU64; 8],
+    pub(super) finished: AtomicBool,
+}
+
+impl Figures {
+    fn write(&self, (measured, warm_up): (Counts, Counts), waiting: u64, connections: u64) {
+        let both = |of: fn(&Counts) -> u64| of(&measured) + of(&warm_up);
+        let values = [
+            both(|c| c.planned),
+            both(|c| c.sent),
+            both(|c| c.ok),
+            both(|c| c.error),
+            both(|c| c.timeout),
+            both(|c| c.dropped),
+            waiting,
+            connections,
+        ];
+        for (cell, value) in self.values.iter().zip(values) {
+            cell.store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn read(&self) -> Progress {
+        let [planned, sent, ok, error, timeout, dropped, waiting, connections] =
+            std::array::from_fn(|i| self.values[i].load(Ordering::Relaxed));
+        Progress { planned, sent, ok, error, timeout, dropped, waiting, connections }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Thread {
+    commands: Sender<Command>,
+    waker: Waker,
+    pub(super) figures: Arc<Figures>,
+    /// One message when the run has finished.
+    pub(super) ended: Mutex<Receiver<()>>,
+    pub(super) join: Option<JoinHandle<io::Result<Left>>>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Command")
+    }
+}
+
+type Ready = Receiver<Result<Readiness, RingError>>;
+
+impl Thread {
+    pub(super) fn spawn(
+        index: u32,
+        settings: WorkerSettings,
+        features: Features,
+    ) -> Result<(Thread, Ready), RunError> {
+        let (commands, inbox) = mpsc::channel();
+        let (hello, made) = mpsc::channel();
+        let (ready, answer) = mpsc::channel();
+        let (ending, ended) = mpsc::channel();
+        let figures = Arc::new(Figures::default());
+        let shared = Arc::clone(&figures);
+        let main = move || {
+            let spin = settings.plan.precise.then_some(SPIN);
+            let ring = match KernelRing::new(&RingSettings { spin, ..RingSettings::default() }, features) {
+                Ok(ring) => ring,
+                Err(error) => {
+                    let _ = hello.send(Err(error));
+                    return Ok(Left::nothing());
+                }
+            };
+            if hello.send(Ok(ring.waker())).is_err() {
+                return Ok(Left::nothing());
+            }
+            drop(hello);
+            let worker = Worker::new(ring, settings);
+            ThreadMain { worker, inbox, figures: shared, ready: Some(ready), ending }.run()
+        };
+        let join = std::thread::Builder::new()
+            .name(format!("load-{index}"))
+            .spawn(main)
+            .map_err(RunError::Thread)?;
+        let waker = made.recv().map_err(|_| {
+            RunError::Thread(io::Error::other("the worker thread ended before it had begun"))
+        })??;
+        let thread = Thread { commands, waker, figures, ended: Mutex::new(ended), join: Some(join) };
+        Ok((thread, answer))
+    }
+
+    pub(super) fn tell(&self, command: Command) {
+        // A thread that is gone is noticed by `ended`.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+
+    pub(super) fn ask_for_delta(&self) -> Option<Receiver<Timeline>> {
+        let (answer, receiver) = mpsc::channel();
+        self.commands.send(Command::Take(answer)).ok()?;
+        self.waker.wake();
+        Some(receiver)
+    }
+}
+
+/// The threads of a run; dropping them ends them.
+#[derive(Debug)]
+pub(super) struct Threads {
+    pub(super) all: Vec<Thread>,
+}
+
+impl Threads {
+    pub(super) fn tell(&self, command: impl Fn() -> Command) {
+        self.all.iter().for_each(|thread| thread.tell(command()));
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.tell(|| Command::Abort);
+        self.tell(|| Command::Leave);
+        for thread in &mut self.all {
+            if let Some(join) = thread.join.take() {
+                let _ = join.join();
+            }
+        }
+    }
+}
+
+/// The inside of a thread.
+struct ThreadMain {
+    worker: Worker<KernelRing>,
+    inbox: Receiver<Command>,
+    figures: Arc<Figures>,
+    ready: Option<Sender<Result<Readiness, RingError>>>,
+    ending: Sender<()>,
+}
+
+impl ThreadMain {
+    fn run(mut self) -> io::Result<Left> {
+        let ready_by = Instant::now() + self.worker.opening_max();
+        let mut usage = Usage::default();
+        let mut leaving = None;
+        // A worker without connections to open is ready before its first turn, which may be a long one.
+        self.tell_if_ready(self.worker.now(), ready_by);
+        loop {
+            self.worker.turn()?;
+            let now = self.worker.now();
+            self.tell_if_ready(now, ready_by);
+            if self.worker.take_woken() {
+                while let Ok(command) = self.inbox.try_recv() {
+                    match command {
+                        Command::Start(at) => self.worker.start(at),
+                        Command::Stop => self.worker.stop(),
+                        Command::Abort => self.worker.abort(),
+                        Command::Take(answer) => drop(answer.send(self.worker.take())),
+                        Command::Leave => leaving = Some(now),
+                    }
+                }
+            }
+            usage.on_turn(&self.worker, now);
+            self.figures.write(
+                self.worker.totals(),
+                self.worker.waiting() as u64,
+                self.worker.live_connections() as u64,
+            );
+            if self.worker.is_finished() && !self.figures.finished.swap(true, Ordering::Release) {
+                let _ = self.ending.send(());
+            }
+            if let Some(since) = leaving
+                && (self.worker.is_closed() || now.since(since) > CLOSE_MAX)
+            {
+                return Ok(usage.left(&self.worker));
+            }
+        }
+    }
+
+    fn tell_if_ready(&mut self, now: Instant, ready_by: Instant) {
+        if self.ready.is_none() {
+            return;
+        }
+        let readiness = self.worker.readiness();
+        if (readiness.is_settled || now >= ready_by)
+            && let Some(ready) = self.ready.take()
+        {
+            let _ = ready.send(Ok(readiness));
+        }
+    }
+}
+
+/// CPU time over the measured part: the warm-up is not in it, and a drain, in which a worker waits, would dilute it.
+#[derive(Debug, Default)]
+struct Usage {
+    begun: Option<(Instant, u64, Duration)>,
+    usage: Option<WorkerUse>,
+}
+
+impl Usage {
+    fn on_turn(&mut self, worker: &Worker<KernelRing>, now: Instant) {
+        if self.begun.is_none() && worker.measured_from().is_some_and(|from| from <= now) {
+            self.begun = Some((now, thread_cpu_ns(), worker.busy()));
+        }
+        if worker.is_finished()
+            || worker.issued_at().is_some_and(|issued_at| issued_at <= now) && worker.has_planned_end()
+        {
+            self.usage.get_or_insert_with(|| usage_since(self.begun, worker, now));
+        }
+    }
+
+    fn left(self, worker: &Worker<KernelRing>) -> Left {
+        let ran_for = match (worker.started_at(), worker.ended_at()) {
+            (Some(start), Some(end)) => end.since(start),
+            _ => Duration::ZERO,
+        };
+        let cq_overflows = worker.ring().overflows();
+        let usage = WorkerUse { cq_overflows, ..self.usage.unwrap_or_default() };
+        Left { usage, shortages: worker.shortages(), ran_for }
+    }
+}
+
+fn usage_since(
+    begun: Option<(Instant, u64, Duration)>,
+    worker: &Worker<KernelRing>,
+    now: Instant,
+) -> WorkerUse {
+    let Some((since, cpu_ns, busy)) = begun else { return WorkerUse::default() };
+    let wall = now.since(since).as_secs_f64().max(1e-9);
+    let cpu_ratio = (thread_cpu_ns().saturating_sub(cpu_ns) as f64 / 1e9 / wall).min(1.0);
+    let busy_ratio = match worker.is_precise() {
+        true => ((worker.busy() - busy).as_secs_f64() / wall).min(1.0),
+        false => cpu_ratio,
+    };
+    WorkerUse { busy_ratio, cpu_ratio, cq_overflows: 0 }
+}
+
+impl Left {
+    fn nothing() -> Left {
+        Left { usage: WorkerUse::default(), shortages: Shortages::default(), ran_for: Duration::ZERO }
+    }
+}

@@ -1,0 +1,66 @@
+//! What is wrong with a run file, where, and what was probably meant.
+
+use serde_saphyr::{Error, Location};
+
+/// Why a run file was not understood: `run.yml:8:12: phases[0].rate: …`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {problem}")]
+pub struct ParseError {
+    /// As given.
+    pub file: String,
+    /// From 1.
+    pub line: u64,
+    /// From 1.
+    pub column: u64,
+    /// The key and what to do.
+    pub problem: String,
+}
+
+/// A mistake that the YAML reader found.
+pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
+    let error = error.without_snippet();
+    let place = error.location().unwrap_or(Location::UNKNOWN);
+    let line = place.line().max(1);
+    let problem = match error {
+        Error::SerdeUnknownField { field, expected, .. } => match nearest_key(field, expected) {
+            Some(near) => format!("unknown key `{field}`; did you mean `{near}`?"),
+            None => format!("unknown key `{field}`; known are {}", expected.join(", ")),
+        },
+        Error::SerdeMissingField { field, .. } => format!("`{field}` is missing; add it"),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{key}` stands here twice; keep one"),
+        other => {
+            let message = other.to_string();
+            // The reader's own text ends in the place, which stands in front already.
+            let message = message.lines().next().unwrap_or_default();
+            let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
+            let message = message.strip_prefix("error: ").unwrap_or(message);
+            match key_on_line(text, line) {
+                Some(key) => format!("{key}: {message}"),
+                None if ["unexpected end of input", "expected mapping start"].contains(&message) => {
+                    "a run file is made of lines `key: value`; it needs `target` and `phases`".to_owned()
+                }
+                None => message.to_owned(),
+            }
+        }
+    };
+    ParseError { file: file.to_owned(), line, column: place.column().max(1), problem }
+}
+
+fn nearest_key<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distance = |key: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), key);
+    known
+        .iter()
+        .map(|key| (distance(key), *key))
+        // A third of the letters may be wrong; beyond that a suggestion would be a guess.
+        .filter(|(distance, key)| *distance <= key.len().div_ceil(3))
+        .min()
+        .map(|(_, key)| key)
+}
+
+fn key_on_line(text: &str, line: u64) -> Option<&str> {
+    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+    let (key, _) = line.split_once(':')?;
+    let key = key.trim().trim_start_matches(['-', '{', ' ']);
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    plain.then_some(key)
+}
