@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, types};
 
+use super::buffer_ring::{BufferRing, set_credit};
 use super::buffers::Pool;
-use super::uring::{BufferRing, set_credit};
 
 /// What this kernel can do for us, as tried once at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,9 +14,11 @@
 //!   it open and no FIN would be sent (io_uring keeps a reference to the file).
 #![allow(unsafe_code)]
 
+mod buffer_ring;
 mod buffers;
 mod kernel;
 mod memory;
+mod sends;
 pub mod simulated;
 mod uring;
 mod user_data;

@@ -6,20 +6,20 @@ use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter, cqueue, opcode, squeue};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
+use super::buffer_ring::{BufferRing, set_credit};
 use super::buffers::{BufferSize, Chunk, Pool, PoolSettings};
 use super::kernel::{self, Features, RingError};
-use super::user_data::{IN_FLIGHT_LIMIT, Kind, Token, pack, unpack};
-use super::{Completion, Errno, Outcome, ReceiveEnd, Ring, SEND_CHUNKS_MAX, Socket, SocketOptions, memory};
+use super::sends::{Blocks, Bytes, Send, Vectored};
+use super::user_data::{Kind, Token, pack, unpack};
+use super::{Completion, Errno, Outcome, ReceiveEnd, Ring, SEND_CHUNKS_MAX, Socket, SocketOptions};
 use crate::clock::Instant;
 
 /// The shape of a ring.
@@ -549,207 +549,6 @@ impl Drop for KernelRing {
 
 const SMALL_GROUP: u16 = 0;
 const LARGE_GROUP: u16 = 1;
-
-/// A send in flight: it owns its bytes until its last completion.
-struct Send {
-    socket: Socket,
-    token: Token,
-    bytes: Bytes,
-}
-
-enum Bytes {
-    One(Chunk),
-    Many(Box<Vectored>),
-}
-
-impl Bytes {
-    /// Drops what was sent; true when nothing is left.
-    fn advance(&mut self, sent: usize) -> bool {
-        match self {
-            Bytes::One(chunk) => {
-                chunk.advance(sent);
-                chunk.is_empty()
-            }
-            Bytes::Many(many) => many.advance(sent),
-        }
-    }
-}
-
-/// The chunks of a vectored send with the structures by which the kernel finds them.
-struct Vectored {
-    chunks: Vec<Chunk>,
-    vectors: Vec<libc::iovec>,
-    header: libc::msghdr,
-}
-
-impl Default for Vectored {
-    fn default() -> Vectored {
-        Vectored {
-            chunks: Vec::with_capacity(SEND_CHUNKS_MAX),
-            vectors: Vec::with_capacity(SEND_CHUNKS_MAX),
-            // SAFETY: all zeroes is an empty message header.
-            header: unsafe { std::mem::zeroed() },
-        }
-    }
-}
-
-impl Vectored {
-    /// Points the header at the chunks as they are now.
-    fn point(&mut self) {
-        self.vectors.clear();
-        self.vectors.extend(
-            self.chunks.iter().map(|chunk| libc::iovec {
-                iov_base: chunk.as_ptr().cast_mut().cast(),
-                iov_len: chunk.len(),
-            }),
-        );
-        self.header.msg_iov = self.vectors.as_mut_ptr();
-        self.header.msg_iovlen = self.vectors.len();
-    }
-
-    fn advance(&mut self, mut sent: usize) -> bool {
-        let whole = self.chunks.iter().take_while(|chunk| {
-            let gone = chunk.len() <= sent;
-            sent -= if gone { chunk.len() } else { 0 };
-            gone
-        });
-        let whole = whole.count();
-        self.chunks.drain(..whole);
-        if let Some(first) = self.chunks.first_mut() {
-            first.advance(sent);
-            self.point();
-        }
-        self.chunks.is_empty()
-    }
-}
-
-/// Memory of operations in flight, found by a small number; number 0 is never given.
-struct Blocks<T> {
-    blocks: Vec<Option<T>>,
-    free: Vec<u32>,
-}
-
-impl<T> Default for Blocks<T> {
-    fn default() -> Blocks<T> {
-        Blocks { blocks: vec![None], free: Vec::new() }
-    }
-}
-
-impl<T> Blocks<T> {
-    fn insert(&mut self, value: T) -> u32 {
-        if let Some(id) = self.free.pop() {
-            self.blocks[id as usize] = Some(value);
-            return id;
-        }
-        let id = self.blocks.len() as u32;
-        assert!(id < IN_FLIGHT_LIMIT, "slots bound the operations in flight");
-        self.blocks.push(Some(value));
-        id
-    }
-
-    fn get_mut(&mut self, id: u32) -> &mut T {
-        self.blocks[id as usize].as_mut().expect("a completion comes for an operation in flight")
-    }
-
-    fn remove(&mut self, id: u32) -> T {
-        self.free.push(id);
-        self.blocks[id as usize].take().expect("a completion comes for an operation in flight")
-    }
-}
-
-/// A pool, and the ring by which the kernel takes buffers out of it.
-pub(crate) struct BufferRing {
-    pub(crate) pool: Rc<Pool>,
-    group: u16,
-    entries: NonNull<BufRingEntry>,
-    mask: u16,
-    tail: u16,
-    /// How many are in the kernel's hands, and how many should be.
-    published: u16,
-    target: u16,
-    minimum: u16,
-    /// Turns since the kernel ran out; the target sinks slowly while it does not.
-    calm_turns: u32,
-}
-
-impl BufferRing {
-    pub(crate) fn register(
-        submitter: &Submitter<'_>,
-        pool: Rc<Pool>,
-        group: u16,
-        published: u16,
-    ) -> io::Result<BufferRing> {
-        let count = pool.buffers() as u16;
-        let entries = memory::map(usize::from(count) * size_of::<BufRingEntry>()).cast::<BufRingEntry>();
-        // SAFETY: the entries are mapped, zeroed, page-aligned, and unmapped only in `drop`, after the ring.
-        unsafe { submitter.register_buf_ring_with_flags(entries.as_ptr() as u64, count, group, 0)? };
-        let minimum = published.min(count);
-        Ok(BufferRing {
-            pool,
-            group,
-            entries,
-            mask: count - 1,
-            tail: 0,
-            published: 0,
-            target: minimum,
-            minimum,
-            calm_turns: 0,
-        })
-    }
-
-    /// Offers free buffers, hottest first, up to the target; one release store for all.
-    pub(crate) fn publish(&mut self) {
-        self.calm_turns += 1;
-        if self.calm_turns >= CALM_TURNS {
-            self.calm_turns = 0;
-            self.target = (self.target - self.target / 8).max(self.minimum);
-        }
-        if self.published >= self.target {
-            return;
-        }
-        let before = self.tail;
-        while self.published < self.target {
-            let Some(id) = self.pool.take() else { break };
-            // SAFETY: the index is masked to the mapping; the kernel does not read it before the tail moves.
-            let entry = unsafe { &mut *self.entries.as_ptr().add(usize::from(self.tail & self.mask)) };
-            entry.set_addr(self.pool.address(id) as u64);
-            entry.set_len(self.pool.buffer_bytes());
-            entry.set_bid(id);
-            self.tail = self.tail.wrapping_add(1);
-            self.published += 1;
-        }
-        if self.tail != before {
-            // SAFETY: the tail lies in the first entry's reserved bytes, as the kernel defines it.
-            let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries.as_ptr()).cast_mut()) };
-            tail.store(self.tail, Ordering::Release);
-        }
-    }
-
-    fn taken(&mut self) {
-        self.published -= 1;
-    }
-
-    fn ran_out(&mut self) {
-        self.calm_turns = 0;
-        self.target = self.target.saturating_mul(2).min(self.mask.saturating_add(1));
-    }
-}
-
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        memory::unmap(self.entries.cast(), (usize::from(self.mask) + 1) * size_of::<BufRingEntry>());
-    }
-}
-
-/// Turns without a shortage before fewer buffers are offered again.
-const CALM_TURNS: u32 = 4096;
-
-/// Writes the byte limit of a multishot receive, which the crate has no name for: `optlen`, byte 44 of the SQE.
-pub(crate) fn set_credit(entry: &mut squeue::Entry, bytes: u32) {
-    const { assert!(size_of::<squeue::Entry>() == 64) };
-    // SAFETY: an entry is the kernel's 64-byte SQE (`repr(C)`); byte 44 begins an aligned u32 in a union.
-    unsafe { (&raw mut *entry).cast::<u32>().add(11).write(bytes) };
-}
 
 fn eventfd() -> io::Result<File> {
     // SAFETY: makes a descriptor; touches no memory.
