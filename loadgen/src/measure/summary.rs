@@ -153,7 +153,7 @@ pub struct CurvePoint {
 /// How often a kind of failure came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorCount {
-    /// [`ErrorKind::name`].
+    /// [`ErrorKind::name`](super::ErrorKind::name).
     pub kind: String,
     /// For people.
     pub description: String,

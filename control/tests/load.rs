@@ -1,0 +1,68 @@
+//! `fracas load` as a script sees it: exit codes, one line for a mistake, and what an interrupt leaves behind.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use fracas_dataplane::origin::{Origin, OriginSettings};
+use fracas_loadgen::report::read_json;
+
+const FRACAS: &str = env!("CARGO_BIN_EXE_fracas");
+
+fn origin() -> Origin {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    Origin::start(OriginSettings { listen, ..OriginSettings::default() }).unwrap()
+}
+
+#[test]
+fn a_mistake_is_one_line_with_its_exit_code() {
+    let origin = origin();
+    let url = format!("http://{}/", origin.local_addr());
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody_url = format!("http://{nobody}/");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let blocked = file.path().join("below/a/file").display().to_string();
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&["nonsense"], 2, "`nonsense` is not a target; write http://"),
+        (&[&url, "-d", "-1s"], 2, "`-1s` is not a duration"),
+        (&[&url, "--slo", "p99"], 2, "compares nothing"),
+        (&[&url, "--via", "nowhere"], 2, "--via: `nowhere` is not HOST:PORT"),
+        (&[&url, "-n", "1", "--out", &blocked], 1, "choose another directory with --out"),
+        (&[&nobody_url, "-n", "1"], 1, "is the target running?"),
+        (&["http://no-such-name.invalid/", "-n", "1"], 1, "check the name, or write an address"),
+    ];
+    for (words, code, part) in cases {
+        let output = Command::new(FRACAS).arg("load").args(words).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {error}");
+        assert!(error.starts_with("fracas: ") && error.contains(part), "{words:?}: {error}");
+        assert_eq!((error.lines().count(), output.stdout.len()), (1, 0), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn an_interrupted_run_is_130_and_still_reported() {
+    let origin = origin();
+    let url = format!("http://{}/", origin.local_addr());
+    let out = tempfile::tempdir().unwrap();
+    let mut load = Command::new(FRACAS)
+        .args(["load", &url, "-r", "100/s", "-c", "2", "-d", "1h", "--out"])
+        .arg(out.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The second line is the first second's: the run is well under way.
+    let mut lines = BufReader::new(load.stderr.take().unwrap()).lines();
+    assert!(lines.nth(1).unwrap().unwrap().contains("ok/s"));
+    let killed = Command::new("kill").args(["-INT", &load.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    lines.for_each(drop);
+    assert_eq!(load.wait().unwrap().code(), Some(130));
+    let run = read_json(&std::fs::read(out.path().join("run.json")).unwrap()).unwrap();
+    assert!(run.reasons[0].contains("ended early"), "{:?}", run.reasons);
+    assert_eq!(run.counts.check(), Ok(()));
+    assert!(run.counts.ok > 0 && out.path().join("report.html").exists());
+}
