@@ -48,6 +48,8 @@ struct World {
     protocol: Protocol,
     rules: Arc<RuleSet>,
     events: mpsc::Receiver<Vec<Event>>,
+    /// Bytes that one connection may hold for sure.
+    held_bytes_max: usize,
 }
 
 impl World {
@@ -78,6 +80,7 @@ impl World {
         let settings = WorkerSettings { index: 0, held_bytes_max, options: SocketOptions::default() };
         let mut worker = Worker::new(ring, settings, sender);
         let rules = Arc::new(RuleSet::compile(rules, protocol, seed, 1).unwrap());
+        let connection_held_bytes_max = 1 + rng.below(100_000) as usize;
         let opening = Opening {
             id: PROXY,
             name: "test".into(),
@@ -85,7 +88,7 @@ impl World {
             upstream: vec![server.address()],
             source_addresses: Vec::new(),
             connect_timeout: Duration::from_secs(2),
-            held_bytes_max: 1 + rng.below(100_000) as usize,
+            held_bytes_max: connection_held_bytes_max,
             rules: Arc::clone(&rules),
             ordinals: Arc::new(AtomicU64::new(0)),
         };
@@ -93,7 +96,20 @@ impl World {
         let worker = Rc::new(RefCell::new(Loop(worker, 1)));
         let mut simulation = Simulation::new(&network);
         simulation.add(id, Rc::clone(&worker));
-        World { network, rng, simulation, worker, ring: id, proxy, server, protocol, rules, events }
+        let held_bytes_max = held_bytes_max.min(connection_held_bytes_max);
+        World {
+            network,
+            rng,
+            simulation,
+            worker,
+            ring: id,
+            proxy,
+            server,
+            protocol,
+            rules,
+            events,
+            held_bytes_max,
+        }
     }
 
     fn set_rules(&mut self, rules: Vec<Rule>) {
@@ -557,7 +573,8 @@ fn simulation_of_a_reply_that_was_complete_survives_the_end_of_its_server() {
         world.set_rules(vec![one("delay", "delay", &[("time", "1s"), ("side", "reply")])]);
         let client = world.network.dial(world.proxy);
         let server = world.next_served();
-        let said = vec![7; 1 + world.rng.below(1000) as usize];
+        // Beyond the limit the server would not be read to its end.
+        let said = vec![7; 1 + world.rng.below(world.held_bytes_max.min(1000) as u64) as usize];
         server.write(&said);
         server.shutdown_write();
         world.run(Duration::from_millis(500));

@@ -23,7 +23,9 @@ const CLIENT: u8 = 0;
 const SERVER: u8 = 1;
 /// More find nothing new, only slowly.
 const ENDS_MAX: usize = 12;
+/// The same, of one write: in bytes, and in the least socket buffer, through which it goes piece by piece.
 const WRITE_BYTES_MAX: usize = 40_000;
+const WRITE_PIECES_MAX: usize = 100;
 
 /// Rules that neither change nor invent bytes, though they may cut or hold them.
 const HONEST: [(&str, &[(&str, &str, &str)]); 12] = [
@@ -109,6 +111,7 @@ struct World {
     rules: Arc<RuleSet>,
     clients: Vec<End>,
     servers: Vec<End>,
+    write_bytes_max: usize,
     /// Every byte that arrives was said by the other side.
     is_honest: bool,
     _events: mpsc::Receiver<Vec<fracas_dataplane::proxy::Event>>,
@@ -133,7 +136,9 @@ impl World {
         }
         network.set_faults(faults);
         let buffers = [1, 100, 4000, 20_000];
-        network.set_socket_buffers(buffers[choices.below(4)], buffers[choices.below(4)]);
+        let (send_bytes, receive_bytes) = (buffers[choices.below(4)], buffers[choices.below(4)]);
+        network.set_socket_buffers(send_bytes, receive_bytes);
+        let write_bytes_max = WRITE_BYTES_MAX.min(WRITE_PIECES_MAX * send_bytes.min(receive_bytes));
         let delay = Duration::from_micros([0, 20, 500][choices.below(3)]);
         network.set_link(Link { delay, bytes_per_second: [None, Some(5_000_000)][choices.below(2)] });
         let mut pool = |bytes| {
@@ -182,6 +187,7 @@ impl World {
             rules,
             clients: Vec::new(),
             servers: Vec::new(),
+            write_bytes_max,
             is_honest: protocol == Protocol::Tcp,
             _events,
         }
@@ -247,6 +253,7 @@ impl World {
         }
         let place = choices.below(all);
         let is_http = self.protocol == Protocol::Http;
+        let write_bytes_max = self.write_bytes_max;
         let Some(end) = self.clients.iter_mut().chain(&mut self.servers).nth(place) else { return };
         if !end.peer.is_open() {
             return;
@@ -268,7 +275,7 @@ impl World {
                 end.peer.write(&bytes);
             }
             _ => {
-                let count = (1 << choices.below(16)).min(WRITE_BYTES_MAX);
+                let count = (1 << choices.below(16)).min(write_bytes_max);
                 let offsets = end.said..end.said + count;
                 let bytes: Vec<u8> = offsets.map(|at| spoken(end.side, end.number, at)).collect();
                 end.peer.write(&bytes);

@@ -174,12 +174,19 @@ impl State {
 
     /// Something happened to a socket: its owner will look at it, at once or a little late.
     pub(super) fn make_ready(&mut self, socket: usize) {
-        if self.chance(self.faults.late_completion) {
-            let at = self.now + self.lateness();
-            self.schedule(at, Event::Poll { socket });
-        } else {
+        if !self.is_told_late(socket) {
             self.make_ready_now(socket);
         }
+    }
+
+    /// Whether what has happened to a socket is looked at later, by a fault.
+    pub(super) fn is_told_late(&mut self, socket: usize) -> bool {
+        let is_late = self.chance(self.faults.late_completion);
+        if is_late {
+            let at = self.now + self.lateness();
+            self.schedule(at, Event::Poll { socket });
+        }
+        is_late
     }
 
     pub(super) fn make_ready_now(&mut self, socket: usize) {

@@ -282,9 +282,17 @@ impl State {
 
     /// Puts on the wire what the other end has room for.
     pub(super) fn transmit(&mut self, id: usize) {
+        if self.put_on_the_wire(id) {
+            // There is room for a send that waits.
+            self.make_ready(id);
+        }
+    }
+
+    /// As [`State::transmit`]; whether there is more room now.
+    fn put_on_the_wire(&mut self, id: usize) -> bool {
         let now = self.now;
         let stream = self.stream(id);
-        let (Some(other), Phase::Connected) = (stream.other, stream.phase) else { return };
+        let (Some(other), Phase::Connected) = (stream.other, stream.phase) else { return false };
         let had = stream.outgoing.len();
         loop {
             let receiver = self.stream(other);
@@ -309,10 +317,7 @@ impl State {
             let at = stream.arrival(now, 0);
             self.schedule(at, Event::Fin { to: other });
         }
-        if left < had {
-            // There is room for a send that waits.
-            self.make_ready(id);
-        }
+        left < had
     }
 
     /// Takes `count` bytes out of the receive buffer; the sender learns of the room one delay later.
@@ -333,6 +338,12 @@ impl State {
 
     /// What a test's peer does by itself: it reads, unless told not to, and writes what is in its outbox.
     pub(super) fn serve_peer(&mut self, id: usize) {
+        // A loop, not a call from `transmit`: through a buffer of one byte it goes round for every byte.
+        while self.serve_peer_once(id) && !self.is_told_late(id) {}
+    }
+
+    /// Whether there is room for more of its outbox.
+    fn serve_peer_once(&mut self, id: usize) -> bool {
         let stream = self.stream(id);
         if stream.peer.as_ref().is_some_and(|peer| peer.reading) && !stream.incoming.is_empty() {
             let bytes = self.take_incoming(id, self.stream(id).incoming.len());
@@ -340,11 +351,12 @@ impl State {
         }
         let stream = self.stream_mut(id);
         let room = stream.outgoing_max.saturating_sub(stream.outgoing.len());
-        let Some(peer) = &mut stream.peer else { return };
+        let Some(peer) = &mut stream.peer else { return false };
         let count = room.min(peer.outbox.len());
-        if stream.phase == Phase::Connected && count > 0 {
-            stream.outgoing.extend(peer.outbox.drain(..count));
-            self.transmit(id);
+        if stream.phase != Phase::Connected || count == 0 {
+            return false;
         }
+        stream.outgoing.extend(peer.outbox.drain(..count));
+        self.put_on_the_wire(id)
     }
 }

@@ -127,6 +127,17 @@ fn a_send_ends_when_the_peer_has_made_room_for_its_last_byte() {
 }
 
 #[test]
+fn a_peer_writes_any_number_of_bytes_through_a_buffer_of_one() {
+    let network = Network::new(1);
+    network.set_socket_buffers(1, 1_000_000);
+    let (mut ring, socket, peer) = plain(&network);
+    peer.write(&[7; 200_000]);
+    network.advance_to(network.now() + Duration::from_secs(1));
+    assert_eq!(peer.state().unsent_bytes, 0);
+    let _ = (settle(&mut ring), socket);
+}
+
+#[test]
 fn fin_follows_the_last_byte_and_the_other_direction_goes_on() {
     let network = Network::new(1);
     network.set_socket_buffers(500, 500);
