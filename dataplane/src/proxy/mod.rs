@@ -6,22 +6,30 @@
 //!     └──── snapshots, events ◄───────────────────────────────────┘   new connections over the workers
 //! ```
 
+mod book;
+mod calls;
 mod connection;
+mod dataplane;
+mod error;
 mod exchange;
 mod handle;
+mod keeper;
 pub mod leases;
 mod pipe;
 mod stats;
+mod thread;
+mod totals;
 mod worker;
 
+pub use calls::{Applied, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate, RulesChange};
+pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
+pub use error::ProxyError;
 pub use exchange::PIPELINE_MAX;
 pub(crate) use handle::check_free;
-pub use handle::{
-    Applied, Dataplane, DataplaneSettings, Drained, ENDED_LEASES_MAX, Handle, LeaseEnd, LeaseInfo,
-    LeaseRequest, PROXIES_MAX, ProxyError, ProxyInfo, ProxySpec, ProxyStats, ProxyUpdate, RulesChange,
-    StartError, Stats, Watcher, WorkerStats,
-};
+pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
+pub use keeper::Watcher;
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use stats::{Counters, Event, ProxySnapshot, RuleStats, WorkerSnapshot};
+pub use totals::{ProxyStats, Stats, WorkerStats};
 pub use worker::{Opening, Worker, WorkerSettings};

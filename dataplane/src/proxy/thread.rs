@@ -1,0 +1,119 @@
+//! A worker's thread: carries commands from the handle to the worker between its turns.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use super::dataplane::DataplaneSettings;
+use super::stats::{Event, RuleStats, WorkerSnapshot};
+use super::worker::{Opening, Worker, WorkerSettings};
+use crate::behavior::RuleSet;
+use crate::clock::Instant;
+use crate::ring::{Features, KernelRing, RingError, RingSettings, SPIN, Waker};
+
+/// Rules that a change has taken away, with what they did, by proxy number.
+pub(super) type Dropped = Vec<(u32, Vec<RuleStats>)>;
+
+pub(super) struct Link {
+    pub(super) commands: Sender<Command>,
+    pub(super) waker: Waker,
+}
+
+pub(super) enum Command {
+    Open(Box<Opening>, Sender<io::Result<Option<SocketAddr>>>),
+    Listen(u32, SocketAddr, Sender<io::Result<Option<SocketAddr>>>),
+    Shut(u32, Sender<()>),
+    Remove(u32, Sender<()>),
+    SetRules(Arc<[(u32, Arc<RuleSet>)]>, Sender<(Instant, Dropped)>),
+    SetUpstream(u32, Vec<SocketAddr>, Duration, Sender<()>),
+    Snapshot(Sender<WorkerSnapshot>),
+    Drain(Sender<()>),
+    Stop,
+}
+
+impl Link {
+    pub(super) fn tell(&self, command: Command) {
+        // A worker that is gone answers nothing, and its caller hears that.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+
+    pub(super) fn ask<T>(&self, command: impl Fn(Sender<T>) -> Command) -> Receiver<T> {
+        let (reply, answer) = mpsc::channel();
+        self.tell(command(reply));
+        answer
+    }
+}
+
+pub(super) fn run_worker(
+    index: usize,
+    settings: &DataplaneSettings,
+    features: Features,
+    events: Sender<Vec<Event>>,
+    inbox: &Receiver<Command>,
+    ready: &Sender<Result<Waker, RingError>>,
+) {
+    let ring = RingSettings { spin: settings.precise.then_some(SPIN), ..settings.ring };
+    let ring = match KernelRing::new(&ring, features) {
+        Ok(ring) => ring,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    let _ = ready.send(Ok(ring.waker()));
+    let worker = WorkerSettings {
+        index,
+        held_bytes_max: settings.worker_held_bytes_max,
+        options: settings.options.clone(),
+    };
+    let mut worker = Worker::new(ring, worker, events);
+    let mut drained: Option<Sender<()>> = None;
+    loop {
+        worker.turn().expect("the ring goes on");
+        if worker.take_woken() {
+            for command in inbox.try_iter() {
+                match command {
+                    Command::Open(opening, reply) => drop(reply.send(worker.open(&opening))),
+                    Command::Listen(id, address, reply) => drop(reply.send(worker.listen(id, address))),
+                    Command::Shut(id, reply) => drop((worker.shut(id, true), reply.send(()))),
+                    Command::Remove(id, reply) => drop((worker.remove(id), reply.send(()))),
+                    Command::SetRules(changes, reply) => {
+                        let dropped =
+                            changes.iter().map(|(id, rules)| (*id, worker.set_rules(*id, rules))).collect();
+                        let _ = reply.send((Instant::now(), dropped));
+                    }
+                    Command::SetUpstream(id, upstream, timeout, reply) => {
+                        worker.set_upstream(id, upstream, timeout);
+                        let _ = reply.send(());
+                    }
+                    Command::Snapshot(reply) => drop(reply.send(worker.snapshot())),
+                    Command::Drain(reply) => {
+                        worker.drain();
+                        drained = Some(reply);
+                    }
+                    Command::Stop => return stop(worker),
+                }
+            }
+        }
+        if worker.open_connections() == 0
+            && let Some(reply) = drained.take()
+        {
+            let _ = reply.send(());
+        }
+    }
+}
+
+/// Turns after a cut; each cancelled operation ends within one.
+const STOP_TURNS_MAX: usize = 10_000;
+
+/// Cuts what is left, and lets the ring close it.
+fn stop(mut worker: Worker<KernelRing>) {
+    worker.cut();
+    for _ in 0..STOP_TURNS_MAX {
+        if worker.is_empty() {
+            break;
+        }
+        worker.turn().expect("the ring goes on");
+    }
+    worker.hand_over_events();
+}
