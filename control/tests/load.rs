@@ -28,7 +28,7 @@ fn a_mistake_is_one_line_with_its_exit_code() {
         (&["nonsense"], 2, "`nonsense` is not a target; write http://"),
         (&[&url, "-d", "-1s"], 2, "`-1s` is not a duration"),
         (&[&url, "--slo", "p99"], 2, "compares nothing"),
-        (&[&url, "--via", "nowhere"], 2, "--via: `nowhere` is not HOST:PORT"),
+        (&[&url, "--via", "nowhere"], 2, "`nowhere` is not HOST:PORT"),
         (&[&url, "-n", "1", "--out", &blocked], 1, "choose another directory with --out"),
         (&[&nobody_url, "-n", "1"], 1, "is the target running?"),
         (&["http://no-such-name.invalid/", "-n", "1"], 1, "check the name, or write an address"),

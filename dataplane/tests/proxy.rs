@@ -10,6 +10,7 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::LeaseRequest;
+use fracas_dataplane::proxy::leases::Term;
 use sha2::{Digest, Sha256};
 use support::{EchoServer, HttpServer, Proxy, get, read_reply, rules, serve};
 
@@ -270,8 +271,7 @@ fn a_lease_ends_by_itself_and_tells_what_it_did() {
             proxy: "test".into(),
             rules: rules("error", &[("error", "codes", "503")]),
             owner: "test".into(),
-            ttl: Duration::from_millis(300),
-            starts_in: Duration::ZERO,
+            term: Term { ttl: Some(Duration::from_millis(300)), ..Term::default() },
         })
         .unwrap();
     assert_eq!(applied.workers, 2);
@@ -299,8 +299,7 @@ fn leases_release_in_any_order() {
             proxy: "test".into(),
             rules: rules("error", &[("error", "codes", codes)]),
             owner: "test".into(),
-            ttl: Duration::from_secs(60),
-            starts_in: Duration::ZERO,
+            term: Term { ttl: Some(Duration::from_secs(60)), ..Term::default() },
         };
         proxy.handle().acquire(request).unwrap().0.id
     };

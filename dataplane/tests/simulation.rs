@@ -11,10 +11,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use fracas_dataplane::behavior::{Behavior, Rule, RuleSet, mix};
+use fracas_dataplane::behavior::{Behavior, Match, Rule, RuleSet, Share, mix};
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::{Event, Opening, ProxySnapshot, Worker, WorkerSettings};
+use fracas_dataplane::proxy::{Detail, Event, EventKind, Opening, ProxySnapshot, Worker, WorkerSettings};
 use fracas_dataplane::ring::simulated::{
     Actor, Faults, Link, Network, Peer, RingId, Server, SimulatedRing, SimulatedSettings, Simulation, seeds,
 };
@@ -451,6 +451,37 @@ fn cut_talks(seed: u64) -> (Vec<Event>, ProxySnapshot) {
     (world.all_events(), world.snapshot())
 }
 
+/// Each fault that was injected and each failure that nobody asked for is one event of its own kind.
+fn assert_told_apart(seed: u64, events: &[Event], snapshot: &ProxySnapshot) {
+    let told = |kind| events.iter().filter(|event| event.kind == kind).count() as u64;
+    let injected: u64 =
+        snapshot.rules.iter().chain(snapshot.retired.values()).map(|rule| rule.injected).sum();
+    assert_eq!(told(EventKind::Injected), injected, "seed {seed}");
+    let counters = snapshot.counters;
+    let natural = counters.connect_failures
+        + counters.connect_timeouts
+        + counters.client_resets
+        + counters.upstream_resets
+        + counters.protocol_errors;
+    assert_eq!(told(EventKind::NaturalFailure), natural, "seed {seed}");
+    for event in events {
+        let by_a_rule = event.kind == EventKind::Injected;
+        assert_eq!(event.rule.is_some(), by_a_rule, "{event:?} (seed {seed})");
+        assert!(event.kind == EventKind::LimitReached || event.connection > 0, "{event:?} (seed {seed})");
+        assert!(event.generation > 0, "{event:?} (seed {seed})");
+    }
+    // A limit is told once for each connection.
+    let mut limits: Vec<_> = events
+        .iter()
+        .filter(|event| event.kind == EventKind::LimitReached && event.connection > 0)
+        .map(|event| (event.connection, event.detail.to_string()))
+        .collect();
+    let count = limits.len();
+    limits.sort_unstable();
+    limits.dedup();
+    assert_eq!(limits.len(), count, "seed {seed}");
+}
+
 impl Talks {
     fn go_on_unless_gone(&mut self, world: &mut World) {
         while let Some(peer) = world.server.accept() {
@@ -468,7 +499,8 @@ impl Talks {
 fn simulation_of_cuts_leaks_nothing_and_never_reorders() {
     let mut injected = BTreeMap::<&str, u64>::new();
     for seed in seeds(300) {
-        let (_, snapshot) = cut_talks(seed);
+        let (events, snapshot) = cut_talks(seed);
+        assert_told_apart(seed, &events, &snapshot);
         snapshot.rules.iter().for_each(|rule| *injected.entry(rule.behavior).or_default() += rule.injected);
         snapshot.retired.iter().for_each(|(name, rule)| *injected.entry(name).or_default() += rule.injected);
     }
@@ -695,6 +727,205 @@ fn simulation_of_a_client_that_breaks_off_after_its_fin_counts_it() {
     client.reset();
     world.run(Duration::from_secs(1));
     assert_eq!(world.snapshot().counters.client_resets, 1);
+}
+
+/// A world for HTTP without faults, in which everything fits.
+fn plain_http_world(rules: Vec<Rule>) -> World {
+    let world = World::new(1, Faults::NONE, Protocol::Http, rules);
+    world.network.set_socket_buffers(4000, 4000);
+    world.network.set_link(Link::default());
+    world
+}
+
+#[test]
+fn simulation_of_a_share_tells_what_met_the_rule_and_what_it_chose() {
+    let matcher = Match { paths: vec!["/x".parse().unwrap()], ..Match::default() };
+    let rule =
+        Rule { share: Share::from_percent(30.0).unwrap(), matcher, ..one("e", "error", &[("codes", "503")]) };
+    let mut world = plain_http_world(vec![rule]);
+    let (mut refused, mut clients) = (0, Vec::new());
+    for number in 0..200_u32 {
+        let client = world.network.dial(world.proxy);
+        let path = if number % 2 == 0 { "/x" } else { "/y" };
+        client.write(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        world.run(Duration::from_millis(20));
+        refused += u64::from(client.read().starts_with(b"HTTP/1.1 503"));
+        clients.push(client);
+    }
+    let snapshot = world.snapshot();
+    let stats = &snapshot.rules[0];
+    assert_eq!((stats.matched, stats.acted, stats.injected), (100, refused, refused));
+    // σ = 4.6; within 5 σ.
+    assert!((8..=52).contains(&refused), "{refused}");
+    let told = world.all_events();
+    assert_eq!(told.len() as u64, refused);
+    for event in told {
+        assert_eq!((event.kind, event.exchange), (EventKind::Injected, 1));
+        assert_eq!(event.connection % 2, 1, "connections count from 1, so that those to /x are odd");
+        assert_eq!(event.detail.to_string(), "replied 503");
+    }
+    // The same rule goes on counting beside another one; a changed one begins anew.
+    let same = world.rules.rules()[0].rule().clone();
+    world.set_rules(vec![one("d", "delay", &[]), same.clone()]);
+    assert_eq!(world.snapshot().rules[1].matched, 100);
+    world.set_rules(vec![Rule { share: Share::ALL, ..same }]);
+    let snapshot = world.snapshot();
+    assert_eq!((snapshot.rules[0].matched, snapshot.rules[0].injected), (0, 0));
+    assert_eq!(snapshot.retired["error"].injected, refused, "nothing that was injected is forgotten");
+    clients.iter().for_each(Peer::close);
+    world.run(Duration::from_secs(1));
+    while let Some(server) = world.server.accept() {
+        server.close();
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_delay_on_both_sides_counts_the_exchange_once_and_tells_each_hold_with_its_number() {
+    let mut world = plain_http_world(vec![one("d", "delay", &[("time", "5ms"), ("side", "both")])]);
+    let client = world.network.dial(world.proxy);
+    for _ in 0..3 {
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        world.run(Duration::from_millis(50));
+        let server = world.server.accept();
+        if let Some(server) = server {
+            server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".repeat(3).as_slice());
+            world.run(Duration::from_millis(50));
+            server.close();
+        }
+    }
+    world.run(Duration::from_secs(1));
+    let snapshot = world.snapshot();
+    let stats = &snapshot.rules[0];
+    assert_eq!(stats.matched, stats.acted);
+    assert_eq!(stats.asked.as_ref().unwrap().len(), stats.injected);
+    assert!(stats.injected > stats.acted, "{} {}", stats.injected, stats.acted);
+    let asked = stats.asked.as_ref().unwrap().value_at_quantile(0.5);
+    assert!((5_000_000..5_010_000).contains(&asked), "{asked}");
+    let events = world.all_events();
+    let numbers: Vec<u64> =
+        events.iter().filter(|event| event.kind == EventKind::Injected).map(|event| event.exchange).collect();
+    assert!(numbers.starts_with(&[1, 1]), "{numbers:?}");
+    client.close();
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_an_upstream_that_is_not_there_tells_a_natural_failure_for_each_connection() {
+    let mut world = plain_world(Vec::new());
+    world.network.set_faults(Faults { connect_fail: 1.0, ..Faults::NONE });
+    let clients: Vec<Peer> = (0..3).map(|_| world.network.dial(world.proxy)).collect();
+    world.run(Duration::from_secs(1));
+    let events = world.all_events();
+    let told: Vec<_> = events.iter().map(|event| (event.kind, event.connection)).collect();
+    let natural = EventKind::NaturalFailure;
+    assert_eq!(told, [(natural, 1), (natural, 2), (natural, 3)]);
+    assert!(events[0].detail.to_string().starts_with("connect: "), "{}", events[0].detail);
+    clients.iter().for_each(Peer::close);
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_client_that_gives_up_on_a_hang_is_no_natural_failure() {
+    let mut world = plain_world(vec![one("hang", "hang", &[])]);
+    let (client, server) = (world.network.dial(world.proxy), world.server.address());
+    client.write(b"is anybody there?");
+    world.run(Duration::from_secs(1));
+    client.reset();
+    world.run(Duration::from_secs(1));
+    let events = world.all_events();
+    assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EventKind::Injected], "{server}");
+    assert_eq!(events[0].detail, Detail::Words("hung"));
+    assert_eq!(world.snapshot().counters.client_resets, 0);
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_limit_is_counted_each_time_and_told_once() {
+    let mut world = plain_world(vec![one("delay", "delay", &[("time", "60s")])]);
+    let (client, server) = world.pair();
+    client.write(&[1; 500_000]);
+    world.run(Duration::from_secs(1));
+    let events = world.all_events();
+    let limits: Vec<String> = events
+        .iter()
+        .filter(|event| event.kind == EventKind::LimitReached)
+        .map(|event| event.detail.to_string())
+        .collect();
+    let counters = world.snapshot().counters;
+    assert!(counters.held_limit_reached + counters.worker_held_limit_reached > 0);
+    assert!(limits.iter().any(|limit| limit.ends_with("held_limit_reached")), "{limits:?}");
+    assert!(world.snapshot().held_bytes > 0, "they wait in this proxy's queue");
+    client.close();
+    server.close();
+    world.set_rules(Vec::new());
+    world.run(Duration::from_secs(100));
+    world.assert_empty();
+    assert_eq!(world.snapshot().held_bytes, 0);
+}
+
+#[test]
+fn simulation_of_a_lack_of_descriptors_counts_each_pause_and_tells_the_first() {
+    let mut world = plain_world(Vec::new());
+    world.network.set_faults(Faults { accept_emfile: 1.0, ..Faults::NONE });
+    let client = world.network.dial(world.proxy);
+    world.run(Duration::from_secs(1));
+    assert!(world.snapshot().counters.accept_paused > 5);
+    let events = world.all_events();
+    let told: Vec<_> = events.iter().map(|event| (event.kind, event.detail.to_string())).collect();
+    assert_eq!(told, [(EventKind::LimitReached, "accept_paused: no descriptor left".to_owned())]);
+    world.network.set_faults(Faults::NONE);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.snapshot().counters.connections_opened, 1);
+    world.network.set_faults(Faults { accept_emfile: 1.0, ..Faults::NONE });
+    let second = world.network.dial(world.proxy);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.all_events().len(), 1, "after one was accepted it is news again");
+    world.network.set_faults(Faults::NONE);
+    world.run(Duration::from_secs(1));
+    client.close();
+    second.close();
+    world.run(Duration::from_secs(1));
+    while let Some(server) = world.server.accept() {
+        server.close();
+    }
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_worker_tells_its_turns_and_the_generation_that_it_applies() {
+    let mut world = plain_world(Vec::new());
+    let before = world.worker.borrow_mut().0.snapshot();
+    assert_eq!(before.generation, 1);
+    let (client, server) = world.pair();
+    world.set_rules(vec![one("delay", "delay", &[])]);
+    let after = world.worker.borrow_mut().0.snapshot();
+    assert!(after.turns > before.turns);
+    assert_eq!(after.generation, 2);
+    client.close();
+    server.close();
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_change_leaves_what_is_held_with_the_rule_that_holds_it() {
+    let delay = |name| one(name, "delay", &[("time", "100ms")]);
+    let mut world = plain_world(vec![delay("lease-1/going"), delay("staying")]);
+    let (client, server) = world.pair();
+    client.write(b"held");
+    world.run(Duration::from_millis(20));
+    world.set_rules(vec![delay("new"), delay("staying")]);
+    world.run(Duration::from_secs(1));
+    assert_eq!(server.read(), b"held");
+    let events = world.all_events();
+    let told: Vec<_> =
+        events.iter().map(|event| (&*event.rule.as_ref().unwrap().name, event.lease.as_deref())).collect();
+    assert_eq!(told, [("lease-1/going", Some("0-1")), ("staying", None)]);
+    let snapshot = world.snapshot();
+    let counts: Vec<_> = snapshot.rules.iter().map(|rule| (&*rule.name, rule.injected)).collect();
+    assert_eq!(counts, [("new", 0), ("staying", 1)]);
+    assert_eq!(snapshot.retired["delay"].injected, 1);
+    client.close();
     server.close();
     world.assert_empty();
 }

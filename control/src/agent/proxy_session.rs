@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fracas_dataplane::behavior::Rule;
 use fracas_dataplane::clock::Instant;
+use fracas_dataplane::proxy::leases::Term;
 use fracas_dataplane::proxy::{Handle, LeaseRequest};
 use fracas_dataplane::rng::Rng;
 use fracas_proto::v1;
@@ -120,8 +121,12 @@ fn apply(handle: &Handle, faults: &mut Vec<Fault>, order: FaultOrder, now: Insta
                 proxy: order.proxy.clone(),
                 rules,
                 owner: format!("run {}", order.run),
-                ttl: order.duration,
-                starts_in: order.starts_at.since(now),
+                term: Term {
+                    // The controller does not renew it: RevokeFault, its silence or the end of the window ends it.
+                    ttl: None,
+                    starts_in: order.starts_at.since(now),
+                    active_for: Some(order.duration),
+                },
             };
             handle.acquire(request).map_err(|why| why.to_string())
         }),
@@ -171,12 +176,9 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
     told
 }
 
-/// How often the rules of a lease in force have acted so far. In a proxy's statistics they carry the number of their
-/// lease, which is what follows the last dash of its id: `lease-7/delay`.
+/// How often the rules of a lease in force have acted so far.
 fn injected(handle: &Handle, proxy: &str, lease: &str) -> u64 {
     let Ok(stats) = handle.stats() else { return 0 };
     let all = stats.proxies.get(proxy).map(|proxy| proxy.rules.as_slice()).unwrap_or_default();
-    let number = lease.rsplit('-').next().unwrap_or(lease);
-    let prefix = format!("lease-{number}/");
-    all.iter().filter(|stats| stats.name.starts_with(&prefix)).map(|stats| stats.injected).sum()
+    all.iter().filter(|stats| stats.lease.as_deref() == Some(lease)).map(|stats| stats.injected).sum()
 }

@@ -1,4 +1,4 @@
-//! `fracas behavior`: changes what a running proxy does to its traffic.
+//! `fracas behavior`: changes what a running proxy does to its traffic, and tells what it does.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use super::access::AccessArgs;
 use super::client::connect;
 use super::options::BehaviorOptions;
 use crate::wire::dial::Caller;
+
+mod show;
 
 /// Flags of `fracas behavior`.
 #[derive(Debug, clap::Args)]
@@ -69,9 +71,9 @@ enum Verb {
     Renew {
         /// The lease
         lease: String,
-        /// From now
-        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
-        ttl: Duration,
+        /// From now [default: as long as it was given before]
+        #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+        ttl: Option<Duration>,
     },
     /// End a lease
     Release {
@@ -83,11 +85,41 @@ enum Verb {
         /// Only from these proxies
         proxies: Vec<String>,
     },
-    /// Print every fault as it is injected
+    /// Print what happens: faults, failures that nobody asked for, limits, changes, leases
     Watch {
         /// Only of these proxies
         proxies: Vec<String>,
+        /// Only this kind; may be repeated
+        #[arg(long = "kind", value_name = "KIND")]
+        kinds: Vec<Kind>,
     },
+}
+
+/// A kind of event; its name is that of the API without `EVENT_KIND_`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Kind {
+    Injected,
+    NaturalFailure,
+    LimitReached,
+    Changed,
+    LeaseAcquired,
+    LeaseStarted,
+    LeaseEnded,
+}
+
+impl From<Kind> for EventKind {
+    fn from(kind: Kind) -> EventKind {
+        match kind {
+            Kind::Injected => EventKind::Injected,
+            Kind::NaturalFailure => EventKind::NaturalFailure,
+            Kind::LimitReached => EventKind::LimitReached,
+            Kind::Changed => EventKind::Changed,
+            Kind::LeaseAcquired => EventKind::LeaseAcquired,
+            Kind::LeaseStarted => EventKind::LeaseStarted,
+            Kind::LeaseEnded => EventKind::LeaseEnded,
+        }
+    }
 }
 
 type Client = ProxyServiceClient<Caller>;
@@ -152,10 +184,14 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             }
         }
         Verb::Renew { lease, ttl } => {
-            let request =
-                v1::RenewLeaseRequest { lease_id: lease.clone(), ttl: duration(ttl), ..Default::default() };
-            client.renew_lease(ask(request)).await.map_err(refused)?;
-            say(as_json, json!({"lease": lease}), || {
+            let request = v1::RenewLeaseRequest {
+                lease_id: lease.clone(),
+                ttl: ttl.and_then(duration),
+                ..Default::default()
+            };
+            let reply = client.renew_lease(ask(request)).await.map_err(refused)?.into_inner();
+            let ttl = std(reply.lease.unwrap_or_default().ttl.as_ref());
+            say(as_json, json!({"lease": lease, "ttl_ns": ttl.as_nanos() as u64}), || {
                 format!("lease {lease} lives for another {}", units::format_duration(ttl))
             });
         }
@@ -163,7 +199,7 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             let request = v1::ReleaseLeaseRequest { lease_id: lease.clone(), ..Default::default() };
             let reply = client.release_lease(ask(request)).await.map_err(refused)?.into_inner();
             let change = reply.change.unwrap_or_default();
-            let did: u64 = reply.rules.iter().map(|rule| rule.acted).sum();
+            let did: u64 = reply.rules.iter().map(|rule| rule.injected).sum();
             let mut value = change_json(&change);
             value["injected"] = json!(did);
             say(as_json, value, || {
@@ -172,7 +208,7 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
         }
         Verb::List => list(&mut client, as_json).await?,
         Verb::Get { proxy } => get(&mut client, proxy, as_json).await?,
-        Verb::Watch { proxies } => return watch(client, proxies, as_json).await,
+        Verb::Watch { proxies, kinds } => return watch(client, proxies, kinds, as_json).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -181,7 +217,7 @@ async fn list(client: &mut Client, as_json: bool) -> anyhow::Result<()> {
     let request = v1::ListBehaviorKindsRequest { page_size: 1000, ..Default::default() };
     let kinds = client.list_behavior_kinds(ask(request)).await.map_err(refused)?.into_inner().behavior_kinds;
     let value = kinds.iter().map(|kind| {
-        let options = kind.options.iter().map(|o| json!({"name": o.name, "default": o.default_value, "doc": o.summary}));
+        let options = kind.options.iter().map(|o| json!({"name": o.name, "default": o.default_value, "required": o.required, "doc": o.summary}));
         json!({"name": kind.name, "aliases": kind.aliases, "built": kind.built, "summary": kind.summary, "options": options.collect::<Vec<_>>()})
     });
     say(as_json, value.collect(), || {
@@ -194,8 +230,8 @@ async fn list(client: &mut Client, as_json: bool) -> anyhow::Result<()> {
             };
             lines.push(format!("{}{aliases}: {}", kind.name, kind.summary));
             for option in &kind.options {
-                let default = if option.default_value.is_empty() {
-                    String::new()
+                let default = if option.required {
+                    " [needed]".to_owned()
                 } else {
                     format!(" [{}]", option.default_value)
                 };
@@ -228,44 +264,47 @@ async fn get(client: &mut Client, proxy: Option<String>, as_json: bool) -> anyho
     };
     let stats = client.get_stats(ask(v1::GetStatsRequest {})).await.map_err(refused)?.into_inner();
     let stats_of = |name: &str| stats.proxies.iter().find(|stats| stats.proxy == name);
-    let value: Vec<Value> = proxies.iter().map(|proxy| proxy_json(proxy, stats_of(&proxy.name))).collect();
+    let value: Vec<Value> =
+        proxies.iter().map(|proxy| show::proxy_json(proxy, stats_of(&proxy.name))).collect();
     say(as_json, Value::from(value), || {
         if proxies.is_empty() {
             return "there is no proxy; create one by the config or CreateProxy".to_owned();
         }
-        proxies.iter().map(|proxy| proxy_text(proxy, stats_of(&proxy.name))).collect::<Vec<_>>().join("\n")
+        proxies
+            .iter()
+            .map(|proxy| show::proxy_text(proxy, stats_of(&proxy.name)))
+            .collect::<Vec<_>>()
+            .join("\n")
     });
     Ok(())
 }
 
-async fn watch(mut client: Client, proxies: Vec<String>, as_json: bool) -> anyhow::Result<ExitCode> {
-    let request =
-        v1::WatchEventsRequest { proxies, kinds: vec![EventKind::Injected.into()], ..Default::default() };
+async fn watch(
+    mut client: Client,
+    proxies: Vec<String>,
+    kinds: Vec<Kind>,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let kinds = kinds.into_iter().map(|kind| EventKind::from(kind).into()).collect();
+    let request = v1::WatchEventsRequest { proxies, kinds, ..Default::default() };
     let mut stream = client.watch_events(request).await.map_err(refused)?.into_inner();
+    let mut lost = 0;
     loop {
         let message = tokio::select! {
             message = stream.message() => message.map_err(refused)?,
             _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::exit::INTERRUPTED)),
         };
         let Some(message) = message else { return Ok(ExitCode::SUCCESS) };
-        for event in message.events {
-            let (asked, done) = (std(event.asked.as_ref()), std(event.done.as_ref()));
-            let value = json!({
-                "monotonic_ns": event.monotonic_ns, "proxy": event.proxy, "connection": event.connection,
-                "rule": event.rule, "behavior": event.behavior, "lease": event.lease_id,
-                "asked_ns": asked.as_nanos() as u64, "done_ns": done.as_nanos() as u64,
-            });
-            let at = event.monotonic_ns as f64 / 1e9;
-            let held =
-                if asked.is_zero() { String::new() } else { format!("  asked {asked:?}, done {done:?}") };
+        for event in &message.events {
             if as_json {
-                println!("{value}")
+                println!("{}", show::event_json(event))
             } else {
-                println!(
-                    "{at:.6}  {}  connection {}  {} ({}){held}",
-                    event.proxy, event.connection, event.behavior, event.rule
-                )
+                println!("{}", show::event_text(event))
             }
+        }
+        if message.lost > lost {
+            eprintln!("note: {} events were lost; the counters have all of them", message.lost - lost);
+            lost = message.lost;
         }
     }
 }
@@ -322,58 +361,6 @@ fn change_json(change: &v1::Change) -> Value {
 fn change_text(change: &v1::Change) -> String {
     let took = std(change.apply_time.as_ref());
     format!("generation {}, on {} workers after {took:?}", change.generation, change.workers)
-}
-
-fn proxy_json(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> Value {
-    let rules = stats.iter().flat_map(|stats| &stats.rules).map(|rule| {
-        let lateness = rule.lateness.as_ref().filter(|lateness| lateness.count > 0);
-        json!({
-            "rule": rule.rule, "behavior": rule.behavior, "injected": rule.acted,
-            "share": proxy.rules.iter().find(|known| known.name == rule.rule).and_then(|known| known.share_percent),
-            "accuracy": lateness.map(|l| json!({"count": l.count, "p50_ns": l.p50_ns, "p99_ns": l.p99_ns, "max_ns": l.max_ns})),
-        })
-    });
-    json!({
-        "name": proxy.name, "listen": proxy.listen, "upstream": proxy.upstream, "protocol": proxy.protocol,
-        "enabled": proxy.enabled, "generation": proxy.generation, "seed": proxy.seed,
-        "connections_open": proxy.connections_open,
-        "leases": proxy.leases.iter().map(|lease| json!({"id": lease.id, "owner": lease.owner})).collect::<Vec<_>>(),
-        "rules": rules.collect::<Vec<_>>(),
-        "natural_failures": stats.map(|stats| json!(stats.natural_failures)),
-    })
-}
-
-fn proxy_text(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> String {
-    let off = if proxy.enabled { "" } else { ", switched off" };
-    let mut lines = vec![format!(
-        "{}: {} → {} ({}{off}), generation {}, {} connections open",
-        proxy.name, proxy.listen, proxy.upstream, proxy.protocol, proxy.generation, proxy.connections_open
-    )];
-    if proxy.rules.is_empty() {
-        lines.push("    no rules: everything passes".to_owned());
-    }
-    for rule in &proxy.rules {
-        let done = stats.and_then(|stats| stats.rules.iter().find(|done| done.rule == rule.name));
-        let acted = done.map_or(0, |done| done.acted);
-        let accuracy = done.and_then(|done| done.lateness.as_ref()).filter(|lateness| lateness.count > 0);
-        let accuracy = accuracy.map_or_else(String::new, |l| {
-            format!(
-                ", done − asked p50 {:?} p99 {:?}",
-                Duration::from_nanos(l.p50_ns),
-                Duration::from_nanos(l.p99_ns)
-            )
-        });
-        lines.push(format!(
-            "    {:>5} % {} ({}): {acted} injected{accuracy}",
-            rule.share_percent.unwrap_or(100.0),
-            rule.behavior,
-            rule.name
-        ));
-    }
-    for lease in &proxy.leases {
-        lines.push(format!("    lease {} of {}", lease.id, lease.owner));
-    }
-    lines.join("\n")
 }
 
 fn duration(duration: Duration) -> Option<prost_types::Duration> {

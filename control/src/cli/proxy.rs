@@ -10,6 +10,7 @@ use anyhow::Context;
 use fracas_dataplane::behavior::{Rule, mix};
 use fracas_dataplane::config::{Config, DEFAULT_NAME, DRAIN_DEFAULT};
 use fracas_dataplane::protocol::Protocol;
+use fracas_dataplane::proxy::leases::Term;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, LeaseRequest, ProxyInfo, ProxySpec};
 use fracas_loadgen::scenario::units;
 use tokio::net::TcpListener;
@@ -277,8 +278,7 @@ fn plan_timeline(
             proxy: info.spec.name.clone(),
             rules,
             owner: "timeline".to_owned(),
-            ttl: lasts,
-            starts_in: at,
+            term: Term { ttl: None, starts_in: at, active_for: Some(lasts) },
         })?;
     }
     Ok(())

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use fracas_dataplane::behavior::{Behavior, HeaderMatch, Match, Rule, Scope, Share, Triggers, mix};
+use fracas_dataplane::behavior::{
+    Behavior, HeaderMatch, Match, PathPattern, Rule, Scope, Shape, Share, Triggers, mix,
+};
 use fracas_dataplane::proxy::RuleStats;
 use fracas_proto::v1;
 use hdrhistogram::Histogram;
@@ -29,12 +31,6 @@ pub fn rules_of(set: v1::RuleSet, field: &str) -> Result<Vec<Rule>, Status> {
 }
 
 fn rule_of(rule: v1::Rule, field: &str, index: usize) -> Result<Rule, Status> {
-    if rule.warmup > 0 {
-        return Err(invalid(
-            format!("{field}.warmup"),
-            "only `error` and `transient` have one: put it in options",
-        ));
-    }
     let options = rule.options.into_iter().collect();
     let behavior =
         Behavior::parse(&rule.behavior, &options).map_err(|error| refusal::behavior(field, &error))?;
@@ -72,11 +68,15 @@ fn match_of(matcher: v1::Match, field: &str) -> Result<Match, Status> {
     let clients = matcher.client_cidrs.iter().enumerate().map(|(index, text)| {
         text.parse().map_err(|error: String| invalid(format!("{field}.client_cidrs[{index}]"), error))
     });
-    let path = matcher.path.and_then(|path| path.path).map(|path| match path {
-        v1::path_match::Path::Exact(text) | v1::path_match::Path::Glob(text) => text,
-        v1::path_match::Path::Prefix(text) => format!("{text}*"),
+    let paths = matcher.paths.into_iter().enumerate().map(|(index, path)| {
+        let parsed = match path.path {
+            Some(v1::path_match::Path::Exact(text)) => PathPattern::exact(text),
+            Some(v1::path_match::Path::Prefix(text)) => PathPattern::prefix(text),
+            Some(v1::path_match::Path::Glob(text)) => text.parse(),
+            None => Err("empty; give exact, prefix or glob".to_owned()),
+        };
+        parsed.map_err(|error: String| invalid(format!("{field}.paths[{index}]"), error))
     });
-    let paths = path.iter().map(|text| text.parse().map_err(|error| invalid(format!("{field}.path"), error)));
     Ok(Match {
         clients: clients.collect::<Result<_, Status>>()?,
         methods: matcher.methods,
@@ -89,12 +89,18 @@ fn match_of(matcher: v1::Match, field: &str) -> Result<Match, Status> {
     })
 }
 
-/// A rule as it is read back: without its options, which are kept parsed.
+/// A rule as it is read back, so that it can be applied again as it is.
 pub fn rule_proto(rule: &Rule) -> v1::Rule {
     let count = |value: Option<u64>| value.unwrap_or(0);
     v1::Rule {
         name: rule.name.clone(),
         behavior: rule.behavior.name().to_owned(),
+        options: rule
+            .behavior
+            .options()
+            .into_iter()
+            .map(|(spec, text)| (spec.name.to_owned(), text))
+            .collect(),
         share_percent: Some(rule.share.percent()),
         scope: match rule.scope {
             None => v1::Scope::Unspecified,
@@ -103,32 +109,57 @@ pub fn rule_proto(rule: &Rule) -> v1::Rule {
         }
         .into(),
         group: rule.group.clone().unwrap_or_default(),
-        triggers: Some(v1::Triggers {
+        r#match: (rule.matcher != Match::default()).then(|| match_proto(&rule.matcher)),
+        triggers: (!rule.triggers.is_empty()).then(|| v1::Triggers {
             first: count(rule.triggers.first),
             nth: count(rule.triggers.nth),
             every: count(rule.triggers.every),
             after: count(rule.triggers.after),
         }),
-        ..v1::Rule::default()
+    }
+}
+
+fn match_proto(matcher: &Match) -> v1::Match {
+    let path = |path: &PathPattern| {
+        let text = path.text().to_owned();
+        v1::PathMatch {
+            path: Some(match path.shape() {
+                Shape::Exact => v1::path_match::Path::Exact(text),
+                Shape::Prefix => v1::path_match::Path::Prefix(text),
+                Shape::Glob => v1::path_match::Path::Glob(text),
+            }),
+        }
+    };
+    let header =
+        |header: &HeaderMatch| v1::HeaderMatch { name: header.name.clone(), value: header.value.clone() };
+    v1::Match {
+        client_cidrs: matcher.clients.iter().map(ToString::to_string).collect(),
+        methods: matcher.methods.clone(),
+        paths: matcher.paths.iter().map(path).collect(),
+        headers: matcher.headers.iter().map(header).collect(),
     }
 }
 
 /// What a rule has done.
-pub fn rule_stats_proto(stats: &RuleStats, lease_id: String) -> v1::RuleStats {
+pub fn rule_stats_proto(stats: &RuleStats) -> v1::RuleStats {
     v1::RuleStats {
         rule: stats.name.to_string(),
         behavior: stats.behavior.to_owned(),
-        lease_id,
-        acted: stats.injected,
+        lease_id: stats.lease.as_deref().unwrap_or_default().to_owned(),
+        matched: stats.matched,
+        acted: stats.acted,
+        injected: stats.injected,
         lateness: stats.lateness.as_ref().map(histogram),
-        ..v1::RuleStats::default()
+        asked: stats.asked.as_ref().map(histogram),
     }
 }
 
 /// A histogram of nanoseconds, mergeable, with the percentiles people ask for.
 pub fn histogram(values: &Histogram<u64>) -> v1::Histogram {
     let mut hdr_v2 = Vec::new();
-    V2Serializer::new().serialize(values, &mut hdr_v2).expect("a Vec takes every byte");
+    if !values.is_empty() {
+        V2Serializer::new().serialize(values, &mut hdr_v2).expect("a Vec takes every byte");
+    }
     let at = |quantile| if values.is_empty() { 0 } else { values.value_at_quantile(quantile) };
     v1::Histogram {
         hdr_v2,
@@ -154,4 +185,143 @@ pub fn std_duration(
 /// A duration for a message.
 pub fn proto_duration(duration: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use fracas_dataplane::behavior::{KINDS, Kind, OptionKind};
+    use proptest::collection::vec as several;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A value that an option of this kind takes, or none to leave it out.
+    fn option_text(kind: OptionKind) -> BoxedStrategy<Option<String>> {
+        let duration = || (0..5_000_000_u64).prop_map(|us| format!("{us}us")).boxed();
+        let bytes = || (1..1_u64 << 40).prop_map(|count| format!("{count}B")).boxed();
+        let text = match kind {
+            OptionKind::Duration => duration(),
+            OptionKind::Distribution => prop_oneof![
+                duration(),
+                (0..1000_u32, 0..1000_u32).prop_map(|(a, b)| format!("uniform({a}ms,{}us)", a * 1000 + b)),
+                (0..1000_u32, 0..9_u32).prop_map(|(a, b)| format!("normal({a}ms,{b}ns)")),
+            ]
+            .boxed(),
+            OptionKind::Rate => (0..1_u64 << 40).prop_map(|rate| format!("{rate}B/s")).boxed(),
+            OptionKind::Bytes => bytes(),
+            OptionKind::DurationOrBytes => prop_oneof![duration(), bytes()].boxed(),
+            OptionKind::Count => (0..u64::MAX).prop_map(|count| count.to_string()).boxed(),
+            OptionKind::Bool => any::<bool>().prop_map(|yes| yes.to_string()).boxed(),
+            OptionKind::Codes => proptest::collection::vec(200..600_u16, 1..5)
+                .prop_map(|codes| codes.iter().map(u16::to_string).collect::<Vec<_>>().join(","))
+                .boxed(),
+            OptionKind::OneOf(words) => proptest::sample::select(words).prop_map(str::to_owned).boxed(),
+            OptionKind::Percent | OptionKind::File => unreachable!("no built behavior has one"),
+        };
+        proptest::option::weighted(0.7, text).boxed()
+    }
+
+    /// Any settings of a behavior: those that contradict each other are drawn again.
+    fn behavior(kind: &'static Kind) -> BoxedStrategy<Behavior> {
+        let values: Vec<_> = kind.options.iter().map(|spec| option_text(spec.kind)).collect();
+        let parse = |values: Vec<Option<String>>| {
+            let given = kind.options.iter().zip(values);
+            let options: BTreeMap<String, String> =
+                given.filter_map(|(spec, value)| Some((spec.name.to_owned(), value?))).collect();
+            Behavior::parse(kind.name, &options).ok()
+        };
+        values.prop_filter_map("a contradiction", parse).boxed()
+    }
+
+    fn any_behavior() -> impl Strategy<Value = Behavior> {
+        let built: Vec<_> = KINDS.iter().filter(|kind| kind.built).map(behavior).collect();
+        (0..built.len()).prop_flat_map(move |index| built[index].clone())
+    }
+
+    fn any_match() -> impl Strategy<Value = Match> {
+        let client = prop_oneof![
+            (any::<u32>(), 0..=32_u8)
+                .prop_map(|(bits, length)| { format!("{}/{length}", std::net::Ipv4Addr::from_bits(bits)) }),
+            (any::<u128>(), 0..=128_u8).prop_map(|(bits, length)| {
+                // Beside the range in which IPv4 addresses are mapped.
+                format!("{}/{length}", std::net::Ipv6Addr::from_bits(bits | 1 << 127))
+            }),
+        ];
+        let path = prop_oneof![
+            "/[a-z*?/]{0,8}".prop_map(|text| PathPattern::exact(text).unwrap()),
+            "/[a-z*?/]{0,8}".prop_map(|text| PathPattern::prefix(text).unwrap()),
+            "[/*][a-z*?/]{0,8}".prop_map(|text| text.parse().unwrap()),
+        ];
+        let header = ("[a-z-]{1,8}", proptest::option::of("[ -~]{0,8}"))
+            .prop_map(|(name, value)| HeaderMatch { name, value });
+        (several(client, 0..3), several("[A-Z]{1,7}", 0..3), several(path, 0..3), several(header, 0..3))
+            .prop_map(|(clients, methods, paths, headers)| Match {
+                clients: clients.iter().map(|text| text.parse().unwrap()).collect(),
+                methods,
+                paths,
+                headers,
+            })
+    }
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        let scope = proptest::sample::select(vec![None, Some(Scope::Exchange), Some(Scope::Connection)]);
+        let count = || proptest::option::of(1..u64::MAX);
+        let triggers = (count(), count(), count(), count()).prop_map(|(first, nth, every, after)| Triggers {
+            first,
+            nth,
+            every,
+            after,
+        });
+        let share = (0.0..=100.0_f64).prop_map(|percent| Share::from_percent(percent).unwrap());
+        let group = proptest::option::of("[a-z]{1,5}");
+        ("[a-z-]{1,9}", any_behavior(), share, scope, group, any_match(), triggers).prop_map(
+            |(name, behavior, share, scope, group, matcher, triggers)| Rule {
+                name,
+                behavior,
+                share,
+                scope,
+                group,
+                matcher,
+                triggers,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_rule_that_is_read_can_be_applied_again_unchanged(rules in several(any_rule(), 1..4)) {
+            let read = rules.iter().map(rule_proto).collect();
+            let again = rules_of(v1::RuleSet { rules: read, ..v1::RuleSet::default() }, "rules");
+            prop_assert_eq!(again.map_err(|status| status.to_string()), Ok(rules));
+        }
+    }
+
+    #[test]
+    fn a_path_is_compared_as_its_message_says() {
+        let exact = v1::path_match::Path::Exact("/a*b".to_owned());
+        let rule = v1::Rule {
+            behavior: "hang".to_owned(),
+            r#match: Some(v1::Match {
+                paths: vec![v1::PathMatch { path: Some(exact) }],
+                ..v1::Match::default()
+            }),
+            ..v1::Rule::default()
+        };
+        let rules = rules_of(v1::RuleSet { rules: vec![rule], ..v1::RuleSet::default() }, "rules").unwrap();
+        assert!(rules[0].matcher.paths[0].matches("/a*b") && !rules[0].matcher.paths[0].matches("/axb"));
+    }
+
+    #[test]
+    fn an_empty_histogram_has_no_bytes_and_a_full_one_reads_back() {
+        let mut values = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
+        assert_eq!(histogram(&values), v1::Histogram::default());
+        values.record_n(200_000_000, 3).unwrap();
+        let message = histogram(&values);
+        let read: Histogram<u64> = hdrhistogram::serialization::Deserializer::new()
+            .deserialize(&mut message.hdr_v2.as_slice())
+            .unwrap();
+        assert_eq!((read.len(), message.count, message.min_ns), (3, 3, values.min()));
+    }
 }

@@ -76,9 +76,10 @@ pub fn proxy(error: &ProxyError, field: &str) -> Status {
         ProxyError::Listen { listen, source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
             refuse(Code::AlreadyExists, "ADDRESS_IN_USE", error, &[("listen", listen.to_string())])
         }
-        ProxyError::Listen { .. } | ProxyError::NoUpstream(_) | ProxyError::Rules { .. } => {
-            invalid(field, error)
-        }
+        ProxyError::Listen { .. }
+        | ProxyError::NoUpstream(_)
+        | ProxyError::Rules { .. }
+        | ProxyError::RuleName { .. } => invalid(field, error),
         ProxyError::Stale { name, expected, found } => refuse(
             Code::Aborted,
             "STALE_GENERATION",

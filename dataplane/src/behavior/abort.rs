@@ -10,4 +10,5 @@ pub(super) const KIND: Kind = Kind {
     options: &[],
     built: true,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
+    lifted: "a request that was read before still aborts; a connection that lost a part of its reply is closed",
 };

@@ -2,13 +2,14 @@
 //!
 //! Order is kept and the hold counts from arrival, so bandwidth is unchanged until the pipe holds its bound.
 
+use std::fmt;
 use std::time::Duration;
 
 use rand::RngExt as _;
 use rand_distr::StandardNormal;
 
 use super::options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, Options, duration};
-use super::{BehaviorError, Kind, LiveChange, Side, When};
+use super::{BehaviorError, Kind, LiveChange, Side, When, duration_text};
 use crate::rng::Rng;
 
 /// The row of the table of behaviors.
@@ -44,6 +45,7 @@ pub(super) const KIND: Kind = Kind {
     ],
     built: true,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
+    lifted: "what is held leaves when it was due",
 };
 
 /// The settings of a delay.
@@ -74,9 +76,40 @@ impl Delay {
             let Distribution::Fixed(middle) = time else {
                 return Err(options.refuse("jitter", "…", "left out when time is a distribution itself"));
             };
-            time = Distribution::Uniform(middle.saturating_sub(jitter), middle + jitter);
+            let latest = middle + jitter;
+            if latest > OPTION_DURATION_MAX {
+                let text = duration_text(jitter);
+                return Err(options.refuse(
+                    "jitter",
+                    &text,
+                    "so little that time and jitter stay within 24h",
+                ));
+            }
+            time = Distribution::Uniform(middle.saturating_sub(jitter), latest);
         }
         Ok(Delay { time, side: options.one_of("side", &[Side::Request, Side::Reply, Side::Both])? })
+    }
+
+    pub(super) fn option_text(&self, option: &str) -> String {
+        match option {
+            "time" => self.time.to_string(),
+            // It has become a part of the time.
+            "jitter" => "0".to_owned(),
+            "side" => self.side.word().to_owned(),
+            other => unreachable!("`delay` has no option `{other}`"),
+        }
+    }
+}
+
+impl fmt::Display for Distribution {
+    /// Writes what [`Distribution::parse`] reads.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pair = |name, a, b| format!("{name}({},{})", duration_text(a), duration_text(b));
+        formatter.write_str(&match *self {
+            Distribution::Fixed(time) => duration_text(time),
+            Distribution::Uniform(from, to) => pair("uniform", from, to),
+            Distribution::Normal(mean, deviation) => pair("normal", mean, deviation),
+        })
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) const KIND: Kind = Kind {
     options: &[CODES, INJECT, WARMUP],
     built: true,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
+    lifted: "a reply that was decided already stays an error",
 };
 
 pub(super) const CODES: OptionSpec = OptionSpec {
@@ -67,6 +68,15 @@ impl ErrorReply {
             inject: options.bool("inject")?,
             warmup: options.count("warmup")?,
         })
+    }
+
+    pub(super) fn option_text(&self, option: &str) -> String {
+        match option {
+            "codes" => self.codes.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
+            "inject" => self.inject.to_string(),
+            "warmup" => self.warmup.to_string(),
+            other => unreachable!("`error` has no option `{other}`"),
+        }
     }
 
     /// Whether call number `call` (from 1) fails.

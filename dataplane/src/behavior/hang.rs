@@ -10,4 +10,5 @@ pub(super) const KIND: Kind = Kind {
     options: &[],
     built: true,
     live_change: LiveChange { bytes: When::Now, messages: When::NextMessage },
+    lifted: "connections that hung are closed, so that clients come again",
 };

@@ -33,11 +33,19 @@ pub fn behaviors_table() -> String {
 
 /// When a change to or from each built behavior reaches a live connection, as Markdown.
 pub fn live_changes_table() -> String {
-    let mut table = String::from("| behavior | plain bytes | http |\n|---|---|---|\n");
+    let mut table = String::from(
+        "| behavior | plain bytes | http | what is under way when it is lifted |\n|---|---|---|---|\n",
+    );
     for kind in KINDS.iter().filter(|kind| kind.built) {
         let change = kind.live_change;
-        let _ =
-            writeln!(table, "| `{}` | {} | {} |", kind.name, change.bytes.words(), change.messages.words());
+        let lifted = if kind.lifted.is_empty() { "–" } else { kind.lifted };
+        let _ = writeln!(
+            table,
+            "| `{}` | {} | {} | {lifted} |",
+            kind.name,
+            change.bytes.words(),
+            change.messages.words()
+        );
     }
     table
 }

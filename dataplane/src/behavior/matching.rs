@@ -1,6 +1,7 @@
 //! Which traffic a rule is about: clients by address range; HTTP requests by method, path and header.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::protocol::http::RequestHead;
@@ -73,6 +74,19 @@ impl FromStr for ClientRange {
     }
 }
 
+impl fmt::Display for ClientRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.mask.count_ones();
+        if self.v4 {
+            let base = Ipv4Addr::from_bits(self.base as u32);
+            // The mask of a range of IPv4 is as wide as one of IPv6, all upper bits set.
+            write!(formatter, "{base}/{}", length - 96)
+        } else {
+            write!(formatter, "{}/{length}", Ipv6Addr::from_bits(self.base))
+        }
+    }
+}
+
 fn address_bits(address: IpAddr) -> (u128, bool) {
     match address.to_canonical() {
         IpAddr::V4(v4) => (u128::from(v4.to_bits()), true),
@@ -90,10 +104,14 @@ pub struct PathPattern {
     shape: Shape,
 }
 
+/// How a path is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
+pub enum Shape {
+    /// The whole path.
     Exact,
+    /// The beginning of the path.
     Prefix,
+    /// With `*` for any run of characters and `?` for one.
     Glob,
 }
 
@@ -102,13 +120,42 @@ impl PathPattern {
     pub fn matches(&self, path: &str) -> bool {
         match self.shape {
             Shape::Exact => path == self.text,
-            Shape::Prefix => path.starts_with(&self.text[..self.text.len() - 1]),
+            Shape::Prefix => path.starts_with(&self.text),
             Shape::Glob => glob(self.text.as_bytes(), path.as_bytes()),
         }
     }
 
-    /// The pattern as written.
-    pub fn as_str(&self) -> &str {
+    /// The pattern that exactly `path` meets, whatever characters it has.
+    ///
+    /// # Errors
+    /// When no path can be so.
+    pub fn exact(path: impl Into<String>) -> Result<PathPattern, String> {
+        let text = path.into();
+        if text == "*" || text.starts_with('/') {
+            return Ok(PathPattern { text, shape: Shape::Exact });
+        }
+        Err(format!("path `{text}` matches nothing; begin it with /"))
+    }
+
+    /// The pattern that every path meets that begins with `beginning`, whatever characters it has.
+    ///
+    /// # Errors
+    /// When no path can begin so.
+    pub fn prefix(beginning: impl Into<String>) -> Result<PathPattern, String> {
+        let text = beginning.into();
+        if text.starts_with('/') {
+            return Ok(PathPattern { text, shape: Shape::Prefix });
+        }
+        Err(format!("path `{text}` matches nothing; begin it with /"))
+    }
+
+    /// Which kind of pattern it is.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The path, its beginning or the pattern, by its [`Shape`].
+    pub fn text(&self) -> &str {
         &self.text
     }
 }
@@ -119,10 +166,10 @@ impl FromStr for PathPattern {
         if !text.starts_with(['/', '*']) {
             return Err(format!("path `{text}` matches nothing; begin it with / or *"));
         }
-        let shape = match text.find(['*', '?']) {
-            None => Shape::Exact,
-            Some(at) if at + 1 == text.len() && text.ends_with('*') && text != "*" => Shape::Prefix,
-            Some(_) => Shape::Glob,
+        let (text, shape) = match (text.find(['*', '?']), text.strip_suffix('*')) {
+            (None, _) => (text, Shape::Exact),
+            (Some(at), Some(beginning)) if at > 0 && at == beginning.len() => (beginning, Shape::Prefix),
+            (Some(_), _) => (text, Shape::Glob),
         };
         Ok(PathPattern { text: text.to_owned(), shape })
     }
@@ -190,6 +237,7 @@ mod tests {
         ] {
             let parsed: ClientRange = range.parse().unwrap();
             assert_eq!(parsed.contains(client.parse().unwrap()), expected, "{range} {client}");
+            assert_eq!(parsed.to_string().parse(), Ok(parsed), "{range} is written so that it reads back");
         }
         for wrong in ["10.0.0.0/33", "::/129", "10.0.0/8", "localhost", "", "10.0.0.0/", "10.0.0.0/-1"] {
             assert!(wrong.parse::<ClientRange>().is_err(), "{wrong}");
@@ -217,6 +265,10 @@ mod tests {
             assert_eq!(parsed.matches(path), expected, "{pattern} {path}");
         }
         assert!("api".parse::<PathPattern>().is_err());
+        let (exact, prefix) = (PathPattern::exact("/a*b").unwrap(), PathPattern::prefix("/a*").unwrap());
+        assert!(exact.matches("/a*b") && !exact.matches("/axb"), "a star is only a star here");
+        assert!(prefix.matches("/a*/x") && !prefix.matches("/ab"));
+        assert!(PathPattern::exact("api").is_err() && PathPattern::prefix("").is_err());
     }
 
     #[test]

@@ -85,6 +85,15 @@ pub fn parse(
     Ok(rules)
 }
 
+/// Rules as a mix says them, for people: `20:delay,5:error`; `normal` when there are none.
+pub fn text(rules: &[Rule]) -> String {
+    let part = |rule: &Rule| match rule.behavior.name() {
+        name if rule.share == Share::ALL => name.to_owned(),
+        name => format!("{}:{name}", rule.share.percent()),
+    };
+    if rules.is_empty() { "normal".to_owned() } else { rules.iter().map(part).collect::<Vec<_>>().join(",") }
+}
+
 fn read_share(text: &str) -> Result<Share, MixError> {
     text.trim().parse().map_err(|_| MixError::BadShare(text.trim().to_owned()))
 }
@@ -119,6 +128,9 @@ mod tests {
             ("20:delay,30:latency", &[("delay", 20.0), ("delay-2", 30.0)]),
             ("33.4:delay,33.3:error,33.3:hang", &[("delay", 33.4), ("error", 33.3), ("hang", 33.3)]),
         ] {
+            let rules = parse(text, &BTreeMap::new()).unwrap();
+            let again = super::text(&rules);
+            assert_eq!(parse(&again, &BTreeMap::new()).map(|rules| super::text(&rules)), Ok(again));
             let expected: Vec<_> =
                 expected.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect();
             assert_eq!(shares(text), expected, "{text}");

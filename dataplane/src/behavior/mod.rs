@@ -28,17 +28,19 @@ mod options;
 mod reset;
 mod rule;
 mod rule_set;
+mod text;
 mod throttle;
 mod transient;
 mod unbuilt;
 
 pub use delay::{Delay, Distribution};
 pub use error_reply::{ErrorReply, GARBAGE_INJECT_BYTES, GARBAGE_REPLACE_BYTES, Garbage, garbage};
-pub use matching::{ClientRange, HeaderMatch, Match, PathPattern};
+pub use matching::{ClientRange, HeaderMatch, Match, PathPattern, Shape};
 pub use options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, bytes, duration, nearest, rate};
 pub use reset::{Reset, ResetSide};
 pub use rule::{Rule, RuleError, Scope, Share, Triggers};
 pub use rule_set::{CompiledRule, RuleSet};
+pub use text::{bytes_text, duration_text, rate_text};
 pub use throttle::{
     Bucket, Per, SharedBucket, THROTTLE_AHEAD, THROTTLE_SLICE_BYTES_MAX, THROTTLE_SLICE_BYTES_MIN, Throttle,
     max_slice,
@@ -82,6 +84,8 @@ pub struct Kind {
     pub built: bool,
     /// When a change to or from it reaches a connection that is already open.
     pub live_change: LiveChange,
+    /// What happens to what is under way when it is taken away.
+    pub lifted: &'static str,
 }
 
 impl Kind {
@@ -213,6 +217,25 @@ impl Behavior {
             Behavior::Throttle(_) => throttle::KIND.name,
         }
     }
+
+    /// Every option of the table with its value as text, which [`Behavior::parse`] reads back to the same.
+    pub fn options(&self) -> Vec<(&'static OptionSpec, String)> {
+        let kind = Kind::find(self.name()).expect("every behavior is in the table");
+        kind.options.iter().map(|spec| (spec, self.option_text(spec.name))).collect()
+    }
+
+    fn option_text(&self, option: &str) -> String {
+        match self {
+            Behavior::Delay(delay) => delay.option_text(option),
+            Behavior::Error(error) => error.option_text(option),
+            Behavior::Transient(transient) => transient.option_text(option),
+            Behavior::Reset(reset) => reset.option_text(option),
+            Behavior::Throttle(throttle) => throttle.option_text(option),
+            Behavior::Normal | Behavior::Hang | Behavior::Blackout | Behavior::Abort => {
+                unreachable!("`{}` has no option `{option}`", self.name())
+            }
+        }
+    }
 }
 
 fn built_names() -> String {
@@ -294,6 +317,14 @@ pub enum Side {
 }
 
 impl Side {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Side::Request => "request",
+            Side::Reply => "reply",
+            Side::Both => "both",
+        }
+    }
+
     /// Whether `direction` is meant.
     pub fn covers(self, direction: Direction) -> bool {
         matches!(
@@ -329,6 +360,17 @@ pub struct ConnectionPlan {
     pub act: Option<Act>,
     /// The rates to keep, all of them.
     pub throttles: Vec<ThrottlePlan>,
+    /// The rules that drew for this connection, and those of them that chose it.
+    pub drawn: Drawn,
+}
+
+/// Rules that met a unit of traffic: a connection, an exchange or a chunk, by their scope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drawn {
+    /// The unit passed their match and triggers, and no warmup of theirs let it through.
+    pub matched: RuleMask,
+    /// Their draw chose it, and no earlier rule had taken it.
+    pub acted: RuleMask,
 }
 
 /// One rate that a connection must keep.
@@ -357,6 +399,8 @@ pub struct Decision {
     pub reply_hold: Hold,
     /// What else to do, after the hold of its direction.
     pub act: Option<Act>,
+    /// The rules that drew for this exchange or chunk, and those of them that chose it.
+    pub drawn: Drawn,
 }
 
 /// A delay, the sum of those of several rules.
@@ -366,6 +410,8 @@ pub struct Hold {
     pub time: Duration,
     /// The rules that asked for it.
     pub rules: RuleMask,
+    /// The number of the exchange in its connection, from 1; 0 on plain bytes.
+    pub exchange: u32,
 }
 
 /// Something to do, and the rule that says so.
@@ -436,6 +482,38 @@ mod tests {
                 assert_eq!(parsed, Ok(kind.name), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn options_read_back_as_they_were_written() {
+        for (name, pairs) in [
+            ("normal", &[][..]),
+            ("delay", &[("time", "uniform(10ms,50ms)"), ("side", "both")]),
+            ("delay", &[("time", "100ms"), ("jitter", "250ms"), ("side", "reply")]),
+            ("delay", &[("time", "normal(50ms,10001ns)")]),
+            ("error", &[("codes", "503,429"), ("inject", "true"), ("warmup", "12")]),
+            ("transient", &[("agitate", "7")]),
+            ("hang", &[]),
+            ("blackout", &[]),
+            ("abort", &[]),
+            ("reset", &[]),
+            ("reset", &[("after", "64KiB"), ("side", "downstream")]),
+            ("reset", &[("after", "1500us"), ("side", "upstream")]),
+            ("throttle", &[("rate", "0")]),
+            ("throttle", &[("rate", "9600bit/s"), ("per", "proxy"), ("side", "request"), ("queue", "1B")]),
+        ] {
+            let behavior = Behavior::parse(name, &options(pairs)).unwrap();
+            let written = behavior.options();
+            let names: Vec<_> = written.iter().map(|(spec, _)| spec.name).collect();
+            assert_eq!(
+                names,
+                Kind::find(name).unwrap().options.iter().map(|spec| spec.name).collect::<Vec<_>>()
+            );
+            let again = written.into_iter().map(|(spec, text)| (spec.name.to_owned(), text)).collect();
+            assert_eq!(Behavior::parse(name, &again), Ok(behavior));
+        }
+        let far = Behavior::parse("delay", &options(&[("time", "24h"), ("jitter", "1s")]));
+        assert!(far.unwrap_err().to_string().contains("within 24h"));
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub(super) const KIND: Kind = Kind {
     options: &[],
     built: true,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
+    lifted: "",
 };

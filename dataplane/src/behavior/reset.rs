@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::options::{OptionKind, OptionSpec, Options};
-use super::{BehaviorError, Kind, LiveChange, When};
+use super::{BehaviorError, Kind, LiveChange, When, bytes_text, duration_text};
 
 /// The row of the table of behaviors.
 pub(super) const KIND: Kind = Kind {
@@ -30,6 +30,7 @@ pub(super) const KIND: Kind = Kind {
     ],
     built: true,
     live_change: LiveChange { bytes: When::Now, messages: When::NextMessage },
+    lifted: "a reset that waits for its time or its bytes is called off",
 };
 
 /// The settings of a reset; both bounds 0 mean at once.
@@ -59,5 +60,24 @@ impl Reset {
         let (after_time, after_bytes) = options.duration_or_bytes("after")?;
         let sides = [ResetSide::Downstream, ResetSide::Upstream, ResetSide::Both];
         Ok(Reset { after_time, after_bytes, side: options.one_of("side", &sides)? })
+    }
+
+    pub(super) fn option_text(&self, option: &str) -> String {
+        match option {
+            "after" if self.after_bytes > 0 => bytes_text(self.after_bytes),
+            "after" => duration_text(self.after_time),
+            "side" => self.side.word().to_owned(),
+            other => unreachable!("`reset` has no option `{other}`"),
+        }
+    }
+}
+
+impl ResetSide {
+    fn word(self) -> &'static str {
+        match self {
+            ResetSide::Downstream => "downstream",
+            ResetSide::Upstream => "upstream",
+            ResetSide::Both => "both",
+        }
     }
 }

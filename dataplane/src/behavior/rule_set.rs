@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rand::Rng as _;
 
 use super::{
-    Act, Action, Behavior, ConnectionFacts, ConnectionPlan, Decision, Delay, Direction, ErrorReply, Hold,
-    Per, RULES_MAX, Rule, RuleError, RuleMask, Scope, SharedBucket, ThrottlePlan, Triggers,
+    Act, Action, Behavior, ConnectionFacts, ConnectionPlan, Decision, Delay, Direction, Drawn, ErrorReply,
+    Hold, Per, RULES_MAX, Rule, RuleError, RuleMask, Scope, SharedBucket, ThrottlePlan, Triggers,
 };
 use crate::protocol::Protocol;
 use crate::protocol::http::RequestHead;
@@ -174,7 +174,7 @@ impl RuleSet {
 
     /// Plans for a new connection; counts it for the triggers of rules with connection scope.
     pub fn on_connection(&self, connection: &ConnectionFacts) -> ConnectionPlan {
-        self.plan(connection, |index| self.chooses_connection(&self.rules[index], connection))
+        self.plan(connection, |index, drawn| self.chooses_connection(index, connection, drawn))
     }
 
     /// Plans for a live connection whose rules were `previous`, of which `active` could touch it: a rule that did
@@ -185,12 +185,12 @@ impl RuleSet {
         previous: &RuleSet,
         active: RuleMask,
     ) -> ConnectionPlan {
-        self.plan(connection, |index| {
-            let rule = &self.rules[index];
+        self.plan(connection, |index, drawn| {
+            let rule = &self.rules[usize::from(index)];
             let same = previous.rules.iter().position(|old| Arc::ptr_eq(&old.state, &rule.state));
             match same {
                 Some(old) if rule.scope == Scope::Connection => active >> old & 1 == 1,
-                _ => self.chooses_connection(rule, connection),
+                _ => self.chooses_connection(index, connection, drawn),
             }
         })
     }
@@ -212,9 +212,13 @@ impl RuleSet {
             if rule.needs_request && !rule.rule.matcher.matches_request(request) {
                 continue;
             }
-            let Some(rng) = self.chooses(rule, &[rule.key, connection.ordinal, ordinal]) else { continue };
-            rule.apply_to_exchange(index, rng, &mut decision);
+            let path = [rule.key, connection.ordinal, ordinal];
+            let Some(rng) = self.chooses(index, &path, &mut decision.drawn) else { continue };
+            let acts = rule.apply_to_exchange(index, rng, &mut decision);
+            decision.drawn.note(index, rule, acts);
         }
+        let exchange = u32::try_from(ordinal + 1).unwrap_or(u32::MAX);
+        (decision.request_hold.exchange, decision.reply_hold.exchange) = (exchange, exchange);
         decision
     }
 
@@ -233,13 +237,14 @@ impl RuleSet {
             left &= left - 1;
             let rule = &self.rules[usize::from(index)];
             let path = [rule.key, connection.ordinal, ordinal, direction as u64];
-            let Some(rng) = self.chooses(rule, &path) else { continue };
-            rule.apply_to_chunk(index, rng, direction, &mut decision);
+            let Some(rng) = self.chooses(index, &path, &mut decision.drawn) else { continue };
+            let acts = rule.apply_to_chunk(index, rng, direction, &mut decision);
+            decision.drawn.note(index, rule, acts);
         }
         decision
     }
 
-    fn plan(&self, connection: &ConnectionFacts, chooses: impl Fn(usize) -> bool) -> ConnectionPlan {
+    fn plan(&self, connection: &ConnectionFacts, chooses: impl Fn(u8, &mut Drawn) -> bool) -> ConnectionPlan {
         let mut plan = ConnectionPlan::default();
         let mut left = self.masks.live;
         while left != 0 {
@@ -248,7 +253,7 @@ impl RuleSet {
             let rule = &self.rules[usize::from(index)];
             if !rule.rule.matcher.matches_client(connection.client.ip())
                 || rule.is_over()
-                || !chooses(usize::from(index))
+                || !chooses(index, &mut plan.drawn)
             {
                 continue;
             }
@@ -271,21 +276,33 @@ impl RuleSet {
     }
 
     /// Whether a rule with connection scope chooses this connection; one with exchange scope always may.
-    fn chooses_connection(&self, rule: &CompiledRule, connection: &ConnectionFacts) -> bool {
-        rule.scope == Scope::Exchange
-            || rule.counts_in()
-                && (rule.is_whole()
-                    || rule.slot.contains(&Rng::stream(self.seed, &[rule.key, connection.ordinal]).unit()))
+    fn chooses_connection(&self, index: u8, connection: &ConnectionFacts, drawn: &mut Drawn) -> bool {
+        let rule = &self.rules[usize::from(index)];
+        if rule.scope == Scope::Exchange {
+            return true;
+        }
+        if !rule.counts_in() {
+            return false;
+        }
+        let chosen = rule.is_whole()
+            || rule.slot.contains(&Rng::stream(self.seed, &[rule.key, connection.ordinal]).unit());
+        drawn.matched |= 1 << index;
+        drawn.acted |= u64::from(chosen) << index;
+        chosen
     }
 
     /// Draws for one message or chunk at `path`: the rest of the stream if the rule chooses it.
-    fn chooses(&self, rule: &CompiledRule, path: &[u64]) -> Option<Rng> {
+    fn chooses(&self, index: u8, path: &[u64], drawn: &mut Drawn) -> Option<Rng> {
+        let rule = &self.rules[usize::from(index)];
         if rule.scope == Scope::Connection {
             // Drawn when the connection was; `active` carries the answer.
             return Some(Rng::stream(self.seed, path));
         }
         if !rule.counts_in() {
             return None;
+        }
+        if !rule.rests() {
+            drawn.matched |= 1 << index;
         }
         let mut rng = Rng::stream(self.seed, path);
         rule.slot.contains(&rng.unit()).then_some(rng)
@@ -321,11 +338,23 @@ impl CompiledRule {
                 if transient.is_over(self.state.calls.load(Ordering::Relaxed)))
     }
 
-    fn apply_to_exchange(&self, index: u8, mut rng: Rng, decision: &mut Decision) {
+    /// Whether a warmup lets everything through now, or a `transient` has had its failures.
+    fn rests(&self) -> bool {
+        let calls = || self.state.calls.load(Ordering::Relaxed);
+        match &self.rule.behavior {
+            Behavior::Error(error) => error.warmup > 0 && !error.fails(calls() + 1),
+            Behavior::Transient(transient) => !transient.fails(calls() + 1),
+            _ => false,
+        }
+    }
+
+    /// Does what the rule says to an exchange that it chose; whether it does anything.
+    fn apply_to_exchange(&self, index: u8, mut rng: Rng, decision: &mut Decision) -> bool {
         if let Behavior::Delay(delay) = &self.rule.behavior {
             // Both draws are made in any case, so that changing the side does not change the times.
             hold(&mut decision.request_hold, index, delay, Direction::Request, &mut rng);
             hold(&mut decision.reply_hold, index, delay, Direction::Reply, &mut rng);
+            true
         } else if decision.act.is_none() {
             let action = match self.failing() {
                 Some(error) => {
@@ -335,22 +364,30 @@ impl CompiledRule {
                 None => act_without_draw(&self.rule.behavior),
             };
             decision.act = action.map(|action| Act { rule: index, action });
+            decision.act.is_some()
+        } else {
+            false
         }
     }
 
-    fn apply_to_chunk(&self, index: u8, mut rng: Rng, direction: Direction, decision: &mut Decision) {
+    /// The same for a chunk of plain bytes.
+    fn apply_to_chunk(&self, index: u8, mut rng: Rng, direction: Direction, decision: &mut Decision) -> bool {
         if let Behavior::Delay(delay) = &self.rule.behavior {
             let place = match direction {
                 Direction::Request => &mut decision.request_hold,
                 Direction::Reply => &mut decision.reply_hold,
             };
             hold(place, index, delay, direction, &mut rng);
+            true
         } else if decision.act.is_none() {
             let action = match self.failing() {
                 Some(error) => Some(Action::Garbage { inject: error.inject, draw: rng.next_u64() }),
                 None => act_without_draw(&self.rule.behavior),
             };
             decision.act = action.map(|action| Act { rule: index, action });
+            decision.act.is_some()
+        } else {
+            false
         }
     }
 
@@ -361,6 +398,16 @@ impl CompiledRule {
             Behavior::Error(error) => (error.warmup == 0 || error.fails(call())).then_some(error),
             Behavior::Transient(transient) => transient.fails(call()).then_some(&transient.error),
             _ => None,
+        }
+    }
+}
+
+impl Drawn {
+    /// Notes what a rule that chose an exchange or a chunk did with it. One with connection scope has drawn for
+    /// the connection, and been counted there.
+    fn note(&mut self, index: u8, rule: &CompiledRule, acts: bool) {
+        if rule.scope == Scope::Exchange && acts {
+            self.acted |= 1 << index;
         }
     }
 }

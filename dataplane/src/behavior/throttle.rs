@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::options::{OptionKind, OptionSpec, Options};
-use super::{BehaviorError, Kind, LiveChange, Side, When};
+use super::{BehaviorError, Kind, LiveChange, Side, When, bytes_text, rate_text};
 use crate::clock::Instant;
 
 /// How far releases may run ahead of the rate: the burst after a pause, and how late a wake-up may be.
@@ -66,6 +66,7 @@ pub(super) const KIND: Kind = Kind {
     ],
     built: true,
     live_change: LiveChange { bytes: When::Now, messages: When::Now },
+    lifted: "bytes that wait leave at once",
 };
 
 /// The settings of a throttle.
@@ -105,6 +106,27 @@ impl Throttle {
             side: options.one_of("side", &[Side::Request, Side::Reply, Side::Both])?,
             queue_bytes,
         })
+    }
+}
+
+impl Throttle {
+    pub(super) fn option_text(&self, option: &str) -> String {
+        match option {
+            "rate" => rate_text(self.rate),
+            "per" => self.per.word().to_owned(),
+            "side" => self.side.word().to_owned(),
+            "queue" => bytes_text(self.queue_bytes),
+            other => unreachable!("`throttle` has no option `{other}`"),
+        }
+    }
+}
+
+impl Per {
+    fn word(self) -> &'static str {
+        match self {
+            Per::Connection => "connection",
+            Per::Proxy => "proxy",
+        }
     }
 }
 

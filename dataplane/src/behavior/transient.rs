@@ -24,6 +24,7 @@ pub(super) const KIND: Kind = Kind {
     ],
     built: true,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
+    lifted: "a reply that was decided already stays an error",
 };
 
 /// The settings of a transient error.
@@ -38,6 +39,10 @@ pub struct Transient {
 impl Transient {
     pub(super) fn parse(options: &Options<'_>) -> Result<Transient, BehaviorError> {
         Ok(Transient { error: ErrorReply::parse(options)?, agitate: options.count("agitate")? })
+    }
+
+    pub(super) fn option_text(&self, option: &str) -> String {
+        if option == "agitate" { self.agitate.to_string() } else { self.error.option_text(option) }
     }
 
     /// Whether call number `call` (from 1) fails.

@@ -10,7 +10,15 @@ const fn kind(
     options: &'static [OptionSpec],
     bytes: When,
 ) -> Kind {
-    Kind { name, aliases, summary, options, built: false, live_change: LiveChange { bytes, messages: bytes } }
+    Kind {
+        name,
+        aliases,
+        summary,
+        options,
+        built: false,
+        live_change: LiveChange { bytes, messages: bytes },
+        lifted: "",
+    }
 }
 
 const fn option(

@@ -83,7 +83,8 @@ fn rule(node: &Node) -> Result<Rule, Mistake> {
             first: count("first")?,
             nth: count("nth")?,
             every: count("every")?,
-            after: count("after")?,
+            // Not to skip any is to have no such trigger.
+            after: count("after")?.filter(|after| *after > 0),
         },
     })
 }

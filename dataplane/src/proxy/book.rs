@@ -1,11 +1,13 @@
 //! What is known of each proxy beside the workers: its settings, its rules, its leases and those that ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::calls::{LeaseEnd, LeaseInfo, ProxyInfo, ProxySpec};
+use super::calls::{EndReason, LeaseEnd, LeaseInfo, ProxyInfo, ProxySpec};
+use super::ended::{ENDED_RULES_MAX, EndedRule};
 use super::error::ProxyError;
-use super::leases::{Lease, LeaseBook, LeaseId};
+use super::leases::{Lease, LeaseBook, LeaseError, LeaseId, lease_name};
 use super::stats::RuleStats;
 use crate::behavior::{RuleSet, nearest};
 use crate::clock::Instant;
@@ -21,11 +23,18 @@ pub(super) struct Book {
 pub(super) struct Entry {
     pub(super) id: u32,
     pub(super) spec: ProxySpec,
+    /// The generation that last changed anything about it; that of its rules may be older.
+    pub(super) generation: u64,
     pub(super) rules: Arc<RuleSet>,
     pub(super) leases: LeaseBook,
-    /// The leases that the workers have, since when, and as they were.
-    pub(super) began: BTreeMap<LeaseId, Instant>,
-    pub(super) known: BTreeMap<LeaseId, Lease>,
+    /// The leases that the workers have, since when.
+    began: BTreeMap<LeaseId, Instant>,
+    /// The leases that have not been told to have ended, as they were last.
+    known: BTreeMap<LeaseId, Lease>,
+    /// Why a lease that is gone from `leases` is gone, unless its time was over.
+    ending: BTreeMap<LeaseId, EndReason>,
+    /// What the rules of ended leases did, since the base rules were changed.
+    pub(super) ended_rules: VecDeque<EndedRule>,
 }
 
 impl Book {
@@ -39,7 +48,7 @@ impl Book {
 
     pub(super) fn find_lease(&self, id: &str) -> Result<(String, LeaseId), ProxyError> {
         let found = self.proxies.iter().find_map(|(name, entry)| {
-            let lease = entry.leases.leases().iter().find(|lease| entry.lease_name(lease.id) == id)?;
+            let lease = entry.leases.leases().iter().find(|lease| lease_name(entry.id, lease.id) == id)?;
             Some((name.clone(), lease.id))
         });
         found.ok_or_else(|| ProxyError::LeaseNotFound(id.into()))
@@ -47,67 +56,139 @@ impl Book {
 }
 
 impl Entry {
+    pub(super) fn new(id: u32, spec: ProxySpec, rules: Arc<RuleSet>) -> Entry {
+        Entry {
+            id,
+            generation: rules.generation,
+            leases: LeaseBook::new(spec.rules.clone()),
+            spec,
+            rules,
+            began: BTreeMap::new(),
+            known: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            ended_rules: VecDeque::new(),
+        }
+    }
+
     pub(super) fn info(&self) -> ProxyInfo {
         ProxyInfo {
             spec: ProxySpec { rules: self.leases.base().to_vec(), ..self.spec.clone() },
-            generation: self.rules.generation,
+            generation: self.generation,
             rules: self.rules.rules().iter().map(|rule| rule.rule().clone()).collect(),
-            leases: self.leases.leases().iter().filter_map(|lease| self.lease(lease.id)).collect(),
+            leases: self.leases.leases().iter().map(|lease| self.lease_info(lease)).collect(),
         }
     }
 
-    pub(super) fn lease_name(&self, id: LeaseId) -> String {
-        format!("{}-{id}", self.id)
+    pub(super) fn check_generation(&self, expected: Option<u64>) -> Result<(), ProxyError> {
+        match expected.filter(|expected| *expected != self.generation) {
+            Some(expected) => {
+                Err(ProxyError::Stale { name: self.spec.name.clone(), expected, found: self.generation })
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn lease(&self, id: LeaseId) -> Option<LeaseInfo> {
-        let lease = self.leases.leases().iter().find(|lease| lease.id == id)?;
-        Some(LeaseInfo {
-            id: self.lease_name(id),
+        self.leases.leases().iter().find(|lease| lease.id == id).map(|lease| self.lease_info(lease))
+    }
+
+    fn lease_info(&self, lease: &Lease) -> LeaseInfo {
+        LeaseInfo {
+            id: lease_name(self.id, lease.id),
             proxy: self.spec.name.clone(),
             owner: lease.owner.clone(),
             rules: lease.rules.clone(),
+            acquired_at: lease.acquired_at,
             starts_at: lease.starts_at,
-            ends_at: lease.ends_at,
-            began_at: self.began.get(&id).copied(),
-        })
-    }
-}
-
-impl Entry {
-    /// Whether a lease has begun or ended since the rules in force were made.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        let in_force = |lease: &Lease| lease.starts_at <= now && now < lease.ends_at;
-        let should = self.leases.leases().iter().filter(|lease| in_force(lease)).count();
-        let ends = self.leases.leases().iter().any(|lease| lease.ends_at <= now);
-        ends || should != self.began.len()
-    }
-
-    /// Notes which leases the workers have had since `at`.
-    pub(super) fn note_leases(&mut self, asked: Instant, at: Instant) {
-        for lease in self.leases.leases().iter().filter(|lease| lease.starts_at <= asked) {
-            self.began.entry(lease.id).or_insert(at);
-            self.known.insert(lease.id, lease.clone());
+            ttl: lease.ttl,
+            stops_at: lease.stops_at,
+            ends_at: lease.ends_at(),
+            began_at: self.began.get(&lease.id).copied(),
         }
     }
 
+    /// Lets a lease live on.
+    pub(super) fn renew(
+        &mut self,
+        id: LeaseId,
+        ttl: Option<Duration>,
+        now: Instant,
+    ) -> Result<LeaseInfo, ProxyError> {
+        let gone = ProxyError::LeaseNotFound(lease_name(self.id, id));
+        self.leases.renew(id, ttl, now).map_err(|error| match error {
+            LeaseError::Gone(_) => ProxyError::LeaseNotFound(lease_name(self.id, id)),
+            other => other.into(),
+        })?;
+        let lease = self.leases.leases().iter().find(|lease| lease.id == id).ok_or(gone)?;
+        self.known.insert(id, lease.clone());
+        Ok(self.lease_info(lease))
+    }
+
+    /// Takes a lease out, before its end is brought to the workers.
+    pub(super) fn release(&mut self, id: LeaseId, now: Instant) -> Result<(), ProxyError> {
+        self.leases.release(id, now).map_err(|_| ProxyError::LeaseNotFound(lease_name(self.id, id)))?;
+        self.ending.insert(id, EndReason::Released);
+        Ok(())
+    }
+
+    /// Takes all rules and leases out; gives how many leases.
+    pub(super) fn clear(&mut self, reason: EndReason) -> usize {
+        let leases = self.leases.clear();
+        self.ending.extend(leases.iter().map(|lease| (lease.id, reason)));
+        leases.len()
+    }
+
+    /// Whether a lease has begun or ended since the rules in force were made.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let ids = |all: &mut dyn Iterator<Item = LeaseId>| all.collect::<BTreeSet<LeaseId>>();
+        let leases = self.leases.leases();
+        let should = ids(&mut leases.iter().filter(|lease| lease.is_in_force(now)).map(|lease| lease.id));
+        let alive = ids(&mut leases.iter().filter(|lease| now < lease.ends_at()).map(|lease| lease.id));
+        !should.iter().eq(self.began.keys()) || !alive.iter().eq(self.known.keys())
+    }
+
+    /// Notes which leases the workers have had since `at`; gives those that are new.
+    pub(super) fn note_leases(&mut self, asked: Instant, at: Instant) -> Vec<LeaseInfo> {
+        let mut begun = Vec::new();
+        for lease in self.leases.leases() {
+            self.known.insert(lease.id, lease.clone());
+            if lease.starts_at <= asked && !self.began.contains_key(&lease.id) {
+                self.began.insert(lease.id, at);
+                begun.push(lease.id);
+            }
+        }
+        begun.into_iter().filter_map(|id| self.lease(id)).collect()
+    }
+
     /// The leases that are over since `at`, with what their rules did.
-    pub(super) fn take_ended(&mut self, at: Instant, mut dropped: Vec<RuleStats>) -> Vec<LeaseEnd> {
+    pub(super) fn take_ended(&mut self, at: Instant, mut gone: Vec<RuleStats>) -> Vec<LeaseEnd> {
         let alive: Vec<LeaseId> = self.leases.leases().iter().map(|lease| lease.id).collect();
-        let over: Vec<_> = self.known.extract_if(.., |id, _| !alive.contains(id)).collect();
-        let ends = over.into_iter().map(|(id, lease)| LeaseEnd {
-            lease: LeaseInfo {
-                id: format!("{}-{id}", self.id),
-                proxy: self.spec.name.clone(),
-                owner: lease.owner,
-                rules: lease.rules,
-                starts_at: lease.starts_at,
-                ends_at: lease.ends_at,
-                began_at: self.began.remove(&id),
-            },
-            ended_at: at,
-            rules: dropped.extract_if(.., |rule| rule.name.starts_with(&format!("lease-{id}/"))).collect(),
-        });
-        ends.collect()
+        let over: Vec<(LeaseId, Lease)> = self.known.extract_if(.., |id, _| !alive.contains(id)).collect();
+        let mut ends = Vec::new();
+        for (id, lease) in over {
+            let info = self.lease_info(&lease);
+            let reason = self.ending.remove(&id).unwrap_or(match lease.stops_at {
+                Some(stops_at) if stops_at <= at => EndReason::ReachedEnd,
+                _ => EndReason::Expired,
+            });
+            let mine = |rule: &mut RuleStats| rule.lease.as_deref() == Some(info.id.as_str());
+            let mut rules: Vec<EndedRule> =
+                gone.extract_if(.., mine).map(|rule| EndedRule::new(&rule)).collect();
+            if rules.is_empty() {
+                // It never began: its rules did nothing.
+                let stats = lease.rules.iter().map(|rule| {
+                    let name = format!("lease-{id}/{}", rule.name);
+                    RuleStats::new(&name, rule.behavior.name(), Some(info.id.as_str().into()))
+                });
+                rules = stats.map(|rule| EndedRule::new(&rule)).collect();
+            }
+            self.began.remove(&id);
+            self.ended_rules.extend(rules.iter().cloned());
+            ends.push(LeaseEnd { lease: info, ended_at: at, reason, rules });
+        }
+        while self.ended_rules.len() > ENDED_RULES_MAX {
+            self.ended_rules.pop_front();
+        }
+        ends
     }
 }

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::stats::RuleStats;
-use crate::behavior::Rule;
+use super::ended::EndedRule;
+use super::leases::Term;
+use crate::behavior::{Rule, duration_text};
 use crate::clock::Instant;
 use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT};
 use crate::protocol::Protocol;
@@ -52,6 +53,26 @@ impl ProxySpec {
     }
 }
 
+impl ProxySpec {
+    /// What was changed since `before`, in a few words.
+    pub(super) fn differences(&self, before: &ProxySpec) -> String {
+        let mut words = Vec::new();
+        if self.upstream != before.upstream || self.upstream_addresses != before.upstream_addresses {
+            words.push(format!("upstream {}", self.upstream));
+        }
+        if self.protocol != before.protocol {
+            words.push(format!("protocol {}", self.protocol));
+        }
+        if self.connect_timeout != before.connect_timeout {
+            words.push(format!("connect timeout {}", duration_text(self.connect_timeout)));
+        }
+        if self.enabled != before.enabled {
+            words.push(if self.enabled { "switched on" } else { "switched off" }.to_owned());
+        }
+        if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+    }
+}
+
 /// What to change on a proxy; what is `None` stays.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyUpdate {
@@ -59,8 +80,12 @@ pub struct ProxyUpdate {
     pub upstream: Option<(String, Vec<SocketAddr>)>,
     /// Listen, or close the listener and all connections.
     pub enabled: Option<bool>,
+    /// What is spoken on it; a live connection follows at its next message.
+    pub protocol: Option<Protocol>,
     /// How long an upstream connect may take.
     pub connect_timeout: Option<Duration>,
+    /// Change nothing unless this generation changed the proxy last.
+    pub expected_generation: Option<u64>,
 }
 
 /// A proxy as it is.
@@ -68,9 +93,9 @@ pub struct ProxyUpdate {
 pub struct ProxyInfo {
     /// What it was made of; `listen` has the port in use, `rules` the rules without leases.
     pub spec: ProxySpec,
-    /// The generation of its rules.
+    /// The generation that last changed it or its rules.
     pub generation: u64,
-    /// The rules in force, those of leases first.
+    /// The rules in force, those of leases first; the base rules are in `spec`.
     pub rules: Vec<Rule>,
     /// Its leases, oldest first.
     pub leases: Vec<LeaseInfo>,
@@ -88,7 +113,7 @@ pub struct RulesChange {
 }
 
 /// A change that all workers have applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The generation that is in force now.
     pub generation: u64,
@@ -98,6 +123,21 @@ pub struct Applied {
     pub workers: usize,
     /// When the last worker had it.
     pub at: Instant,
+    /// The proxies that were changed, in the order of the call.
+    pub proxies: Vec<AppliedTo>,
+}
+
+/// What a change met on one proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppliedTo {
+    /// Its name.
+    pub proxy: String,
+    /// The generation that had changed it before.
+    pub previous_generation: u64,
+    /// Connections that were open, and so met it live.
+    pub connections: usize,
+    /// Leases that were ended by it.
+    pub leases_ended: usize,
 }
 
 /// Rules for a time.
@@ -109,16 +149,14 @@ pub struct LeaseRequest {
     pub rules: Vec<Rule>,
     /// Who asks, for people to read.
     pub owner: String,
-    /// How long it lives unless it is renewed; with a start in the future, from then.
-    pub ttl: Duration,
-    /// When it starts, from now.
-    pub starts_in: Duration,
+    /// For how long.
+    pub term: Term,
 }
 
 /// A lease as it is.
 #[derive(Clone, Debug)]
 pub struct LeaseInfo {
-    /// Its name for [`Handle::renew`] and [`Handle::release`].
+    /// Its name for [`Handle::renew`](super::Handle::renew) and [`Handle::release`](super::Handle::release).
     pub id: String,
     /// The proxy.
     pub proxy: String,
@@ -126,9 +164,15 @@ pub struct LeaseInfo {
     pub owner: String,
     /// Its rules.
     pub rules: Vec<Rule>,
+    /// When it was acquired.
+    pub acquired_at: Instant,
     /// When it starts.
     pub starts_at: Instant,
-    /// When it ends by itself.
+    /// How long it lives from its latest renewal; none: nobody has to renew it.
+    pub ttl: Option<Duration>,
+    /// When its rules stop acting whatever is renewed.
+    pub stops_at: Option<Instant>,
+    /// When it ends by itself, unless it is renewed.
     pub ends_at: Instant,
     /// When all workers had applied it.
     pub began_at: Option<Instant>,
@@ -141,6 +185,36 @@ pub struct LeaseEnd {
     pub lease: LeaseInfo,
     /// When no worker had it any more.
     pub ended_at: Instant,
+    /// Why.
+    pub reason: EndReason,
     /// What its rules did.
-    pub rules: Vec<RuleStats>,
+    pub rules: Vec<EndedRule>,
+}
+
+/// Why a lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its owner gave it back.
+    Released,
+    /// Nobody renewed it.
+    Expired,
+    /// The time for which it should act is over.
+    ReachedEnd,
+    /// Its proxy was reset.
+    Reset,
+    /// Its proxy was deleted.
+    Deleted,
+}
+
+impl EndReason {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            EndReason::Released => "released",
+            EndReason::Expired => "expired",
+            EndReason::ReachedEnd => "reached its end",
+            EndReason::Reset => "reset",
+            EndReason::Deleted => "proxy deleted",
+        }
+    }
 }

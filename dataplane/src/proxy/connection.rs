@@ -10,15 +10,15 @@
 //! Bytes that no rule can touch go from the receive to the send by reference, unparsed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::event::{Detail, Event, EventBuffer, EventKind, Limit, RuleName};
 use super::exchange::Exchanges;
 use super::pipe::{End, Item, Pipe, QUEUE_BYTES_MAX};
-use super::stats::Event;
+use super::stats::{RuleStats, count_drawn};
 use super::worker::{Context, ProxyState, Timer, What};
 use crate::behavior::{
-    Act, Action, Bucket, ConnectionFacts, ConnectionPlan, Direction, Hold, ResetSide, RuleMask, RuleSet,
-    ThrottlePlan, garbage, max_slice,
+    Act, Action, Bucket, ConnectionFacts, ConnectionPlan, Direction, Drawn, Hold, ResetSide, RuleMask,
+    RuleSet, ThrottlePlan, garbage, max_slice,
 };
 use crate::clock::Instant;
 use crate::ring::{Chunk, Errno, ReceiveEnd, Ring, SEND_CHUNKS_MAX, Socket, Token};
@@ -77,6 +77,8 @@ pub(super) struct Connection {
     /// Closes both sides once the request has been handed on.
     pub(super) abort: bool,
     closing: bool,
+    /// The limits that it has told of, each once ([`Limit::bit`]).
+    limits_told: u8,
 }
 
 /// The rates a connection keeps, with its own buckets.
@@ -117,12 +119,14 @@ impl Connection {
             hung: false,
             abort: false,
             closing: false,
+            limits_told: 0,
         }
     }
 
     /// Begins: plans by the rules, reads the client, and connects unless a message decides first.
     pub fn start<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         let plan = proxy.rules.on_connection(&self.facts);
+        proxy.count(plan.drawn);
         self.adopt(plan, None, cx, proxy);
         if self.closing {
             return;
@@ -147,6 +151,7 @@ impl Connection {
         }
         let before = self.active;
         let plan = proxy.rules.on_change(&self.facts, previous, self.active);
+        proxy.count(plan.drawn);
         let is = |kind: &str, mask: RuleMask| {
             proxy.rules.rules().iter().enumerate().any(|(i, rule)| mask >> i & 1 == 1 && rule.kind() == kind)
         };
@@ -203,18 +208,24 @@ impl Connection {
             })
         };
         for throttle in plan.throttles.iter().filter(|throttle| is_new(throttle.rule)) {
-            proxy.injected(throttle.rule, self.facts.ordinal, cx);
+            proxy.injected(throttle.rule, self.facts.ordinal, 0, Detail::Limited(throttle.rate), cx);
         }
         let throttles = self.throttles.take();
         self.throttles = (!plan.throttles.is_empty()).then(|| Throttles::new(plan.throttles, throttles));
         if let Some(act) = plan.act.filter(|act| is_new(act.rule)) {
-            self.act(act, cx, proxy);
+            self.act(act, 0, cx, proxy);
         }
     }
 
-    /// Does what a rule says to the connection.
-    pub(super) fn act<R: Ring>(&mut self, act: Act, cx: &mut Context<R>, proxy: &mut ProxyState) {
-        proxy.injected(act.rule, self.facts.ordinal, cx);
+    /// Does what a rule says to the connection, at this exchange of it (0: at none).
+    pub(super) fn act<R: Ring>(
+        &mut self,
+        act: Act,
+        exchange: u64,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        proxy.injected(act.rule, self.facts.ordinal, exchange, Detail::of(&act.action), cx);
         match act.action {
             Action::Hang => self.hang(cx),
             Action::Blackout => self.close(cx),
@@ -269,8 +280,10 @@ impl Connection {
                 let due = cx.now + proxy.connect_timeout;
                 self.connect_timer = Some(cx.timers.insert(due, self.timer(What::ConnectTimeout)));
             }
-            Err(_) => {
+            Err(error) => {
                 proxy.counters.connect_failures += 1;
+                let errno = Errno(error.raw_os_error().unwrap_or(0));
+                proxy.failed(self.facts.ordinal, Detail::Failed("connect", errno), cx);
                 self.close(cx);
             }
         }
@@ -287,7 +300,7 @@ impl Connection {
         self.flush(Direction::Request, cx, proxy);
     }
 
-    pub fn on_connect_failed<R: Ring>(&mut self, _: Errno, cx: &mut Context<R>, proxy: &mut ProxyState) {
+    pub fn on_connect_failed<R: Ring>(&mut self, errno: Errno, cx: &mut Context<R>, proxy: &mut ProxyState) {
         self.upstream.connecting = false;
         self.connect_timer.take().map(|timer| cx.timers.cancel(timer));
         if self.closing {
@@ -301,6 +314,7 @@ impl Connection {
             return self.connect(cx, proxy);
         }
         proxy.counters.connect_failures += 1;
+        proxy.failed(self.facts.ordinal, Detail::Failed("connect", errno), cx);
         self.give_up_upstream(cx, proxy);
     }
 
@@ -318,6 +332,7 @@ impl Connection {
         self.connect_timer = None;
         if self.upstream.connecting {
             proxy.counters.connect_timeouts += 1;
+            proxy.failed(self.facts.ordinal, Detail::Words("connect: took longer than connect_timeout"), cx);
             self.close(cx);
         }
     }
@@ -374,14 +389,15 @@ impl Connection {
         let ordinal = self.pipe(direction).chunks;
         self.pipe(direction).chunks += 1;
         let decision = proxy.rules.on_chunk(&self.facts, self.active, direction, ordinal);
+        proxy.count(decision.drawn);
         let hold = match direction {
             Direction::Request => decision.request_hold,
             Direction::Reply => decision.reply_hold,
         };
         match decision.act {
             None => self.forward(direction, chunk, &hold, cx, proxy),
-            Some(Act { rule, action: Action::Garbage { inject, draw } }) => {
-                proxy.injected(rule, self.facts.ordinal, cx);
+            Some(Act { rule, action: action @ Action::Garbage { inject, draw } }) => {
+                proxy.injected(rule, self.facts.ordinal, 0, Detail::of(&action), cx);
                 let garbage = garbage(draw, inject, chunk.len());
                 let mut rest = chunk;
                 match garbage.insert_at {
@@ -395,7 +411,7 @@ impl Connection {
                 }
             }
             Some(act) => {
-                self.act(act, cx, proxy);
+                self.act(act, 0, cx, proxy);
                 if !self.closing && !self.hung {
                     self.forward(direction, chunk, &hold, cx, proxy);
                 }
@@ -440,12 +456,13 @@ impl Connection {
             pipe.in_flight_since = now;
             return cx.ring.send(socket, token, std::iter::once(chunk));
         }
-        cx.held_bytes += chunk.len();
-        pipe.push(Item {
+        cx.hold(self.proxy, chunk.len());
+        self.pipe(direction).push(Item {
             chunk,
             due,
             asked: hold.time,
             rules: hold.rules,
+            exchange: hold.exchange,
             generation: proxy.rules.generation,
         });
         self.flush(direction, cx, proxy);
@@ -479,7 +496,7 @@ impl Connection {
             return;
         }
         let token = self.token(sink_role(direction));
-        let ordinal = self.facts.ordinal;
+        let (ordinal, proxy_id) = (self.facts.ordinal, self.proxy);
         let pipe = self.pipe(direction);
         let since = pipe.queue.front().map_or(cx.now, |item| item.due);
         let mut bytes = 0;
@@ -490,7 +507,7 @@ impl Connection {
             }
         }
         pipe.queued_bytes -= bytes;
-        cx.held_bytes -= bytes;
+        cx.let_go(proxy_id, bytes);
         pipe.in_flight_bytes = bytes;
         pipe.in_flight_since = since;
         cx.ring.send(socket, token, pipe.queue.drain(..ready).map(|item| item.chunk));
@@ -522,9 +539,9 @@ impl Connection {
             }
             if length < item.chunk.len() {
                 let front = item.chunk.split_to(length);
-                let Item { due, asked, generation, .. } = *item;
+                let Item { due, asked, exchange, generation, .. } = *item;
                 // The rest has the rules; accuracy is told once, with the last bytes.
-                pipe.queue.insert(ready, Item { chunk: front, due, asked, rules: 0, generation });
+                pipe.queue.insert(ready, Item { chunk: front, due, asked, rules: 0, exchange, generation });
             }
             allowed -= length;
             ready += 1;
@@ -629,14 +646,22 @@ impl Connection {
                 self.flush(direction, cx, proxy);
             }
             ReceiveEnd::Eof | ReceiveEnd::Failed(_) => {
-                match direction {
-                    Direction::Request => proxy.counters.client_resets += 1,
-                    Direction::Reply => proxy.counters.upstream_resets += 1,
-                }
                 self.source(direction).ended = true;
                 if self.hung {
+                    // Whoever gives up on a connection that hangs does what the rule asked for.
                     return self.on_end_while_hung(direction, cx);
                 }
+                let (who, count) = match direction {
+                    Direction::Request => ("client", &mut proxy.counters.client_resets),
+                    Direction::Reply => ("upstream", &mut proxy.counters.upstream_resets),
+                };
+                *count += 1;
+                let detail = match end {
+                    ReceiveEnd::Failed(errno) => Detail::Failed(who, errno),
+                    // A send to it failed before.
+                    _ => Detail::Failed(who, Errno(libc::EPIPE)),
+                };
+                proxy.failed(self.facts.ordinal, detail, cx);
                 self.pipe(direction).end = End::Rst;
                 // Nothing can be sent to a socket that failed.
                 self.drop_queue(direction.opposite(), cx);
@@ -647,6 +672,8 @@ impl Connection {
             }
             ReceiveEnd::NoBuffers => {
                 proxy.counters.no_buffers += 1;
+                cx.no_buffers += 1;
+                self.limit_reached(Limit::NoBuffers, cx, proxy);
                 self.pipe(direction).starved = true;
                 cx.starved.push((self.slot, self.generation, direction));
             }
@@ -695,6 +722,7 @@ impl Connection {
         let token = self.token(source_role(direction));
         let (pipe, source, _) = self.parts(direction);
         let full = pipe.bytes() > limit;
+        let holds = pipe.holds(cx.now);
         if source.receiving {
             if full && !cx.ring.counts_credit() && !pipe.cancelling {
                 pipe.cancelling = true;
@@ -702,8 +730,22 @@ impl Connection {
             }
         } else if !full {
             self.receive(direction, cx, proxy);
-        } else if pipe.holds(cx.now) {
+        } else if cx.held_bytes > cx.held_bytes_max {
+            proxy.counters.worker_held_limit_reached += 1;
+            self.limit_reached(Limit::WorkerHeld, cx, proxy);
+        } else if holds {
             proxy.counters.held_limit_reached += 1;
+            self.limit_reached(Limit::Held, cx, proxy);
+        }
+    }
+
+    /// Tells of a limit, once for each connection: in a storm the counters count, and the events stay few.
+    pub(super) fn limit_reached<R: Ring>(&mut self, limit: Limit, cx: &mut Context<R>, proxy: &ProxyState) {
+        if self.limits_told & limit.bit() == 0 {
+            self.limits_told |= limit.bit();
+            let event = proxy.event(EventKind::LimitReached, cx.now);
+            let (connection, detail) = (self.facts.ordinal + 1, Detail::Words(limit.name()));
+            cx.events.push(Event { connection, detail, ..event });
         }
     }
 
@@ -854,7 +896,8 @@ impl Connection {
     }
 
     fn drop_queue<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
-        cx.held_bytes -= self.pipe(direction).clear();
+        let bytes = self.pipe(direction).clear();
+        cx.let_go(self.proxy, bytes);
     }
 
     pub(super) fn pipe(&mut self, direction: Direction) -> &mut Pipe {
@@ -946,56 +989,73 @@ impl Throttles {
 }
 
 impl ProxyState {
-    /// Counts a fault and tells of it.
-    pub(super) fn injected<R: Ring>(&mut self, rule: u8, connection: u64, cx: &mut Context<R>) {
+    /// Counts the units that rules met and chose.
+    pub(super) fn count(&mut self, drawn: Drawn) {
+        if drawn != Drawn::default() {
+            count_drawn(&mut self.rule_stats, drawn);
+        }
+    }
+
+    /// Counts a fault and tells of it; `connection` is an ordinal from 0, `exchange` one from 1.
+    pub(super) fn injected<R: Ring>(
+        &mut self,
+        rule: u8,
+        connection: u64,
+        exchange: u64,
+        detail: Detail,
+        cx: &mut Context<R>,
+    ) {
+        let event = self.event(EventKind::Injected, cx.now);
         let Some(stats) = self.rule_stats.get_mut(usize::from(rule)) else { return };
         stats.injected += 1;
-        cx.events.push(Event {
-            at: cx.now,
-            proxy: self.name.clone(),
-            connection,
-            rule: stats.name.clone(),
-            behavior: stats.behavior,
-            asked: Duration::ZERO,
-            done: Duration::ZERO,
-        });
+        let rule = Some(RuleName { name: stats.name.clone(), behavior: stats.behavior });
+        let (connection, lease) = (connection + 1, stats.lease.clone());
+        cx.events.push(Event { connection, exchange, rule, lease, detail, ..event });
+    }
+
+    /// Tells of a failure that no rule asked for.
+    pub(super) fn failed<R: Ring>(&self, connection: u64, detail: Detail, cx: &mut Context<R>) {
+        let event = self.event(EventKind::NaturalFailure, cx.now);
+        cx.events.push(Event { connection: connection + 1, detail, ..event });
     }
 
     /// Held bytes leave: records how exactly the delay was kept.
-    fn released(
-        &mut self,
-        item: &Item,
-        connection: u64,
-        now: Instant,
-        events: &mut super::stats::EventBuffer,
-    ) {
+    fn released(&mut self, item: &Item, connection: u64, now: Instant, events: &mut EventBuffer) {
         let late = now - item.due;
         let mut left = item.rules;
         while left != 0 {
             let rule = left.trailing_zeros() as usize;
             left &= left - 1;
             // A rule set that has changed meanwhile may number its rules otherwise.
-            let current = item.generation == self.rules.generation;
-            let stats = match self.rule_stats.get_mut(rule).filter(|_| current) {
+            let known = (item.generation != self.rules.generation)
+                .then(|| self.earlier.1.get(rule).filter(|_| item.generation == self.earlier.0).cloned());
+            let place = match &known {
+                None => Some(rule),
+                // A rule that stayed as it is kept its statistics, and so its very name.
+                Some(Some((name, _))) => self.rule_stats.iter().position(|now| Arc::ptr_eq(&now.name, name)),
+                Some(None) => None,
+            };
+            let stats = match place.and_then(|place| self.rule_stats.get_mut(place)) {
                 Some(stats) => stats,
-                None => self.retired_delay(),
+                None => self.retired.entry("delay").or_insert_with(|| RuleStats::new("delay", "delay", None)),
             };
             stats.injected += 1;
             if let Some(lateness) = &mut stats.lateness {
                 lateness.saturating_record(late.as_nanos() as u64);
             }
+            if let Some(asked) = &mut stats.asked {
+                asked.saturating_record(item.asked.as_nanos() as u64);
+            }
+            let named = || (stats.name.clone(), stats.lease.clone());
+            let (name, lease) = known.flatten().unwrap_or_else(named);
             events.push(Event {
-                at: now,
-                proxy: self.name.clone(),
-                connection,
-                rule: self
-                    .rule_stats
-                    .get(rule)
-                    .filter(|_| current)
-                    .map_or_else(|| "delay".into(), |stats| stats.name.clone()),
-                behavior: "delay",
+                connection: connection + 1,
+                exchange: item.exchange.into(),
+                rule: Some(RuleName { name, behavior: "delay" }),
+                lease,
                 asked: item.asked,
                 done: item.asked + late,
+                ..self.event(EventKind::Injected, now)
             });
         }
     }

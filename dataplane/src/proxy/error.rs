@@ -42,7 +42,15 @@ pub enum ProxyError {
         /// What is wrong.
         source: RuleError,
     },
-    /// Somebody else changed the rules in between.
+    /// A name that would be taken for that of a lease's rule.
+    #[error("proxy `{proxy}`: rule `{rule}` may not have a slash in its name; rename it")]
+    RuleName {
+        /// The proxy.
+        proxy: String,
+        /// The rule.
+        rule: String,
+    },
+    /// Somebody else changed the proxy in between.
     #[error("proxy `{name}` is at generation {found}, not {expected}; read it again")]
     Stale {
         /// The proxy.

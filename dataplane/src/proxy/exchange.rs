@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use super::connection::Connection;
+use super::event::{Detail, Limit};
 use super::worker::{Context, ProxyState};
 use crate::behavior::{Act, Action, Decision, Direction, Hold};
 use crate::protocol::http::{Asked, Event, ReplyFramer, RequestFramer, error_reply};
@@ -189,6 +190,7 @@ impl Connection {
                         let decision = proxy.rules.on_exchange(&self.facts, self.active(), ordinal, &head);
                         (decision, head.asked(), head.version())
                     };
+                    proxy.count(decision.drawn);
                     exchanges.ordinal += 1;
                     proxy.counters.exchanges += 1;
                     let pieces = exchanges.requests.take_head_bytes();
@@ -210,6 +212,8 @@ impl Connection {
                         hold.rules = 0;
                     }
                     if exchanges.waiting.len() > PIPELINE_MAX {
+                        proxy.counters.pipeline_limit_reached += 1;
+                        self.limit_reached(Limit::Pipeline, cx, proxy);
                         self.refuse(exchanges, cx, proxy);
                     }
                 }
@@ -229,6 +233,7 @@ impl Connection {
                 Event::Raw => rest.take(rest.unread().len(), Hold::default(), self, cx, proxy),
                 Event::Invalid(_) => {
                     proxy.counters.protocol_errors += 1;
+                    proxy.failed(self.facts.ordinal, Detail::Words("client: not a valid request"), cx);
                     rest.hand_on(self, cx, proxy);
                     self.refuse(exchanges, cx, proxy);
                 }
@@ -254,7 +259,8 @@ impl Connection {
         let hold = decision.request_hold;
         match decision.act {
             Some(Act { rule, action: Action::ErrorReply { code, .. } }) => {
-                proxy.injected(rule, self.facts.ordinal, cx);
+                let ordinal = self.facts.ordinal;
+                proxy.injected(rule, ordinal, exchanges.ordinal, Detail::Replied(code), cx);
                 exchanges.route = Route::Discard;
                 let reply = error_reply(code, version, asked.head, asked.keep_alive);
                 exchanges.last |= !asked.keep_alive;
@@ -262,13 +268,14 @@ impl Connection {
                 return self.reply_from_here(exchanges, cx, proxy);
             }
             Some(act @ Act { action: Action::Hang, .. }) => {
-                proxy.injected(act.rule, self.facts.ordinal, cx);
+                let detail = Detail::of(&act.action);
+                proxy.injected(act.rule, self.facts.ordinal, exchanges.ordinal, detail, cx);
                 exchanges.route = Route::Discard;
                 exchanges.waiting.push_back(Waiting::Never);
                 // Earlier requests still get their replies.
                 return self.hang_requests();
             }
-            Some(act) => self.act(act, cx, proxy),
+            Some(act) => self.act(act, exchanges.ordinal, cx, proxy),
             None => {}
         }
         if self.is_closing() {
@@ -329,7 +336,10 @@ impl Connection {
                 }
                 Event::Raw | Event::Invalid(_) => {
                     // A tunnel begins; or nonsense, which is the upstream's: hand it on, and read no further.
-                    proxy.counters.protocol_errors += u64::from(step.event != Event::Raw);
+                    if step.event != Event::Raw {
+                        proxy.counters.protocol_errors += 1;
+                        proxy.failed(self.facts.ordinal, Detail::Words("upstream: not a valid reply"), cx);
+                    }
                     self.leave_messages();
                     rest.take(rest.unread().len(), hold, self, cx, proxy);
                     rest.hand_on(self, cx, proxy);

@@ -1,7 +1,7 @@
 //! The proxy from outside: commands in, snapshots and events out. Every call returns when all workers have
 //! done what it asks, and none waits for traffic.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -11,17 +11,21 @@ use std::time::Duration;
 
 use super::book::{Book, Entry};
 use super::calls::{
-    Applied, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate, RulesChange,
+    Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
+    RulesChange,
 };
+use super::change::check_names;
 use super::dataplane::DataplaneSettings;
+use super::ended::EndedRule;
 use super::error::ProxyError;
+use super::event::{Detail, Event, EventKind};
 use super::keeper::Watch;
-use super::leases::LeaseBook;
-use super::stats::{Counters, Event, RuleStats, WorkerSnapshot};
+use super::leases::lease_name;
+use super::stats::WorkerSnapshot;
 use super::thread::{Command, Link};
-use super::totals::{ProxyStats, Stats, WorkerStats, merge_by_name};
+use super::totals::{ProxyStats, Stats, WorkerStats};
 use super::worker::Opening;
-use crate::behavior::{Rule, RuleSet};
+use crate::behavior::mix;
 use crate::clock::Instant;
 use crate::ring::Features;
 
@@ -83,6 +87,7 @@ impl Handle {
             return Err(ProxyError::TooMany);
         }
         let generation = book.generation + 1;
+        check_names(&spec.name, &spec.rules)?;
         let rules = self.compile(&spec, spec.rules.clone(), generation, None)?;
         if spec.enabled {
             check_free(spec.listen).map_err(|source| ProxyError::Listen {
@@ -110,28 +115,34 @@ impl Handle {
                 Ok(Some(address)) => (spec.listen, opening.listen) = (address, Some(address)),
                 Ok(None) => {}
                 Err(source) => {
-                    self.ask_all(|reply| Command::Remove(id, reply));
+                    self.ask_all(|reply| Command::Remove(id, generation, reply));
                     return Err(ProxyError::Listen { name: spec.name, listen: spec.listen, source });
                 }
             }
         }
         (book.next_id, book.generation) = (id + 1, generation);
-        let leases = LeaseBook::new(spec.rules.clone());
-        let entry = Entry { id, spec, rules, leases, began: BTreeMap::new(), known: BTreeMap::new() };
+        let entry = Entry::new(id, spec, rules);
         let info = entry.info();
+        let detail = format!("created: {}", mix::text(&info.spec.rules));
+        self.tell_changed(&info.spec.name, generation, Instant::now(), detail);
         book.proxies.insert(info.spec.name.clone(), entry);
         Ok(info)
     }
 
-    /// Changes where a proxy leads, or whether it listens.
+    /// Changes where a proxy leads, what is spoken on it, or whether it listens.
     ///
     /// # Errors
-    /// When there is no such proxy, or it cannot listen again.
+    /// When there is no such proxy, it was changed meanwhile, its rules need another protocol, or it cannot listen
+    /// again.
     pub fn update(&self, name: &str, update: ProxyUpdate) -> Result<(ProxyInfo, Applied), ProxyError> {
         let started = Instant::now();
         let mut book = self.book();
+        let generation = book.generation + 1;
         let entry = book.entry(name)?;
-        let mut spec = entry.spec.clone();
+        entry.check_generation(update.expected_generation)?;
+        let previous_generation = entry.generation;
+        let before = entry.spec.clone();
+        let mut spec = before.clone();
         if let Some((upstream, addresses)) = update.upstream {
             if addresses.is_empty() {
                 return Err(ProxyError::NoUpstream(upstream));
@@ -140,8 +151,16 @@ impl Handle {
         }
         spec.connect_timeout = update.connect_timeout.unwrap_or(spec.connect_timeout);
         spec.enabled = update.enabled.unwrap_or(spec.enabled);
+        spec.protocol = update.protocol.unwrap_or(spec.protocol);
+        if spec.protocol != before.protocol {
+            // Refused now, before anything is changed; leases that have not begun are asked too.
+            let leases = entry.leases.leases().iter().map(|lease| lease.rules.clone());
+            for rules in leases.chain([entry.leases.base().to_vec()]) {
+                self.compile(&spec, rules, generation, None)?;
+            }
+        }
         let id = entry.id;
-        if spec.enabled && !entry.spec.enabled {
+        if spec.enabled && !before.enabled {
             for worker in &self.0.workers {
                 let reply = worker.ask(|reply| Command::Listen(id, spec.listen, reply));
                 match reply.recv().map_err(|_| ProxyError::Stopped)? {
@@ -153,26 +172,51 @@ impl Handle {
                     }
                 }
             }
-        } else if !spec.enabled && entry.spec.enabled {
+        } else if !spec.enabled && before.enabled {
             wait(self.ask_all(|reply| Command::Shut(id, reply)))?;
         }
         let (addresses, timeout) = (&spec.upstream_addresses, spec.connect_timeout);
-        wait(self.ask_all(|reply| Command::SetUpstream(id, addresses.clone(), timeout, reply)))?;
+        let set = |reply| Command::SetUpstream(id, addresses.clone(), timeout, generation, reply);
+        wait(self.ask_all(set))?;
+        let detail = spec.differences(&before);
         entry.spec = spec;
-        let info = entry.info();
-        Ok((info, self.applied(book.generation, started, Instant::now())))
+        let applied = if entry.spec.protocol == before.protocol {
+            entry.generation = generation;
+            book.generation = generation;
+            let to = AppliedTo { proxy: name.to_owned(), previous_generation, ..AppliedTo::default() };
+            self.applied(generation, started, Instant::now(), vec![to])
+        } else {
+            self.put(&mut book, &[name.to_owned()], started)?
+        };
+        let info = book.entry(name)?.info();
+        self.tell_changed(name, generation, applied.at, detail);
+        Ok((info, applied))
     }
 
-    /// Closes a proxy and all its connections.
+    /// Closes a proxy and all its connections, and ends its leases.
     ///
     /// # Errors
-    /// When there is no such proxy.
-    pub fn delete(&self, name: &str) -> Result<(), ProxyError> {
+    /// When there is no such proxy, or another generation changed it last than is expected.
+    pub fn delete(&self, name: &str, expected_generation: Option<u64>) -> Result<Applied, ProxyError> {
+        let started = Instant::now();
         let mut book = self.book();
-        let id = book.entry(name)?.id;
-        wait(self.ask_all(|reply| Command::Remove(id, reply)))?;
+        let generation = book.generation + 1;
+        let entry = book.entry(name)?;
+        entry.check_generation(expected_generation)?;
+        let (id, previous_generation) = (entry.id, entry.generation);
+        let mut connections = 0;
+        for worker in self.ask_all(|reply| Command::Remove(id, generation, reply)) {
+            connections += worker.recv().map_err(|_| ProxyError::Stopped)?;
+        }
+        let at = Instant::now();
+        let leases_ended = entry.clear(EndReason::Deleted);
+        let ended = entry.take_ended(at, Vec::new());
+        book.generation = generation;
         book.proxies.remove(name);
-        Ok(())
+        self.tell_ended(&mut book, generation, ended);
+        self.tell_changed(name, generation, at, "deleted");
+        let to = AppliedTo { proxy: name.to_owned(), previous_generation, connections, leases_ended };
+        Ok(self.applied(generation, started, at, vec![to]))
     }
 
     /// All proxies, by name.
@@ -196,27 +240,44 @@ impl Handle {
         let started = Instant::now();
         let mut book = self.book();
         for change in &changes {
-            let found = book.entry(&change.proxy)?.rules.generation;
-            if let Some(expected) = change.expected_generation.filter(|expected| *expected != found) {
-                return Err(ProxyError::Stale { name: change.proxy.clone(), expected, found });
-            }
+            book.entry(&change.proxy)?.check_generation(change.expected_generation)?;
+            check_names(&change.proxy, &change.rules)?;
         }
         // Try everything on copies first, so that a refusal changes nothing.
         let mut bases = Vec::new();
+        let mut refused = None;
         for change in changes {
             let entry = book.entry(&change.proxy)?;
             let before = entry.leases.base().to_vec();
-            entry.leases.set_base(change.rules)?;
-            bases.push((change.proxy, before));
-        }
-        let names: Vec<String> = bases.iter().map(|(name, _)| name.clone()).collect();
-        self.put(&mut book, &names, started).inspect_err(|_| {
-            for (name, before) in bases {
-                if let Some(entry) = book.proxies.get_mut(&name) {
-                    let _ = entry.leases.set_base(before);
+            match entry.leases.set_base(change.rules) {
+                Ok(()) => bases.push((change.proxy, before)),
+                Err(error) => {
+                    refused = Some(error.into());
+                    break;
                 }
             }
-        })
+        }
+        let names: Vec<String> = bases.iter().map(|(name, _)| name.clone()).collect();
+        let applied = refused.map_or_else(|| self.put(&mut book, &names, started), Err);
+        match applied {
+            Ok(applied) => {
+                for name in &names {
+                    let entry = book.entry(name)?;
+                    entry.ended_rules.clear();
+                    let detail = mix::text(entry.leases.base());
+                    self.tell_changed(name, applied.generation, applied.at, detail);
+                }
+                Ok(applied)
+            }
+            Err(error) => {
+                for (name, before) in bases {
+                    if let Some(entry) = book.proxies.get_mut(&name) {
+                        let _ = entry.leases.set_base(before);
+                    }
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Takes all rules and leases off these proxies; off all when `names` is empty.
@@ -226,12 +287,26 @@ impl Handle {
     pub fn reset(&self, names: &[String]) -> Result<Applied, ProxyError> {
         let started = Instant::now();
         let mut book = self.book();
-        let names = if names.is_empty() { book.proxies.keys().cloned().collect() } else { names.to_vec() };
+        let names: BTreeSet<String> = if names.is_empty() {
+            book.proxies.keys().cloned().collect()
+        } else {
+            names.iter().cloned().collect()
+        };
+        let names: Vec<String> = names.into_iter().collect();
         names.iter().try_for_each(|name| book.entry(name).map(drop))?;
+        let mut ended = Vec::new();
         for name in &names {
-            book.entry(name)?.leases = LeaseBook::default();
+            let entry = book.entry(name)?;
+            // What the leases did that end now stays to be read.
+            entry.ended_rules.clear();
+            ended.push(entry.clear(EndReason::Reset));
         }
-        self.put(&mut book, &names, started)
+        let mut applied = self.put(&mut book, &names, started)?;
+        for (to, ended) in applied.proxies.iter_mut().zip(ended) {
+            to.leases_ended = ended;
+            self.tell_changed(&to.proxy, applied.generation, applied.at, "reset: normal");
+        }
+        Ok(applied)
     }
 
     /// Puts rules on top for a time.
@@ -243,32 +318,35 @@ impl Handle {
         let mut book = self.book();
         let generation = book.generation;
         let entry = book.entry(&request.proxy)?;
+        check_names(&request.proxy, &request.rules)?;
         // What cannot be compiled is refused now, not when it starts.
         self.compile(&entry.spec, request.rules.clone(), generation, None)?;
-        let id =
-            entry.leases.acquire(request.owner, request.rules, request.starts_in, request.ttl, started)?;
+        let text = mix::text(&request.rules);
+        let id = entry.leases.acquire(request.owner, request.rules, request.term, started)?;
+        let lease = Some(lease_name(entry.id, id).into());
+        let event = Event::about(request.proxy.as_str(), generation + 1, EventKind::LeaseAcquired, started);
+        self.tell(Event { lease, detail: Detail::Text(text.into()), ..event });
         let applied = self.put(&mut book, std::slice::from_ref(&request.proxy), started);
         let entry = book.entry(&request.proxy)?;
         if applied.is_err() {
             let _ = entry.leases.release(id, started);
         }
         let applied = applied?;
-        let lease = entry.lease(id).ok_or_else(|| ProxyError::LeaseNotFound(id.to_string()))?;
+        let lease = entry.lease(id).ok_or_else(|| ProxyError::LeaseNotFound(lease_name(entry.id, id)))?;
         self.wake_keeper();
         Ok((lease, applied))
     }
 
-    /// Lets a lease live for `ttl` from now.
+    /// Lets a lease live for `ttl` from now, or for as long as it was given before.
     ///
     /// # Errors
     /// When it has ended already.
-    pub fn renew(&self, id: &str, ttl: Duration) -> Result<LeaseInfo, ProxyError> {
+    pub fn renew(&self, id: &str, ttl: Option<Duration>) -> Result<LeaseInfo, ProxyError> {
         let mut book = self.book();
         let (name, lease) = book.find_lease(id)?;
-        let entry = book.entry(&name)?;
-        entry.leases.renew(lease, ttl, Instant::now())?;
+        let renewed = book.entry(&name)?.renew(lease, ttl, Instant::now());
         self.wake_keeper();
-        entry.lease(lease).ok_or_else(|| ProxyError::LeaseNotFound(id.into()))
+        renewed
     }
 
     /// Ends a lease; returns what it did.
@@ -279,12 +357,10 @@ impl Handle {
         let started = Instant::now();
         let mut book = self.book();
         let (name, lease) = book.find_lease(id)?;
-        let info = book.entry(&name)?.lease(lease).ok_or_else(|| ProxyError::LeaseNotFound(id.into()))?;
-        book.entry(&name)?.leases.release(lease, started)?;
+        book.entry(&name)?.release(lease, started)?;
         let applied = self.put(&mut book, std::slice::from_ref(&name), started)?;
         let end = book.ended.iter().rev().find(|end| end.lease.id == id).cloned();
-        let end = end.unwrap_or(LeaseEnd { lease: info, ended_at: applied.at, rules: Vec::new() });
-        Ok((end, applied))
+        Ok((end.ok_or_else(|| ProxyError::LeaseNotFound(id.into()))?, applied))
     }
 
     /// All leases, by proxy.
@@ -305,94 +381,26 @@ impl Handle {
         let snapshots = self.snapshots()?;
         let book = self.book();
         let proxies = book.proxies.values().map(|entry| {
-            let mut stats =
-                ProxyStats { counters: Counters::default(), rules: Vec::new(), retired: Vec::new() };
-            let mut retired: BTreeMap<&'static str, RuleStats> = BTreeMap::new();
-            for snapshot in snapshots.iter().filter_map(|worker| worker.proxies.get(&entry.id)) {
-                stats.counters += snapshot.counters;
-                merge_by_name(&mut stats.rules, &snapshot.rules);
-                for (behavior, old) in &snapshot.retired {
-                    retired.entry(behavior).and_modify(|sum| sum.merge(old)).or_insert_with(|| old.clone());
-                }
-            }
-            stats.retired = retired.into_values().collect();
+            let stats = ProxyStats::sum(entry.id, &snapshots);
             (entry.spec.name.clone(), stats)
         });
         let proxies = proxies.collect();
-        let workers = snapshots.into_iter().map(|worker| WorkerStats {
-            worker: worker.worker,
-            cpu_ns: worker.cpu_ns,
-            connections: worker.connections,
-            held_bytes: worker.held_bytes,
-            overflows: worker.overflows,
-            events_lost: worker.events_lost,
-            residence: worker.residence,
-        });
+        let workers = snapshots.into_iter().map(WorkerStats::from);
         Ok(Stats { at: Instant::now(), workers: workers.collect(), proxies })
     }
 
-    /// Compiles a proxy's rules; what did not change goes on counting.
-    fn compile(
-        &self,
-        spec: &ProxySpec,
-        rules: Vec<Rule>,
-        generation: u64,
-        previous: Option<&RuleSet>,
-    ) -> Result<Arc<RuleSet>, ProxyError> {
-        let compiled = RuleSet::compile(rules, spec.protocol, self.0.settings.seed, generation)
-            .map_err(|source| ProxyError::Rules { name: spec.name.clone(), source })?;
-        Ok(Arc::new(match previous {
-            Some(previous) => compiled.inherit(previous),
-            None => compiled,
-        }))
+    /// What the rules of a proxy's ended leases did, oldest first: since its rules were changed last, at most
+    /// [`ENDED_RULES_MAX`](super::ENDED_RULES_MAX).
+    ///
+    /// # Errors
+    /// When there is no such proxy.
+    pub fn ended_rules(&self, proxy: &str) -> Result<Vec<EndedRule>, ProxyError> {
+        self.book().entry(proxy).map(|entry| entry.ended_rules.iter().cloned().collect())
     }
 
-    /// Brings what the books of these proxies say to all workers, as one generation.
-    pub(super) fn put(
-        &self,
-        book: &mut Book,
-        names: &[String],
-        started: Instant,
-    ) -> Result<Applied, ProxyError> {
-        let generation = book.generation + 1;
-        let mut changes = Vec::new();
-        for name in names {
-            let entry = book.entry(name)?;
-            let before: Vec<LeaseInfo> = entry.info().leases;
-            let (rules, _) = entry.leases.effective(started);
-            changes.push((
-                name.clone(),
-                before,
-                self.compile(&entry.spec, rules, generation, Some(&entry.rules))?,
-            ));
-        }
-        let message: Arc<[(u32, Arc<RuleSet>)]> =
-            changes.iter().map(|(name, _, rules)| (book.proxies[name].id, Arc::clone(rules))).collect();
-        let acknowledged = self.ask_all(|reply| Command::SetRules(Arc::clone(&message), reply));
-        let mut at = started;
-        let mut dropped: BTreeMap<u32, Vec<RuleStats>> = BTreeMap::new();
-        for worker in acknowledged {
-            let (applied_at, gone) = worker.recv().map_err(|_| ProxyError::Stopped)?;
-            at = at.max(applied_at);
-            gone.iter().for_each(|(id, rules)| merge_by_name(dropped.entry(*id).or_default(), rules));
-        }
-        book.generation = generation;
-        for (name, _, rules) in changes {
-            let entry = book.entry(&name)?;
-            entry.rules = rules;
-            entry.note_leases(started, at);
-            let id = entry.id;
-            let ended = entry.take_ended(at, dropped.remove(&id).unwrap_or_default());
-            book.ended.extend(ended);
-        }
-        while book.ended.len() > ENDED_LEASES_MAX {
-            book.ended.pop_front();
-        }
-        Ok(self.applied(generation, started, at))
-    }
-
-    fn applied(&self, generation: u64, started: Instant, at: Instant) -> Applied {
-        Applied { generation, took: at - started, workers: self.0.workers.len(), at }
+    /// The generation in force.
+    pub fn generation(&self) -> u64 {
+        self.book().generation
     }
 
     pub(super) fn snapshots(&self) -> Result<Vec<WorkerSnapshot>, ProxyError> {

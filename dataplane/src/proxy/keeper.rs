@@ -6,21 +6,22 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError
 use std::time::Duration;
 
 use super::book::Entry;
+use super::event::Event;
 use super::handle::{Handle, lock};
-use super::stats::Event;
 use crate::clock::Instant;
 
 pub(super) struct Watch {
     pub(super) events: SyncSender<Vec<Event>>,
     pub(super) lost: Arc<AtomicU64>,
+    pub(super) since: Instant,
 }
 
 impl Handle {
-    /// Every bad thing from now on; a watcher that is `capacity` batches behind loses the next, and knows.
+    /// Everything that happens from now on; a watcher that is `capacity` batches behind loses the next, and knows.
     pub fn watch(&self, capacity: usize) -> Watcher {
         let (events, inbox) = mpsc::sync_channel(capacity.max(1));
         let lost = Arc::new(AtomicU64::new(0));
-        lock(&self.0.watchers).push(Watch { events, lost: Arc::clone(&lost) });
+        lock(&self.0.watchers).push(Watch { events, lost: Arc::clone(&lost), since: Instant::now() });
         Watcher { inbox, lost }
     }
 
@@ -41,8 +42,8 @@ impl Handle {
     fn change_leases(&self) -> Option<Instant> {
         let mut book = self.book();
         let now = Instant::now();
-        let changed = |(name, entry): (&String, &mut Entry)| entry.is_due(now).then(|| name.clone());
-        let due: Vec<String> = book.proxies.iter_mut().filter_map(changed).collect();
+        let changed = |(name, entry): (&String, &Entry)| entry.is_due(now).then(|| name.clone());
+        let due: Vec<String> = book.proxies.iter().filter_map(changed).collect();
         if !due.is_empty() {
             // Refused only while shutting down: rules that compiled alone compile together.
             let _ = self.put(&mut book, &due, now);
@@ -52,18 +53,22 @@ impl Handle {
     }
 
     fn tell_watchers(&self, events: &[Event]) {
-        lock(&self.0.watchers).retain(|watch| match watch.events.try_send(events.to_vec()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(events)) => {
-                watch.lost.fetch_add(events.len() as u64, Ordering::Relaxed);
-                true
+        lock(&self.0.watchers).retain(|watch| {
+            // A watcher hears what happens from its own beginning on; what waited for the keeper then is older.
+            let news: Vec<Event> = events.iter().filter(|event| event.at >= watch.since).cloned().collect();
+            match watch.events.try_send(news) {
+                Ok(()) => true,
+                Err(TrySendError::Full(events)) => {
+                    watch.lost.fetch_add(events.len() as u64, Ordering::Relaxed);
+                    true
+                }
+                Err(TrySendError::Disconnected(_)) => false,
             }
-            Err(TrySendError::Disconnected(_)) => false,
         });
     }
 }
 
-/// Every bad thing, as it happens.
+/// What happens, as it happens.
 pub struct Watcher {
     inbox: Receiver<Vec<Event>>,
     lost: Arc<AtomicU64>,

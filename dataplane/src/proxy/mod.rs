@@ -8,9 +8,12 @@
 
 mod book;
 mod calls;
+mod change;
 mod connection;
 mod dataplane;
+mod ended;
 mod error;
+mod event;
 mod exchange;
 mod handle;
 mod keeper;
@@ -21,15 +24,20 @@ mod thread;
 mod totals;
 mod worker;
 
-pub use calls::{Applied, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate, RulesChange};
+pub use calls::{
+    Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
+    RulesChange,
+};
 pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
+pub use ended::{ENDED_RULES_MAX, EndedRule};
 pub use error::ProxyError;
+pub use event::{Detail, Event, EventKind, RuleName};
 pub use exchange::PIPELINE_MAX;
 pub(crate) use handle::check_free;
 pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
 pub use keeper::Watcher;
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
-pub use stats::{Counters, Event, ProxySnapshot, RuleStats, WorkerSnapshot};
+pub use stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};
 pub use totals::{ProxyStats, Stats, WorkerStats};
 pub use worker::{Opening, Worker, WorkerSettings};

@@ -28,6 +28,8 @@ pub(super) struct Item {
     /// The delay that was asked for, and by which rules of which generation; none on most.
     pub asked: Duration,
     pub rules: RuleMask,
+    /// The exchange that they belong to, from 1; 0 on plain bytes.
+    pub exchange: u32,
     pub generation: u64,
 }
 
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn a_short_delay_never_overtakes_a_long_one() {
         let mut pipe = Pipe::default();
-        let hold = |ms| Hold { time: Duration::from_millis(ms), rules: 0 };
+        let hold = |ms| Hold { time: Duration::from_millis(ms), ..Hold::default() };
         let now = Instant::from_nanos(1);
         let first = pipe.due(now, &hold(50));
         assert_eq!(pipe.due(now, &hold(10)), first);

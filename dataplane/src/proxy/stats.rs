@@ -1,13 +1,13 @@
-//! What a proxy tells: counters, the accuracy of each rule, and one event for every bad thing.
+//! What one worker counts of each proxy, and how exactly each rule did what was asked.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::clock::Instant;
+use super::leases::lease_of;
+use crate::behavior::{Drawn, RuleSet};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
@@ -44,18 +44,24 @@ counters! {
     connect_failures,
     /// Upstream connects that took longer than the connect timeout.
     connect_timeouts,
-    /// Connections that the client broke off.
+    /// Connections that the client broke off; not those that a rule made hang.
     client_resets,
-    /// Connections that the upstream broke off.
+    /// Connections that the upstream broke off; not those that a rule made hang.
     upstream_resets,
     /// Messages refused because they were not of the protocol, or ambiguous.
     protocol_errors,
-    /// Times reading paused because as many bytes were held as may be.
+    /// Times reading paused because one direction of a connection held as many bytes as it may.
     held_limit_reached,
+    /// Times reading paused because the worker held as many bytes as it may.
+    worker_held_limit_reached,
     /// Times a receive found no buffer and had to wait for one.
     no_buffers,
     /// Times accepting paused because no descriptor was left.
     accept_paused,
+    /// Connections turned away because the worker has as many as it may.
+    connection_limit_reached,
+    /// Connections ended because the client had too many requests under way.
+    pipeline_limit_reached,
 }
 
 /// A histogram of nanoseconds up to an hour, three digits.
@@ -70,69 +76,72 @@ pub struct RuleStats {
     pub name: Arc<str>,
     /// The behavior's name.
     pub behavior: &'static str,
-    /// Exchanges, chunks or connections on which it acted.
+    /// The lease that the rule belongs to; none for a base rule.
+    pub lease: Option<Arc<str>>,
+    /// Units (connections, exchanges or chunks, by its scope) that passed its match and triggers and were drawn for.
+    pub matched: u64,
+    /// Units that the draw chose and no earlier rule had taken: `acted / matched` is the share that was kept.
+    pub acted: u64,
+    /// Faults done: each held message or chunk, each error reply, each connection cut. One unit may give several.
     pub injected: u64,
     /// Done − asked, in nanoseconds, of each delay: how late bytes left after their hold.
     pub lateness: Option<Histogram<u64>>,
+    /// What was asked, in nanoseconds, of each delay; where several rules add up, their sum.
+    pub asked: Option<Histogram<u64>>,
 }
 
 impl RuleStats {
-    pub(super) fn new(name: &str, behavior: &'static str) -> RuleStats {
-        let lateness = (behavior == "delay").then(nanoseconds);
-        RuleStats { name: name.into(), behavior, injected: 0, lateness }
+    pub(super) fn new(name: &str, behavior: &'static str, lease: Option<Arc<str>>) -> RuleStats {
+        let times = || (behavior == "delay").then(nanoseconds);
+        let (name, lateness, asked) = (name.into(), times(), times());
+        RuleStats { name, behavior, lease, matched: 0, acted: 0, injected: 0, lateness, asked }
     }
 
     /// Adds what another worker, or an earlier generation, has done.
     pub fn merge(&mut self, other: &RuleStats) {
+        self.matched += other.matched;
+        self.acted += other.acted;
         self.injected += other.injected;
-        match (&mut self.lateness, &other.lateness) {
-            (Some(ours), Some(theirs)) => ours.add(theirs).expect("all have the same bounds"),
-            (ours @ None, Some(theirs)) => *ours = Some(theirs.clone()),
-            _ => {}
+        for (ours, theirs) in [(&mut self.lateness, &other.lateness), (&mut self.asked, &other.asked)] {
+            match (ours, theirs) {
+                (Some(ours), Some(theirs)) => ours.add(theirs).expect("all have the same bounds"),
+                (ours @ None, Some(theirs)) => *ours = Some(theirs.clone()),
+                _ => {}
+            }
         }
     }
 }
 
-/// A bad thing that was done on purpose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// When it was done.
-    pub at: Instant,
-    /// On which proxy.
-    pub proxy: Arc<str>,
-    /// On which of the proxy's connections, from 0.
-    pub connection: u64,
-    /// By which rule.
-    pub rule: Arc<str>,
-    /// The behavior's name.
-    pub behavior: &'static str,
-    /// For a delay: how long the bytes should be held. Zero for what happens at once.
-    pub asked: Duration,
-    /// For a delay: how long they were held.
-    pub done: Duration,
+/// Counts the units that rules met and chose.
+pub(super) fn count_drawn(rules: &mut [RuleStats], drawn: Drawn) {
+    let mut left = drawn.matched | drawn.acted;
+    while left != 0 {
+        let index = left.trailing_zeros();
+        left &= left - 1;
+        if let Some(stats) = rules.get_mut(index as usize) {
+            stats.matched += drawn.matched >> index & 1;
+            stats.acted += drawn.acted >> index & 1;
+        }
+    }
 }
 
-/// One worker's events until they are handed over; bounded, so that nobody has to listen.
-#[derive(Debug)]
-pub(super) struct EventBuffer {
-    pub events: Vec<Event>,
-    /// Events for which there was no room.
-    pub lost: u64,
-}
-
-/// Events one worker keeps between two hand-overs; at 50 hand-overs a second, 200,000 events per second.
-const EVENTS_MAX: usize = 4096;
-/// How long an event waits for others before it is handed over.
-pub(super) const EVENT_DELAY: Duration = Duration::from_millis(20);
-
-impl EventBuffer {
-    pub fn new() -> EventBuffer {
-        EventBuffer { events: Vec::with_capacity(EVENTS_MAX), lost: 0 }
-    }
-
-    pub fn push(&mut self, event: Event) {
-        if self.events.len() < EVENTS_MAX { self.events.push(event) } else { self.lost += 1 }
-    }
+/// Statistics for the new rules of proxy `id`, in which a rule that is the same as before goes on counting; and those
+/// of the rules that are gone, or were changed.
+pub(super) fn stats_of(
+    id: u32,
+    rules: &RuleSet,
+    before: &RuleSet,
+    mut counted: Vec<RuleStats>,
+) -> (Vec<RuleStats>, Vec<RuleStats>) {
+    let now = rules.rules().iter().map(|rule| {
+        let is_same = before.rules().iter().any(|old| old.rule() == rule.rule());
+        let same = counted.iter().position(|old| is_same && *old.name == *rule.name());
+        match same {
+            Some(place) => counted.swap_remove(place),
+            None => RuleStats::new(rule.name(), rule.kind(), lease_of(id, rule.name())),
+        }
+    });
+    (now.collect(), counted)
 }
 
 /// What one worker says of one proxy.
@@ -144,6 +153,8 @@ pub struct ProxySnapshot {
     pub rules: Vec<RuleStats>,
     /// Rules that are no longer there, together by behavior.
     pub retired: BTreeMap<&'static str, RuleStats>,
+    /// Bytes in the queues of its connections.
+    pub held_bytes: usize,
 }
 
 /// What one worker says of itself.
@@ -157,6 +168,12 @@ pub struct WorkerSnapshot {
     pub connections: usize,
     /// Bytes it holds for delays and slow sinks.
     pub held_bytes: usize,
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Times a receive found no buffer.
+    pub no_buffers: u64,
+    /// The generation that it applies.
+    pub generation: u64,
     /// Times its completion queue had no room.
     pub overflows: u64,
     /// Events it had no room for.
@@ -184,8 +201,8 @@ mod tests {
 
     #[test]
     fn merged_accuracy_is_what_one_worker_would_have_recorded() {
-        let (mut a, mut b) = (RuleStats::new("x", "delay"), RuleStats::new("x", "delay"));
-        let mut both = RuleStats::new("x", "delay");
+        let (mut a, mut b) = (RuleStats::new("x", "delay", None), RuleStats::new("x", "delay", None));
+        let mut both = RuleStats::new("x", "delay", None);
         for value in 1..1000 {
             let one = if value % 3 == 0 { &mut a } else { &mut b };
             one.lateness.as_mut().unwrap().record(value * 97).unwrap();
@@ -193,21 +210,5 @@ mod tests {
         }
         a.merge(&b);
         assert_eq!(a.lateness, both.lateness);
-    }
-
-    #[test]
-    fn a_full_event_buffer_counts_what_it_loses() {
-        let mut buffer = EventBuffer::new();
-        let event = Event {
-            at: Instant::ZERO,
-            proxy: "p".into(),
-            connection: 0,
-            rule: "r".into(),
-            behavior: "delay",
-            asked: Duration::ZERO,
-            done: Duration::ZERO,
-        };
-        (0..EVENTS_MAX + 3).for_each(|_| buffer.push(event.clone()));
-        assert_eq!((buffer.events.len(), buffer.lost), (EVENTS_MAX, 3));
     }
 }

@@ -7,14 +7,26 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use super::dataplane::DataplaneSettings;
-use super::stats::{Event, RuleStats, WorkerSnapshot};
+use super::event::Event;
+use super::stats::{RuleStats, WorkerSnapshot};
 use super::worker::{Opening, Worker, WorkerSettings};
 use crate::behavior::RuleSet;
 use crate::clock::Instant;
 use crate::ring::{Features, KernelRing, RingError, RingSettings, SPIN, Waker};
 
-/// Rules that a change has taken away, with what they did, by proxy number.
-pub(super) type Dropped = Vec<(u32, Vec<RuleStats>)>;
+/// What new rules met on one worker, for each proxy by its number.
+pub(super) struct RulesMet {
+    pub(super) at: Instant,
+    pub(super) proxies: Vec<ProxyMet>,
+}
+
+/// What new rules met on one proxy.
+pub(super) struct ProxyMet {
+    pub(super) id: u32,
+    pub(super) connections: usize,
+    /// The rules that are gone, with what they did.
+    pub(super) gone: Vec<RuleStats>,
+}
 
 pub(super) struct Link {
     pub(super) commands: Sender<Command>,
@@ -25,9 +37,10 @@ pub(super) enum Command {
     Open(Box<Opening>, Sender<io::Result<Option<SocketAddr>>>),
     Listen(u32, SocketAddr, Sender<io::Result<Option<SocketAddr>>>),
     Shut(u32, Sender<()>),
-    Remove(u32, Sender<()>),
-    SetRules(Arc<[(u32, Arc<RuleSet>)]>, Sender<(Instant, Dropped)>),
-    SetUpstream(u32, Vec<SocketAddr>, Duration, Sender<()>),
+    /// Answers how many connections it closes.
+    Remove(u32, u64, Sender<usize>),
+    SetRules(Arc<[(u32, Arc<RuleSet>)]>, Sender<RulesMet>),
+    SetUpstream(u32, Vec<SocketAddr>, Duration, u64, Sender<()>),
     Snapshot(Sender<WorkerSnapshot>),
     Drain(Sender<()>),
     Stop,
@@ -76,14 +89,23 @@ pub(super) fn run_worker(
                     Command::Open(opening, reply) => drop(reply.send(worker.open(&opening))),
                     Command::Listen(id, address, reply) => drop(reply.send(worker.listen(id, address))),
                     Command::Shut(id, reply) => drop((worker.shut(id, true), reply.send(()))),
-                    Command::Remove(id, reply) => drop((worker.remove(id), reply.send(()))),
-                    Command::SetRules(changes, reply) => {
-                        let dropped =
-                            changes.iter().map(|(id, rules)| (*id, worker.set_rules(*id, rules))).collect();
-                        let _ = reply.send((Instant::now(), dropped));
+                    Command::Remove(id, generation, reply) => {
+                        let open = worker.connections_of(id);
+                        worker.remove(id);
+                        worker.applies(generation);
+                        let _ = reply.send(open);
                     }
-                    Command::SetUpstream(id, upstream, timeout, reply) => {
+                    Command::SetRules(changes, reply) => {
+                        let set = changes.iter().map(|(id, rules)| {
+                            let connections = worker.connections_of(*id);
+                            ProxyMet { id: *id, connections, gone: worker.set_rules(*id, rules) }
+                        });
+                        let proxies = set.collect();
+                        let _ = reply.send(RulesMet { at: Instant::now(), proxies });
+                    }
+                    Command::SetUpstream(id, upstream, timeout, generation, reply) => {
                         worker.set_upstream(id, upstream, timeout);
+                        worker.applies(generation);
                         let _ = reply.send(());
                     }
                     Command::Snapshot(reply) => drop(reply.send(worker.snapshot())),

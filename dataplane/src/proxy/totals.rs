@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use super::stats::{Counters, RuleStats, nanoseconds};
+use super::stats::{Counters, RuleStats, WorkerSnapshot, nanoseconds};
 use crate::clock::Instant;
 
 /// Everything counted so far, all workers together.
@@ -29,6 +29,12 @@ pub struct WorkerStats {
     pub connections: usize,
     /// Bytes it holds.
     pub held_bytes: usize,
+    /// Turns of its loop, each one call of the kernel.
+    pub turns: u64,
+    /// Times a receive found no buffer.
+    pub no_buffers: u64,
+    /// The generation that it applies.
+    pub generation: u64,
     /// Times its completion queue had no room.
     pub overflows: u64,
     /// Events it had no room for.
@@ -42,10 +48,47 @@ pub struct WorkerStats {
 pub struct ProxyStats {
     /// Its counters.
     pub counters: Counters,
-    /// Its rules, in their order.
+    /// Its rules, the base rules first, each part in its order.
     pub rules: Vec<RuleStats>,
     /// Rules that are no longer there, together by behavior.
     pub retired: Vec<RuleStats>,
+    /// Bytes that wait in its queues, for a rule or for a slow peer.
+    pub held_bytes: usize,
+}
+
+impl ProxyStats {
+    /// Adds up what the workers say of proxy number `id`.
+    pub(super) fn sum(id: u32, snapshots: &[WorkerSnapshot]) -> ProxyStats {
+        let (mut counters, mut rules, mut held_bytes) = (Counters::default(), Vec::new(), 0);
+        let mut retired: BTreeMap<&'static str, RuleStats> = BTreeMap::new();
+        for snapshot in snapshots.iter().filter_map(|worker| worker.proxies.get(&id)) {
+            counters += snapshot.counters;
+            held_bytes += snapshot.held_bytes;
+            merge_by_name(&mut rules, &snapshot.rules);
+            for (behavior, old) in &snapshot.retired {
+                retired.entry(behavior).and_modify(|sum| sum.merge(old)).or_insert_with(|| old.clone());
+            }
+        }
+        rules.sort_by_key(|rule| rule.lease.is_some());
+        ProxyStats { counters, rules, retired: retired.into_values().collect(), held_bytes }
+    }
+}
+
+impl From<WorkerSnapshot> for WorkerStats {
+    fn from(worker: WorkerSnapshot) -> WorkerStats {
+        WorkerStats {
+            worker: worker.worker,
+            cpu_ns: worker.cpu_ns,
+            connections: worker.connections,
+            held_bytes: worker.held_bytes,
+            turns: worker.turns,
+            no_buffers: worker.no_buffers,
+            generation: worker.generation,
+            overflows: worker.overflows,
+            events_lost: worker.events_lost,
+            residence: worker.residence,
+        }
+    }
 }
 
 /// A merged residence histogram of all workers.

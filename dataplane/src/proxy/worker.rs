@@ -10,9 +10,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::connection::{Connection, DOWNSTREAM, UPSTREAM};
-use super::stats::{
-    Counters, EVENT_DELAY, Event, EventBuffer, ProxySnapshot, RuleStats, WorkerSnapshot, nanoseconds,
-};
+use super::event::{Detail, EVENT_DELAY, Event, EventBuffer, EventKind};
+use super::stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot, nanoseconds, stats_of};
 use crate::behavior::{ConnectionFacts, Direction, RuleSet};
 use crate::clock::Instant;
 use crate::ring::{Errno, Outcome, Ring, SLOT_LIMIT, Socket, SocketOptions, Token, thread_cpu_ns};
@@ -57,14 +56,21 @@ pub(super) struct ProxyState {
     pub counters: Counters,
     pub rule_stats: Vec<RuleStats>,
     pub retired: BTreeMap<&'static str, RuleStats>,
+    /// The generation before this one, and its rules: bytes that are held still carry their numbers.
+    pub earlier: (u64, Vec<EarlierRule>),
     listener: Option<Socket>,
     /// Which listener of this proxy that is: one that was shut may still have something to say.
     listening: u16,
     accepting: bool,
+    /// Accepting has paused since the last connection, and that has been told.
+    pause_told: bool,
     ordinals: Arc<AtomicU64>,
     open: usize,
     removed: bool,
 }
+
+/// A rule's name, and its lease.
+pub(super) type EarlierRule = (Arc<str>, Option<Arc<str>>);
 
 /// What connections share on one worker.
 pub(super) struct Context<R> {
@@ -76,6 +82,10 @@ pub(super) struct Context<R> {
     /// Bytes in all queues, and how many there may be.
     pub held_bytes: usize,
     pub held_bytes_max: usize,
+    /// Of those, the bytes of each proxy, by its number.
+    pub held_by_proxy: Vec<usize>,
+    /// Times a receive found no buffer.
+    pub no_buffers: u64,
     /// Receives that found no buffer.
     pub starved: Vec<(u32, u16, Direction)>,
     pub events: EventBuffer,
@@ -133,6 +143,8 @@ pub struct Worker<R: Ring> {
     free: Vec<u32>,
     /// Listeners that are shut, until their accept has ended.
     parting: Vec<Parting>,
+    turns: u64,
+    generation: u64,
     events_due: bool,
     events: mpsc::Sender<Vec<Event>>,
     woken: bool,
@@ -150,6 +162,8 @@ impl<R: Ring> Worker<R> {
                 options: settings.options.clone(),
                 held_bytes: 0,
                 held_bytes_max: settings.held_bytes_max,
+                held_by_proxy: Vec::new(),
+                no_buffers: 0,
                 starved: Vec::new(),
                 events: EventBuffer::new(),
                 residence: nanoseconds(),
@@ -160,6 +174,8 @@ impl<R: Ring> Worker<R> {
             generations: Vec::new(),
             free: Vec::new(),
             parting: Vec::new(),
+            turns: 0,
+            generation: 0,
             events_due: false,
             events,
             woken: false,
@@ -178,6 +194,7 @@ impl<R: Ring> Worker<R> {
         let deadline = self.cx.timers.next_due();
         self.cx.ring.wait_until(deadline)?;
         self.cx.now = self.cx.ring.now();
+        self.turns += 1;
         while let Some(completion) = self.cx.ring.next_completion() {
             self.on_completion(completion.token, completion.outcome);
         }
@@ -213,7 +230,9 @@ impl<R: Ring> Worker<R> {
         let place = opening.id as usize;
         if self.proxies.len() <= place {
             self.proxies.resize_with(place + 1, || None);
+            self.cx.held_by_proxy.resize(place + 1, 0);
         }
+        self.applies(opening.rules.generation);
         let mut proxy = ProxyState {
             name: opening.name.clone(),
             upstream: opening.upstream.clone(),
@@ -222,11 +241,13 @@ impl<R: Ring> Worker<R> {
             held_bytes_max: opening.held_bytes_max,
             rules: Arc::clone(&opening.rules),
             counters: Counters::default(),
-            rule_stats: stats_of(&opening.rules, Vec::new()).0,
+            rule_stats: stats_of(opening.id, &opening.rules, &opening.rules, Vec::new()).0,
             retired: BTreeMap::new(),
+            earlier: (0, Vec::new()),
             listener: None,
             listening: 0,
             accepting: false,
+            pause_told: false,
             ordinals: Arc::clone(&opening.ordinals),
             open: 0,
             removed: false,
@@ -290,12 +311,15 @@ impl<R: Ring> Worker<R> {
     /// Puts new rules in force, on live connections too; returns what the rules that are gone have done.
     pub fn set_rules(&mut self, id: u32, rules: &Arc<RuleSet>) -> Vec<RuleStats> {
         self.cx.now = self.cx.ring.now();
+        self.applies(rules.generation);
         let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Vec::new() };
-        let (stats, gone) = stats_of(rules, std::mem::take(&mut proxy.rule_stats));
+        let earlier = proxy.rule_stats.iter().map(|old| (Arc::clone(&old.name), old.lease.clone())).collect();
+        proxy.earlier = (proxy.rules.generation, earlier);
+        let (stats, gone) = stats_of(id, rules, &proxy.rules, std::mem::take(&mut proxy.rule_stats));
         proxy.rule_stats = stats;
         for old in gone.iter().filter(|old| old.injected > 0) {
             let retired = proxy.retired.entry(old.behavior);
-            retired.or_insert_with(|| RuleStats::new(old.behavior, old.behavior)).merge(old);
+            retired.or_insert_with(|| RuleStats::new(old.behavior, old.behavior, None)).merge(old);
         }
         let previous = std::mem::replace(&mut proxy.rules, Arc::clone(rules));
         if proxy.open > 0 {
@@ -304,6 +328,16 @@ impl<R: Ring> Worker<R> {
             });
         }
         gone
+    }
+
+    /// Notes the generation that a change made, which may be about another thing than rules.
+    pub fn applies(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
+    }
+
+    /// Connections of one proxy that are not closed yet.
+    pub fn connections_of(&self, id: u32) -> usize {
+        self.proxies.get(id as usize).and_then(Option::as_ref).map_or(0, |proxy| proxy.open)
     }
 
     /// Sends new connections elsewhere.
@@ -317,8 +351,12 @@ impl<R: Ring> Worker<R> {
     pub fn snapshot(&mut self) -> WorkerSnapshot {
         let proxies = self.proxies.iter().enumerate().filter_map(|(id, proxy)| {
             let ProxyState { counters, rule_stats, retired, .. } = proxy.as_ref()?;
-            let snapshot =
-                ProxySnapshot { counters: *counters, rules: rule_stats.clone(), retired: retired.clone() };
+            let snapshot = ProxySnapshot {
+                counters: *counters,
+                rules: rule_stats.clone(),
+                retired: retired.clone(),
+                held_bytes: self.cx.held_by_proxy[id],
+            };
             Some((id as u32, snapshot))
         });
         WorkerSnapshot {
@@ -326,6 +364,9 @@ impl<R: Ring> Worker<R> {
             cpu_ns: thread_cpu_ns(),
             connections: self.open_connections(),
             held_bytes: self.cx.held_bytes,
+            turns: self.turns,
+            no_buffers: self.cx.no_buffers,
+            generation: self.generation,
             overflows: self.cx.ring.overflows(),
             events_lost: self.cx.events.lost,
             residence: self.cx.residence.clone(),
@@ -361,7 +402,7 @@ impl<R: Ring> Worker<R> {
     pub fn hand_over_events(&mut self) {
         self.events_due = false;
         if !self.cx.events.events.is_empty() {
-            let events = self.cx.events.events.drain(..).collect();
+            let events = self.cx.events.take(self.cx.now);
             // Nobody listens any more: the events have been counted.
             let _ = self.events.send(events);
         }
@@ -388,6 +429,12 @@ impl<R: Ring> Worker<R> {
                 let Some(listener) = proxy.listener else { return };
                 if is_shortage(errno) {
                     proxy.counters.accept_paused += 1;
+                    // In a storm it pauses ten times a second: told once until one is accepted.
+                    if !std::mem::replace(&mut proxy.pause_told, true) {
+                        let event = proxy.event(EventKind::LimitReached, self.cx.now);
+                        let detail = Detail::Failed("accept_paused", Errno(errno));
+                        self.cx.events.push(Event { detail, ..event });
+                    }
                     let timer = Timer { slot: id, generation: 0, what: What::Accept };
                     self.cx.timers.insert(self.cx.now + ACCEPT_PAUSE, timer);
                 } else {
@@ -419,6 +466,11 @@ impl<R: Ring> Worker<R> {
             None => None,
         };
         let (Some(slot), Some(proxy)) = (place, proxy_of(&mut self.proxies, id)) else {
+            if place.is_none()
+                && let Some(proxy) = proxy_of(&mut self.proxies, id)
+            {
+                proxy.counters.connection_limit_reached += 1;
+            }
             self.free.extend(place);
             return self.cx.ring.close(socket);
         };
@@ -426,6 +478,7 @@ impl<R: Ring> Worker<R> {
         let client = self.cx.ring.peer_address(socket).unwrap_or_else(|_| nowhere());
         let ordinal = proxy.ordinals.fetch_add(1, Ordering::Relaxed);
         proxy.open += 1;
+        proxy.pause_told = false;
         proxy.counters.connections_opened += 1;
         let facts = ConnectionFacts { client, ordinal };
         let generation = self.generations[slot as usize];
@@ -540,10 +593,24 @@ impl<R: Ring> Worker<R> {
     }
 }
 
+impl<R> Context<R> {
+    /// Counts bytes that wait in a queue of a proxy's connection.
+    pub fn hold(&mut self, proxy: u32, bytes: usize) {
+        self.held_bytes += bytes;
+        self.held_by_proxy[proxy as usize] += bytes;
+    }
+
+    /// Counts bytes that have left the queue.
+    pub fn let_go(&mut self, proxy: u32, bytes: usize) {
+        self.held_bytes -= bytes;
+        self.held_by_proxy[proxy as usize] -= bytes;
+    }
+}
+
 impl ProxyState {
-    /// Where delays are counted whose rule is no longer there.
-    pub(super) fn retired_delay(&mut self) -> &mut RuleStats {
-        self.retired.entry("delay").or_insert_with(|| RuleStats::new("delay", "delay"))
+    /// An event about this proxy.
+    pub(super) fn event(&self, kind: EventKind, at: Instant) -> Event {
+        Event::about(Arc::clone(&self.name), self.rules.generation, kind, at)
     }
 }
 
@@ -557,14 +624,4 @@ fn listener_token(id: u32, listening: u16) -> Token {
 
 fn is_shortage(errno: i32) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
-}
-
-/// Statistics for a new rule set, in which a rule of the same name and behavior goes on counting; and those
-/// of the rules that are gone.
-fn stats_of(rules: &RuleSet, mut before: Vec<RuleStats>) -> (Vec<RuleStats>, Vec<RuleStats>) {
-    let now = rules.rules().iter().map(|rule| {
-        let same = before.iter().position(|old| *old.name == *rule.name() && old.behavior == rule.kind());
-        same.map_or_else(|| RuleStats::new(rule.name(), rule.kind()), |place| before.swap_remove(place))
-    });
-    (now.collect(), before)
 }

@@ -153,7 +153,8 @@ impl Verdict {
 /// Setting both `rules` and `mix` is INVALID_ARGUMENT.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RuleSet {
-    /// The rules, in order. The first rule that matches, triggers and draws decides the fate of a unit of traffic.
+    /// The rules, in order. Delays of several rules add up; of all else, the first rule that matches, triggers and draws
+    /// acts.
     #[prost(message, repeated, tag = "1")]
     pub rules: ::prost::alloc::vec::Vec<Rule>,
     /// The short form: `20:delay,5:error` delays 20 per cent and breaks 5 per cent; the rest is normal. Shares are
@@ -180,11 +181,13 @@ pub struct BehaviorOptions {
 }
 /// A behavior with its options, its share of the traffic, what it matches and when it triggers.
 ///
-/// A unit of traffic meets, in this order: warmup, match, triggers, share.
+/// A unit of traffic meets, in this order: match, triggers, share. What is read back (Proxy.rules, Lease.rules) has
+/// every option and can be applied again as it is.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rule {
-    /// Name of the rule within its proxy; events, counters and random draws carry it, so that adding a rule never
-    /// changes what another draws. Empty: the server names it after the behavior and its place (`delay-1`).
+    /// Name of the rule within its proxy, without `/`; events, counters and random draws carry it, so that adding a rule
+    /// never changes what another draws. Empty: the server names it after the behavior, from the second rule on with
+    /// its place (`delay`, `error-2`).
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Name or alias of a behavior: `delay`, `error`, `reset`, … See ListBehaviorKinds.
@@ -200,7 +203,7 @@ pub struct Rule {
     /// Share of the matching units that the rule acts on, in per cent, 0 to 100. Unset: 100.
     #[prost(double, optional, tag = "4")]
     pub share_percent: ::core::option::Option<f64>,
-    /// The unit that `share_percent`, `triggers` and `warmup` are about.
+    /// The unit that `share_percent` and `triggers` are about.
     #[prost(enumeration = "Scope", tag = "5")]
     pub scope: i32,
     /// Rules of one group share one draw, so that at most one of them acts and their shares are exclusive; they
@@ -213,10 +216,6 @@ pub struct Rule {
     /// Which of the matching units, by count. Unset: all of them.
     #[prost(message, optional, tag = "8")]
     pub triggers: ::core::option::Option<Triggers>,
-    /// How many units pass untouched before the rule begins, counted before `match`: lets a handshake through.
-    /// Counted like `triggers`. 0: none.
-    #[prost(uint64, tag = "9")]
-    pub warmup: u64,
 }
 /// What a rule matches. Every part that is set must hold; within a repeated part, any one is enough.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -227,9 +226,9 @@ pub struct Match {
     /// HTTP methods, compared exactly: `GET`. Empty: any method. Needs the protocol `http`.
     #[prost(string, repeated, tag = "2")]
     pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// HTTP path of the request target, without the query. Unset: any path. Needs the protocol `http`.
-    #[prost(message, optional, tag = "3")]
-    pub path: ::core::option::Option<PathMatch>,
+    /// HTTP paths of the request target, without the query. Empty: any path. Needs the protocol `http`.
+    #[prost(message, repeated, tag = "3")]
+    pub paths: ::prost::alloc::vec::Vec<PathMatch>,
     /// HTTP request headers; all must hold. Needs the protocol `http`.
     #[prost(message, repeated, tag = "4")]
     pub headers: ::prost::alloc::vec::Vec<HeaderMatch>,
@@ -252,7 +251,7 @@ pub mod path_match {
         /// The beginning of the path: `/api/`.
         #[prost(string, tag = "2")]
         Prefix(::prost::alloc::string::String),
-        /// `*` is any run of bytes without `/`, `**` any run of bytes, `?` one byte: `/users/*/orders`.
+        /// `*` is any run of bytes, `/` among them, `?` one byte: `/users/*/orders`.
         #[prost(string, tag = "3")]
         Glob(::prost::alloc::string::String),
     }
@@ -268,20 +267,20 @@ pub struct HeaderMatch {
     pub value: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// Picks units by count. Every part that is set must hold. Counts start at 1 and are of units that the rule's
-/// match accepted: exchanges are counted within their connection, connections within their proxy, from the
-/// moment at which the rule was applied.
+/// match accepted, over the whole proxy, from the moment at which the rule was applied; a later change that leaves
+/// the rule as it is does not begin anew.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Triggers {
-    /// Only the first this many. 0: no limit. Counted after `after`.
+    /// Only the first this many. 0: no limit.
     #[prost(uint64, tag = "1")]
     pub first: u64,
-    /// Only this one. 0: any. Counted after `after`.
+    /// Only this one. 0: any.
     #[prost(uint64, tag = "2")]
     pub nth: u64,
-    /// Every this many: 3 acts on the 3rd, 6th, 9th, …. 0: each one. Counted after `after`.
+    /// Every this many: 3 acts on the 3rd, 6th, 9th, …. 0: each one.
     #[prost(uint64, tag = "3")]
     pub every: u64,
-    /// Not the first this many. 0: none are skipped.
+    /// Not the first this many, which lets a handshake through. 0: none are skipped.
     #[prost(uint64, tag = "4")]
     pub after: u64,
 }
@@ -289,9 +288,10 @@ pub struct Triggers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Scope {
-    /// An exchange where the proxy knows the protocol, a connection on plain TCP.
+    /// An exchange where the proxy knows the protocol, a connection on plain TCP; a `throttle` is always about a
+    /// connection.
     Unspecified = 0,
-    /// Each request with its reply. INVALID_ARGUMENT on a proxy whose protocol is `tcp`.
+    /// Each request with its reply; on plain TCP each chunk as it is read. INVALID_ARGUMENT for `throttle`.
     Exchange = 1,
     /// Each connection, once, when it is accepted.
     Connection = 2,
@@ -1799,7 +1799,7 @@ pub struct Proxy {
     /// False: the listener is closed, so that clients are refused, and connections are closed.
     #[prost(bool, tag = "5")]
     pub enabled: bool,
-    /// Time after which a connect to the upstream counts as failed. Unset in a request: 5 s.
+    /// Time after which a connect to the upstream counts as failed. Unset in a request: 10 s.
     #[prost(message, optional, tag = "6")]
     pub connect_timeout: ::core::option::Option<::prost_types::Duration>,
     /// Local addresses to connect to the upstream from, used in turn; each gives some 28,000 ports. Empty: the
@@ -1809,7 +1809,8 @@ pub struct Proxy {
     /// The generation that last changed this proxy or its rules. Output only.
     #[prost(uint64, tag = "8")]
     pub generation: u64,
-    /// The base rules, each with its name. Output only; a mix is shown as the rules that it means.
+    /// The base rules, each with its name and all its options. Output only; a mix is shown as the rules that it means, in
+    /// one group. Rules of leases are not among them.
     #[prost(message, repeated, tag = "9")]
     pub rules: ::prost::alloc::vec::Vec<Rule>,
     /// The leases on top of the base rules, oldest first. Output only.
@@ -1834,10 +1835,11 @@ pub struct Lease {
     /// Who asked, in the owner's own words, for people: `pytest test_checkout, pid 4711`.
     #[prost(string, tag = "3")]
     pub owner: ::prost::alloc::string::String,
-    /// The rules, each with its name; a mix is shown as the rules that it means.
+    /// The rules, each with its name and all its options; a mix is shown as the rules that it means. In events and
+    /// figures `lease-N/` stands before the name.
     #[prost(message, repeated, tag = "4")]
     pub rules: ::prost::alloc::vec::Vec<Rule>,
-    /// How long the lease lives without being renewed.
+    /// How long the lease lives without being renewed. Unset: nobody has to renew it, as with a timeline of the config.
     #[prost(message, optional, tag = "5")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
     /// Where the lease is in its life.
@@ -1849,7 +1851,7 @@ pub struct Lease {
     /// When its rules begin to act, or began.
     #[prost(message, optional, tag = "8")]
     pub starts_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it ends unless it is renewed or released.
+    /// When it ends unless it is renewed or released: the earlier of the end of its `ttl` and `ends_at`.
     #[prost(message, optional, tag = "9")]
     pub expires_at: ::core::option::Option<::prost_types::Timestamp>,
     /// When its rules stop acting whatever is renewed. Unset: no such limit.
@@ -1945,7 +1947,8 @@ pub struct UpdateProxyRequest {
     /// False closes the listener and its connections, true opens it again on the same address.
     #[prost(bool, optional, tag = "3")]
     pub enabled: ::core::option::Option<bool>,
-    /// `tcp` or `http`, for new connections.
+    /// `tcp` or `http`; open connections follow at their next message. INVALID_ARGUMENT if a rule, or one of a lease,
+    /// needs the protocol that is left.
     #[prost(string, optional, tag = "4")]
     pub protocol: ::core::option::Option<::prost::alloc::string::String>,
     /// For connects that begin from now on.
@@ -2072,7 +2075,7 @@ pub struct AcquireLeaseRequest {
     /// Name of the proxy.
     #[prost(string, tag = "1")]
     pub proxy: ::prost::alloc::string::String,
-    /// The rules. Empty rules are a lease on normal traffic.
+    /// The rules, at least one.
     #[prost(message, optional, tag = "2")]
     pub rules: ::core::option::Option<RuleSet>,
     /// How long the lease lives without being renewed, 100 ms to 24 h. Unset: 30 s.
@@ -2082,7 +2085,7 @@ pub struct AcquireLeaseRequest {
     #[prost(string, tag = "4")]
     pub owner: ::prost::alloc::string::String,
     /// How long to wait before the rules begin to act, on the proxy's own clock. Unset: they act before the call
-    /// returns. The `ttl` runs meanwhile: renew, or choose it long enough.
+    /// returns. The `ttl` runs meanwhile: renew, or choose it long enough. At most 24 h.
     #[prost(message, optional, tag = "5")]
     pub starts_in: ::core::option::Option<::prost_types::Duration>,
     /// How long the rules act, from the moment at which they begin; then the lease ends. Unset: until it is
@@ -2139,7 +2142,8 @@ pub struct ReleaseLeaseResponse {
     /// How it took effect.
     #[prost(message, optional, tag = "1")]
     pub change: ::core::option::Option<Change>,
-    /// What its rules did, as in ProxyStats; a rule that never acted is there with zeros.
+    /// What its rules did, as in ProxyStats; a rule that never acted is there with zeros. Delays that are still held
+    /// when the lease ends count in ProxyStats.injected only.
     #[prost(message, repeated, tag = "2")]
     pub rules: ::prost::alloc::vec::Vec<RuleStats>,
 }
@@ -2308,24 +2312,27 @@ pub struct ProxyStats {
         ::prost::alloc::string::String,
         u64,
     >,
-    /// Failures that nobody asked for, by kind: `connect_refused`, `connect_timeout`, `upstream_reset`,
-    /// `downstream_reset`, `protocol_error`, ….
+    /// Failures that nobody asked for, by kind: `connect_failures`, `connect_timeouts`, `client_resets`,
+    /// `upstream_resets`, `protocol_errors`. Who gives up on a connection that a rule made hang is not among them.
     #[prost(btree_map = "string, uint64", tag = "8")]
     pub natural_failures: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         u64,
     >,
-    /// Times a named limit was reached, by limit: `held_bytes_connection`, `held_bytes_worker`, ….
+    /// Times a named limit was reached, by limit: `held_limit_reached` (bytes of one direction of a connection),
+    /// `worker_held_limit_reached` (bytes of a worker), `no_buffers`, `accept_paused` (no descriptor left),
+    /// `connection_limit_reached` (of a worker), `pipeline_limit_reached` (requests under way on a connection).
     #[prost(btree_map = "string, uint64", tag = "9")]
     pub limits_reached: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         u64,
     >,
-    /// Bytes held back by rules at this moment.
+    /// Bytes that wait in its queues at this moment, for a rule or for a slow peer.
     #[prost(uint64, tag = "10")]
     pub held_bytes: u64,
-    /// Each rule that is or was in force: base rules first, then leases. The rules of ended leases stay until the
-    /// next ApplyRules or ResetProxies for this proxy, at most 256 of them.
+    /// Each rule that is or was in force: base rules first, then those of leases, then those of ended leases, which stay
+    /// until the next ApplyRules or ResetProxies for this proxy, at most 256 of them. A base rule that is changed
+    /// begins anew; what it did before is in `injected`.
     #[prost(message, repeated, tag = "11")]
     pub rules: ::prost::alloc::vec::Vec<RuleStats>,
 }
@@ -2341,18 +2348,25 @@ pub struct RuleStats {
     /// The lease that the rule belongs to; empty for a base rule.
     #[prost(string, tag = "3")]
     pub lease_id: ::prost::alloc::string::String,
-    /// Units that met the rule: after warmup and match, before the draw.
+    /// Units that met the rule: after match, triggers and the behavior's own warmup, before the draw. A unit is an
+    /// exchange, a connection or a chunk, by the rule's scope.
     #[prost(uint64, tag = "4")]
     pub matched: u64,
-    /// Units that it acted on. `acted / matched` against `share_percent` tells how exactly the share was kept.
+    /// Units that the draw chose and that no earlier rule had taken. `acted / matched` against `share_percent` tells how
+    /// exactly the share was kept.
     #[prost(uint64, tag = "5")]
     pub acted: u64,
-    /// Done minus asked: how much later than asked each delay ended. Empty for behaviors without a time.
+    /// Done minus asked: how much later than asked each delay ended. Unset for behaviors without a time.
     #[prost(message, optional, tag = "6")]
     pub lateness: ::core::option::Option<Histogram>,
-    /// What was asked, for behaviors with a time.
+    /// What was asked of each delay that ended; where delays of several rules add up, their sum. Unset for behaviors
+    /// without a time.
     #[prost(message, optional, tag = "7")]
     pub asked: ::core::option::Option<Histogram>,
+    /// Faults that it injected: each message or chunk that was held, each error reply, each connection that was cut. One
+    /// unit may give several, or, when its connection ends first, none.
+    #[prost(uint64, tag = "8")]
+    pub injected: u64,
 }
 /// One worker: a thread with its own ring.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2360,8 +2374,8 @@ pub struct WorkerStats {
     /// Number of the worker, from 0.
     #[prost(uint32, tag = "1")]
     pub worker: u32,
-    /// Time that a chunk spent inside the proxy beyond what rules asked for: from its receive completion to the
-    /// submission of its send.
+    /// Time that bytes spent inside the proxy beyond what rules asked for: from when they were free to go until the kernel
+    /// of their sink had them.
     #[prost(message, optional, tag = "2")]
     pub residence: ::core::option::Option<Histogram>,
     /// Connections open at this moment.
@@ -2386,7 +2400,7 @@ pub struct WorkerStats {
 /// Asks for what happens from now on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchEventsRequest {
-    /// Only events of these proxies. Empty: of all.
+    /// Only events of these proxies, and those about the process. Empty: of all. NOT_FOUND if there is none of a name.
     #[prost(string, repeated, tag = "1")]
     pub proxies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Only events of these kinds. Empty: of all.
@@ -2402,7 +2416,8 @@ pub struct WatchEventsResponse {
     /// In the order in which workers reported them; `monotonic_ns` orders them across workers. At most 512.
     #[prost(message, repeated, tag = "1")]
     pub events: ::prost::alloc::vec::Vec<Event>,
-    /// Events that this watcher has lost since it began, because it read too slowly.
+    /// Events that this watcher has lost since it began, of any kind: because it read too slowly, or because more happened
+    /// within 20 ms than a worker has room for (4,096).
     #[prost(uint64, tag = "2")]
     pub lost: u64,
     /// When the batch was closed, on CLOCK_MONOTONIC of the proxy's machine, in nanoseconds.
@@ -2445,13 +2460,13 @@ pub struct Event {
     /// The time that it took in fact; `done - asked` is the lateness.
     #[prost(message, optional, tag = "10")]
     pub done: ::core::option::Option<::prost_types::Duration>,
-    /// What was done, or what failed, in a few words: `replied 503`, `connect refused`, `20:delay`.
+    /// What was done, or what failed, in a few words for people: `replied 503`, `connect: refused`, `20:delay`.
     #[prost(string, tag = "11")]
     pub detail: ::prost::alloc::string::String,
     /// The generation in force.
     #[prost(uint64, tag = "12")]
     pub generation: u64,
-    /// The lease that the rule belongs to; empty for a base rule.
+    /// The lease that the rule belongs to, or that the event is about; empty for a base rule.
     #[prost(string, tag = "13")]
     pub lease_id: ::prost::alloc::string::String,
 }
@@ -2463,7 +2478,7 @@ pub enum LeaseState {
     Unspecified = 0,
     /// Waits for `starts_at`.
     Pending = 1,
-    /// Its rules act, unless a newer lease on the same proxy is active.
+    /// Its rules act.
     Active = 2,
 }
 impl LeaseState {
@@ -2602,9 +2617,11 @@ pub enum EventKind {
     Unspecified = 0,
     /// A rule acted on traffic.
     Injected = 1,
-    /// Something failed that nobody asked to fail.
+    /// Something failed that nobody asked to fail: a connect, a peer that broke off, a message that is none.
     NaturalFailure = 2,
-    /// A named limit was reached.
+    /// A named limit was reached; `detail` begins with the name that ProxyStats.limits_reached has. In a storm the
+    /// counters count, the events stay few: one for each connection and limit, one for a pause of accepting, one for
+    /// all events that a worker had no room for (`events_lost`, about the process).
     LimitReached = 3,
     /// Base rules or settings were changed, or a proxy came or went.
     Changed = 4,
@@ -2612,7 +2629,7 @@ pub enum EventKind {
     LeaseAcquired = 5,
     /// A lease's rules began to act.
     LeaseStarted = 6,
-    /// A lease was released, expired or reached its end; `detail` says which.
+    /// A lease ended; `detail` begins with how: `released`, `expired`, `reached its end`, `reset` or `proxy deleted`.
     LeaseEnded = 7,
 }
 impl EventKind {
@@ -2683,7 +2700,10 @@ pub mod proxy_service_client {
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
     /// | ABORTED | STALE_GENERATION | `expected_generation` is not the proxy's generation: read again, then retry |
     /// | UNIMPLEMENTED | BEHAVIOR_NOT_BUILT | the behavior is known and not built yet |
-    /// | RESOURCE_EXHAUSTED | TOO_MANY_PROXIES, TOO_MANY_LEASES, TOO_MANY_WATCHERS | a named limit is reached |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_PROXIES | 65,536 were made in this process |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_LEASES | a proxy has 32 leases, or 64 rules with those of its leases |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_WATCHERS | 64 streams of events are open |
+    /// | DEADLINE_EXCEEDED | TOO_SLOW | the 30 s are over |
     /// | UNAVAILABLE | DRAINING | the process is shutting down |
     #[derive(Debug, Clone)]
     pub struct ProxyServiceClient<T> {
@@ -2942,7 +2962,8 @@ pub mod proxy_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Puts rules on top of a proxy's base rules until they are released or nobody renews them: when the owner dies,
-        /// the proxy heals itself. The newest lease that is active decides; leases end in any order.
+        /// the proxy heals itself. Rules of a lease go before the base rules, those of the newest first: delays add up, of
+        /// all else the first that acts wins. Leases end in any order.
         pub async fn acquire_lease(
             &mut self,
             request: impl tonic::IntoRequest<super::AcquireLeaseRequest>,
@@ -3217,7 +3238,8 @@ pub mod proxy_service_server {
             tonic::Status,
         >;
         /// Puts rules on top of a proxy's base rules until they are released or nobody renews them: when the owner dies,
-        /// the proxy heals itself. The newest lease that is active decides; leases end in any order.
+        /// the proxy heals itself. Rules of a lease go before the base rules, those of the newest first: delays add up, of
+        /// all else the first that acts wins. Leases end in any order.
         async fn acquire_lease(
             &self,
             request: tonic::Request<super::AcquireLeaseRequest>,
@@ -3315,7 +3337,10 @@ pub mod proxy_service_server {
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
     /// | ABORTED | STALE_GENERATION | `expected_generation` is not the proxy's generation: read again, then retry |
     /// | UNIMPLEMENTED | BEHAVIOR_NOT_BUILT | the behavior is known and not built yet |
-    /// | RESOURCE_EXHAUSTED | TOO_MANY_PROXIES, TOO_MANY_LEASES, TOO_MANY_WATCHERS | a named limit is reached |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_PROXIES | 65,536 were made in this process |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_LEASES | a proxy has 32 leases, or 64 rules with those of its leases |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_WATCHERS | 64 streams of events are open |
+    /// | DEADLINE_EXCEEDED | TOO_SLOW | the 30 s are over |
     /// | UNAVAILABLE | DRAINING | the process is shutting down |
     #[derive(Debug)]
     pub struct ProxyServiceServer<T> {

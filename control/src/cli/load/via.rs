@@ -267,10 +267,12 @@ fn line(event: &Event, start_ns: u64) -> String {
         "at_ns": i128::from(event.monotonic_ns) - i128::from(start_ns),
         "proxy": event.proxy,
         "connection": event.connection,
+        "exchange": event.exchange,
         "rule": event.rule,
         "behavior": event.behavior,
         "asked_ns": nanos(event.asked.as_ref()),
         "done_ns": nanos(event.done.as_ref()),
+        "detail": event.detail,
     })
     .to_string()
 }

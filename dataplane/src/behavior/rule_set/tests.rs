@@ -47,7 +47,8 @@ fn a_mix_is_exclusive_and_its_shares_hold() {
     for connection_ordinal in 0..100 {
         for ordinal in 0..100 {
             let decision = exchange(&set, &connection(connection_ordinal), ordinal, "GET /");
-            let is_delayed = decision.request_hold == Hold { time: Duration::from_secs(1), rules: 1 };
+            let is_delayed =
+                (decision.request_hold.time, decision.request_hold.rules) == (Duration::from_secs(1), 1);
             assert!(!(is_delayed && decision.act.is_some()), "one draw chooses");
             delayed += u32::from(is_delayed);
             failed += u32::from(code(decision).is_some_and(|code| (500..=503).contains(&code)));
@@ -94,8 +95,8 @@ fn delays_add_and_the_first_act_wins() {
         rule("d", "delay", &[("time", "10ms"), ("side", "both")]),
     ]);
     let decision = exchange(&set, &connection(0), 0, "GET /");
-    assert_eq!(decision.request_hold, Hold { time: Duration::from_millis(11), rules: 0b1001 });
-    assert_eq!(decision.reply_hold, Hold { time: Duration::from_millis(10), rules: 0b1000 });
+    assert_eq!(decision.request_hold, Hold { time: Duration::from_millis(11), rules: 0b1001, exchange: 1 });
+    assert_eq!(decision.reply_hold, Hold { time: Duration::from_millis(10), rules: 0b1000, exchange: 1 });
     assert_eq!((decision.act.unwrap().rule, code(decision)), (1, Some(429)));
 }
 
@@ -275,9 +276,60 @@ fn rules_that_make_no_sense_are_refused_in_one_line() {
     }
     let full = (0..64).map(|n| rule(&n.to_string(), "delay", &[("time", "1ms")])).collect();
     let decision = exchange_of(&http(full));
-    assert_eq!(decision.request_hold, Hold { time: Duration::from_millis(64), rules: u64::MAX });
+    assert_eq!(decision.request_hold, Hold { time: Duration::from_millis(64), rules: u64::MAX, exchange: 1 });
 }
 
 fn exchange_of(set: &RuleSet) -> Decision {
     exchange(set, &connection(0), 0, "GET /")
+}
+
+#[test]
+fn what_met_a_rule_and_what_it_chose_are_told_apart() {
+    let matcher = Match { paths: vec!["/x".parse().unwrap()], ..Match::default() };
+    let set = http(vec![
+        Rule { matcher, ..share(25.0, rule("d", "delay", &[("side", "both")])) },
+        rule("h", "hang", &[]),
+        rule("late", "error", &[]),
+    ]);
+    let (mut met, mut chosen) = (0, 0);
+    for ordinal in 0..1000 {
+        let elsewhere = exchange(&set, &connection(0), ordinal, "GET /").drawn;
+        assert_eq!(elsewhere, Drawn { matched: 0b110, acted: 0b010 }, "the hang takes it from the error");
+        let drawn = exchange(&set, &connection(0), ordinal, "GET /x").drawn;
+        met += drawn.matched & 1;
+        chosen += drawn.acted & 1;
+    }
+    assert_eq!(met, 1000);
+    // σ = 13.7; within 5 σ.
+    assert!((182..=318).contains(&chosen), "{chosen}");
+}
+
+#[test]
+fn units_of_a_warmup_and_after_the_last_failure_do_not_count_as_met() {
+    let set = http(vec![
+        rule("e", "error", &[("warmup", "2")]),
+        rule("t", "transient", &[("warmup", "1"), ("agitate", "2")]),
+    ]);
+    let drawn = |n| exchange(&set, &connection(n), 0, "GET /").drawn;
+    let all: Vec<Drawn> = (0..6).map(drawn).collect();
+    // The transient acts while the error warms up; then the error takes every exchange from it.
+    let [none, transient, both] = [0, 0b10, 0b11];
+    assert_eq!(all[0], Drawn { matched: none, acted: none });
+    assert_eq!(all[1], Drawn { matched: transient, acted: transient });
+    assert_eq!(all[2], Drawn { matched: both, acted: 0b01 });
+    let alone = http(vec![rule("t", "transient", &[("agitate", "1")])]);
+    let met: Vec<u64> = (0..3).map(|n| exchange(&alone, &connection(n), 0, "GET /").drawn.matched).collect();
+    assert_eq!(met, [1, 0, 0]);
+}
+
+#[test]
+fn a_rule_about_connections_counts_each_of_them_once() {
+    let set = tcp(vec![share(25.0, rule("d", "delay", &[("side", "both")]))]);
+    let plans: Vec<_> = (0..400).map(|n| set.on_connection(&connection(n))).collect();
+    assert!(plans.iter().all(|plan| plan.drawn.matched == 1 && plan.drawn.acted == plan.active));
+    let chunk = set.on_chunk(&connection(0), 1, Direction::Request, 0);
+    assert_eq!(chunk.drawn, Drawn::default(), "its chunks are no units");
+    let again = tcp(vec![share(25.0, rule("d", "delay", &[("side", "both")]))]).inherit(&set);
+    let kept = again.on_change(&connection(0), &set, plans[0].active);
+    assert_eq!((kept.active, kept.drawn), (plans[0].active, Drawn::default()), "it is not asked twice");
 }

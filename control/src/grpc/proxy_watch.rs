@@ -1,0 +1,109 @@
+//! `WatchEvents`: what happens, in batches, for one client that may be slow.
+
+use std::time::Duration;
+
+use fracas_dataplane::clock::Instant;
+use fracas_dataplane::proxy::{Detail, Event, Handle};
+use fracas_proto::v1;
+use tokio::sync::mpsc::Sender;
+use tonic::Status;
+
+use super::proxy_answers::{event_kind_proto, event_proto};
+use super::refusal::invalid;
+use super::wall_clock::WallClock;
+
+/// Events in one message: well below the 4 MiB that clients take.
+const EVENTS_PER_MESSAGE: usize = 512;
+/// Batches a watcher may be behind before it loses events.
+const WATCH_BATCHES: usize = 256;
+
+/// What a client wants to be told; an empty list is everything.
+pub struct Watch {
+    pub proxies: Vec<String>,
+    pub kinds: Vec<v1::EventKind>,
+    pub heartbeat: Duration,
+}
+
+/// The kinds of a request.
+///
+/// # Errors
+/// When one is none.
+pub fn kinds_of(kinds: &[i32]) -> Result<Vec<v1::EventKind>, Status> {
+    let kinds = kinds.iter().enumerate().map(|(index, kind)| match v1::EventKind::try_from(*kind) {
+        Ok(kind) if kind != v1::EventKind::Unspecified => Ok(kind),
+        _ => Err(invalid(format!("kinds[{index}]"), format!("{kind} is not a kind of event"))),
+    });
+    kinds.collect()
+}
+
+impl Watch {
+    /// Sends what happens until the client goes or the proxy stops. Blocks: it needs a thread.
+    pub fn stream(&self, handle: &Handle, messages: &Sender<Result<v1::WatchEventsResponse, Status>>) {
+        let watcher = handle.watch(WATCH_BATCHES);
+        let mut lost = 0;
+        // At once: the stream stands.
+        let mut batch = Some(Vec::new());
+        loop {
+            let mut events = batch.take().unwrap_or_default();
+            lost += events.iter().map(lost_at_worker).sum::<u64>();
+            events.retain(|event| self.wants(event));
+            let mut parts: Vec<&[Event]> = events.chunks(EVENTS_PER_MESSAGE).collect();
+            if parts.is_empty() {
+                parts.push(&[]);
+            }
+            for part in parts {
+                let (now, clock) = (Instant::now(), WallClock::read());
+                let message = v1::WatchEventsResponse {
+                    events: part.iter().map(|event| event_proto(event, &clock)).collect(),
+                    lost: watcher.lost() + lost,
+                    monotonic_ns: now.as_nanos(),
+                    wall_time: Some(clock.time(now)),
+                };
+                if messages.blocking_send(Ok(message)).is_err() {
+                    return;
+                }
+            }
+            // Batches of which nothing is wanted say nothing; the heartbeat counts from the last message.
+            let due = Instant::now() + self.heartbeat;
+            batch = loop {
+                let left = due - Instant::now();
+                match watcher.recv_timeout(left) {
+                    None => break None,
+                    Some(events) if events.iter().any(|event| self.wants(event)) => break Some(events),
+                    Some(events) => lost += events.iter().map(lost_at_worker).sum::<u64>(),
+                }
+            };
+            if batch.is_none() && handle.stats().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        let kind = event_kind_proto(event.kind);
+        (self.kinds.is_empty() || self.kinds.contains(&kind))
+            && (self.proxies.is_empty()
+                || event.proxy.is_empty()
+                || self.proxies.iter().any(|name| name.as_str() == &*event.proxy))
+    }
+}
+
+/// Events for which a worker had no room, as this one tells.
+fn lost_at_worker(event: &Event) -> u64 {
+    if let Detail::EventsLost(count) = event.detail { count } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_kinds_that_there_are_can_be_asked_for() {
+        let injected = i32::from(v1::EventKind::Injected);
+        assert_eq!(kinds_of(&[injected]).unwrap(), [v1::EventKind::Injected]);
+        for wrong in [0, 99] {
+            let status = kinds_of(&[injected, wrong]).unwrap_err();
+            assert!(status.message().starts_with("kinds[1]: "), "{status}");
+        }
+    }
+}

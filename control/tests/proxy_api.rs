@@ -1,0 +1,305 @@
+//! `ProxyService` of a real `fracas proxy`: what is read can be applied again, and each field that is promised is there.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use fracas_proto::v1;
+use fracas_proto::v1::EventKind;
+use support::{Client, FRACAS, Proxy, get};
+use tonic::Code;
+
+fn mix(text: &str) -> Option<v1::RuleSet> {
+    Some(v1::RuleSet { mix: text.to_owned(), ..v1::RuleSet::default() })
+}
+
+async fn apply(client: &mut Client, rules: Option<v1::RuleSet>) -> v1::ApplyRulesResponse {
+    let changes = vec![v1::ProxyRules { proxy: "default".into(), rules, ..Default::default() }];
+    client.apply_rules(v1::ApplyRulesRequest { changes, ..Default::default() }).await.unwrap().into_inner()
+}
+
+async fn proxy(client: &mut Client) -> v1::Proxy {
+    let request = v1::GetProxyRequest { name: "default".into() };
+    client.get_proxy(request).await.unwrap().into_inner().proxy.unwrap()
+}
+
+async fn stats(client: &mut Client) -> v1::ProxyStats {
+    let request = v1::GetProxyStatsRequest { proxy: "default".into() };
+    client.get_proxy_stats(request).await.unwrap().into_inner().stats.unwrap()
+}
+
+async fn lease(client: &mut Client, text: &str) -> v1::Lease {
+    let request = v1::AcquireLeaseRequest {
+        proxy: "default".into(),
+        rules: mix(text),
+        ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        owner: "a test".into(),
+        ..Default::default()
+    };
+    client.acquire_lease(request).await.unwrap().into_inner().lease.unwrap()
+}
+
+#[tokio::test]
+async fn rules_that_are_read_can_be_applied_again_and_leases_are_not_among_them() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let options = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    };
+    let path = |path| v1::PathMatch { path: Some(path) };
+    let rules = vec![
+        v1::Rule {
+            name: "slow".into(),
+            behavior: "latency".into(),
+            options: options(&[("latency", "200"), ("side", "reply")]),
+            share_percent: Some(12.5),
+            r#match: Some(v1::Match {
+                client_cidrs: vec!["127.0.0.0/8".into()],
+                methods: vec!["GET".into()],
+                paths: vec![
+                    path(v1::path_match::Path::Exact("/a*b".into())),
+                    path(v1::path_match::Path::Prefix("/api/".into())),
+                    path(v1::path_match::Path::Glob("/u/*/x".into())),
+                ],
+                headers: vec![v1::HeaderMatch { name: "x-test".into(), value: None }],
+            }),
+            ..Default::default()
+        },
+        v1::Rule {
+            behavior: "throttle".into(),
+            options: options(&[("rate", "8Mbit/s")]),
+            ..Default::default()
+        },
+    ];
+    let answer = apply(&mut client, Some(v1::RuleSet { rules, ..Default::default() })).await;
+    lease(&mut client, "5:hang").await;
+    let read = proxy(&mut client).await;
+    assert_eq!(read.rules, answer.results[0].rules, "base rules only, as the change left them");
+    let names: Vec<&str> = read.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["slow", "throttle-2"]);
+    assert_eq!(read.rules[0].options, options(&[("jitter", "0"), ("side", "reply"), ("time", "200ms")]));
+    assert_eq!(read.rules[1].options["rate"], "1MB/s");
+    assert_eq!(read.rules[0].r#match.as_ref().unwrap().paths.len(), 3);
+    let again =
+        apply(&mut client, Some(v1::RuleSet { rules: read.rules.clone(), ..Default::default() })).await;
+    assert_eq!(again.results[0].rules, read.rules);
+    assert_eq!((again.results[0].previous_generation, again.results[0].leases), (read.generation, 1));
+    let held = &proxy(&mut client).await.leases[0].rules[0];
+    assert_eq!((held.name.as_str(), held.behavior.as_str(), held.share_percent), ("hang", "hang", Some(5.0)));
+}
+
+#[tokio::test]
+async fn figures_tell_what_met_each_rule_and_ended_leases_stay_until_the_rules_change() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    apply(&mut client, mix("50:delay")).await;
+    let options = BTreeMap::from([(
+        "delay".to_owned(),
+        v1::BehaviorOptions { values: BTreeMap::from([("time".to_owned(), "2ms".to_owned())]) },
+    )]);
+    apply(&mut client, Some(v1::RuleSet { options, ..mix("50:delay").unwrap() })).await;
+    for _ in 0..40 {
+        assert_eq!(get(&fracas.listen), 200);
+    }
+    let figures = stats(&mut client).await;
+    let rule = &figures.rules[0];
+    assert_eq!((rule.rule.as_str(), rule.lease_id.as_str(), rule.matched), ("delay", "", 40));
+    assert_eq!((rule.acted, rule.acted), (rule.injected, figures.injected["delay"]));
+    // σ = 3.2; within 5 σ.
+    assert!((4..=36).contains(&rule.acted), "{}", rule.acted);
+    let (asked, lateness) = (rule.asked.as_ref().unwrap(), rule.lateness.as_ref().unwrap());
+    assert_eq!((asked.count, lateness.count), (rule.acted, rule.acted));
+    assert!((2_000_000..2_003_000).contains(&asked.p50_ns), "{}", asked.p50_ns);
+
+    let held = lease(&mut client, "error").await;
+    assert!(get(&fracas.listen) >= 500);
+    let request = v1::ReleaseLeaseRequest { lease_id: held.id.clone(), ..Default::default() };
+    let released = client.release_lease(request).await.unwrap().into_inner();
+    assert_eq!((released.rules[0].matched, released.rules[0].acted, released.rules[0].injected), (1, 1, 1));
+    let figures = stats(&mut client).await;
+    let ended = figures.rules.iter().find(|rule| rule.lease_id == held.id).unwrap();
+    assert_eq!((ended.rule.as_str(), ended.acted), ("lease-1/error", 1));
+    apply(&mut client, mix("normal")).await;
+    assert!(stats(&mut client).await.rules.iter().all(|rule| rule.lease_id.is_empty()));
+
+    let all = client.get_stats(v1::GetStatsRequest {}).await.unwrap().into_inner();
+    assert_eq!(all.generation, proxy(&mut client).await.generation);
+    assert!(all.workers.iter().all(|worker| worker.turns > 0 && worker.generation == all.generation));
+}
+
+#[tokio::test]
+async fn a_lease_tells_when_it_was_acquired_expires_and_ends() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let request = v1::AcquireLeaseRequest {
+        proxy: "default".into(),
+        rules: mix("hang"),
+        ttl: seconds(60),
+        starts_in: seconds(100),
+        active_for: seconds(10),
+        ..Default::default()
+    };
+    let held = client.acquire_lease(request.clone()).await.unwrap().into_inner().lease.unwrap();
+    let of = |time: &Option<prost_types::Timestamp>| {
+        let time = time.as_ref().unwrap();
+        time.seconds * 1_000_000_000 + i64::from(time.nanos)
+    };
+    let acquired = of(&held.acquired_at);
+    assert_eq!(held.state(), v1::LeaseState::Pending);
+    assert_eq!(held.ttl, seconds(60));
+    assert_eq!(of(&held.starts_at) - acquired, 100_000_000_000);
+    assert_eq!(of(&held.expires_at) - acquired, 60_000_000_000, "unless it is renewed it never begins");
+    assert_eq!(of(&held.ends_at) - acquired, 110_000_000_000);
+    let renew = v1::RenewLeaseRequest { lease_id: held.id.clone(), ttl: seconds(3600), ..Default::default() };
+    let renewed = client.renew_lease(renew).await.unwrap().into_inner().lease.unwrap();
+    assert_eq!((renewed.ttl, renewed.state), (seconds(3600), held.state));
+    // The wall clock may be set in between; the two instants are one on the monotonic clock.
+    assert!((of(&renewed.expires_at) - of(&renewed.ends_at)).abs() < 1000);
+    for _ in 0..11 {
+        client.acquire_lease(request.clone()).await.unwrap();
+    }
+    let mut ids = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListLeasesRequest { page_size: 5, page_token, ..Default::default() };
+        let page = client.list_leases(request).await.unwrap().into_inner();
+        ids.extend(page.leases.into_iter().map(|lease| lease.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let expected: Vec<String> = (1..=12).map(|number| format!("0-{number}")).collect();
+    assert_eq!(ids, expected, "oldest first, whatever the digits");
+    let none = v1::AcquireLeaseRequest { rules: None, ..request };
+    assert_eq!(client.acquire_lease(none).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn events_of_the_kinds_that_were_asked_for_come_and_no_others() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let watch = |kinds: &[EventKind]| v1::WatchEventsRequest {
+        kinds: kinds.iter().map(|kind| i32::from(*kind)).collect(),
+        ..Default::default()
+    };
+    let few = [EventKind::NaturalFailure, EventKind::Changed];
+    let mut few_of_them = client.watch_events(watch(&few)).await.unwrap().into_inner();
+    let mut all = client.watch_events(watch(&[])).await.unwrap().into_inner();
+    for stream in [&mut few_of_them, &mut all] {
+        assert!(stream.message().await.unwrap().unwrap().events.is_empty(), "the stream stands");
+    }
+    let held = lease(&mut client, "error").await;
+    assert!(get(&fracas.listen) >= 500);
+    client
+        .release_lease(v1::ReleaseLeaseRequest { lease_id: held.id.clone(), ..Default::default() })
+        .await
+        .unwrap();
+    // Nobody listens there: the next connection fails by itself.
+    let update = v1::UpdateProxyRequest {
+        name: "default".into(),
+        upstream: Some("127.0.0.1:1".into()),
+        ..Default::default()
+    };
+    let updated = client.update_proxy(update).await.unwrap().into_inner();
+    assert_eq!(updated.proxy.unwrap().generation, updated.change.unwrap().generation);
+    get(&fracas.listen);
+    let mut told = Vec::new();
+    while !told.iter().any(|event: &v1::Event| event.kind() == EventKind::NaturalFailure) {
+        told.extend(all.message().await.unwrap().unwrap().events);
+    }
+    told.sort_by_key(|event| event.monotonic_ns);
+    let kinds: Vec<EventKind> = told.iter().map(v1::Event::kind).collect();
+    use EventKind::{Changed, Injected, LeaseAcquired, LeaseEnded, LeaseStarted, NaturalFailure};
+    assert_eq!(kinds, [LeaseAcquired, LeaseStarted, Injected, LeaseEnded, Changed, NaturalFailure]);
+    let injected = &told[2];
+    assert_eq!((injected.connection, injected.exchange), (1, 1), "both count from 1");
+    assert_eq!((injected.rule.as_str(), &injected.lease_id), ("lease-1/error", &held.id));
+    assert!(injected.detail.starts_with("replied 50"), "{}", injected.detail);
+    assert!(injected.generation > 0 && injected.asked.is_none());
+    assert_eq!(told[3].detail, "released: error");
+    assert_eq!(told[4].detail, "upstream 127.0.0.1:1");
+    assert_eq!((told[5].connection, told[5].detail.as_str()), (2, "connect: refused"));
+    let figures = stats(&mut client).await;
+    assert_eq!((figures.natural_failures["connect_failures"], figures.injected["error"]), (1, 1));
+
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        told.extend(
+            few_of_them.message().await.unwrap().unwrap().events.into_iter().map(|event| event.kind()),
+        );
+    }
+    assert_eq!(told, [Changed, NaturalFailure]);
+    let wrong = v1::WatchEventsRequest { kinds: vec![99], ..Default::default() };
+    assert_eq!(client.watch_events(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_changed_protocol_and_a_stale_generation_are_answered_as_promised() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let before = proxy(&mut client).await;
+    let update = |protocol: &str, expected_generation| v1::UpdateProxyRequest {
+        name: "default".into(),
+        protocol: Some(protocol.into()),
+        expected_generation,
+        ..Default::default()
+    };
+    let updated = client.update_proxy(update("tcp", Some(before.generation))).await.unwrap().into_inner();
+    assert_eq!(updated.proxy.unwrap().protocol, "tcp");
+    let stale = client.update_proxy(update("http", Some(before.generation))).await.unwrap_err();
+    assert_eq!(stale.code(), Code::Aborted);
+    assert_eq!(client.update_proxy(update("smtp", None)).await.unwrap_err().code(), Code::InvalidArgument);
+    let deleted =
+        client.delete_proxy(v1::DeleteProxyRequest { name: "default".into(), ..Default::default() });
+    let change = deleted.await.unwrap().into_inner().change.unwrap();
+    assert_eq!(change.generation, before.generation + 2, "every change is a generation of its own");
+}
+
+#[tokio::test]
+async fn behaviors_say_which_options_are_needed_and_what_lifting_them_does() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let kinds =
+        client.list_behavior_kinds(v1::ListBehaviorKindsRequest::default()).await.unwrap().into_inner();
+    let kind = |name: &str| kinds.behavior_kinds.iter().find(|kind| kind.name == name).unwrap();
+    let needed: Vec<&str> = kind("throttle")
+        .options
+        .iter()
+        .filter(|option| option.required)
+        .map(|option| option.name.as_str())
+        .collect();
+    assert_eq!(needed, ["rate"]);
+    assert!(kind("delay").options.iter().all(|option| !option.required));
+    assert_eq!(kind("delay").live_effect_detail, "what is held leaves when it was due");
+    let rules = v1::RuleSet {
+        rules: vec![v1::Rule { behavior: "throttle".into(), ..Default::default() }],
+        ..Default::default()
+    };
+    let changes = vec![v1::ProxyRules { proxy: "default".into(), rules: Some(rules), ..Default::default() }];
+    let refused =
+        client.apply_rules(v1::ApplyRulesRequest { changes, ..Default::default() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "as `required` says");
+}
+
+#[tokio::test]
+async fn behavior_get_shows_options_and_what_each_rule_met() {
+    let fracas = Proxy::start();
+    let run = |args: &[&str]| {
+        let output =
+            std::process::Command::new(FRACAS).args(args).args(["--api", &fracas.api]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["behavior", "set", "default", "100:delay", "--delay-time", "3ms"]);
+    assert_eq!(get(&fracas.listen), 200);
+    let text = run(&["behavior", "get", "default"]);
+    assert!(text.contains("  100 % delay time=3ms: acted on 1 of 1 (100.00 %), 1 injected"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&run(&["behavior", "get", "--json"])).unwrap();
+    let rule = &json[0]["rules"][0];
+    assert_eq!((&rule["options"]["time"], &rule["options"]["side"]), (&"3ms".into(), &"request".into()));
+    assert_eq!((&rule["matched"], &rule["acted"], &rule["injected"]), (&1.into(), &1.into(), &1.into()));
+}
