@@ -605,10 +605,7 @@ impl Connection {
         }
         if ended && self.pipe(direction.opposite()).end != End::Rst {
             // Its FIN was told before the RST that followed it.
-            match direction {
-                Direction::Request => proxy.counters.upstream_resets += 1,
-                Direction::Reply => proxy.counters.client_resets += 1,
-            }
+            self.broke_off(direction.opposite(), Errno(libc::EPIPE), cx, proxy);
         }
         if ended || end == End::Fin {
             // Nothing follows here any more. What the sink said before still goes to the other side.
@@ -651,17 +648,12 @@ impl Connection {
                     // Whoever gives up on a connection that hangs does what the rule asked for.
                     return self.on_end_while_hung(direction, cx);
                 }
-                let (who, count) = match direction {
-                    Direction::Request => ("client", &mut proxy.counters.client_resets),
-                    Direction::Reply => ("upstream", &mut proxy.counters.upstream_resets),
-                };
-                *count += 1;
-                let detail = match end {
-                    ReceiveEnd::Failed(errno) => Detail::Failed(who, errno),
+                let errno = match end {
+                    ReceiveEnd::Failed(errno) => errno,
                     // A send to it failed before.
-                    _ => Detail::Failed(who, Errno(libc::EPIPE)),
+                    _ => Errno(libc::EPIPE),
                 };
-                proxy.failed(self.facts.ordinal, detail, cx);
+                self.broke_off(direction, errno, cx, proxy);
                 self.pipe(direction).end = End::Rst;
                 // Nothing can be sent to a socket that failed.
                 self.drop_queue(direction.opposite(), cx);
@@ -679,6 +671,22 @@ impl Connection {
             }
             ReceiveEnd::Stopped => self.regulate(direction, cx, proxy),
         }
+    }
+
+    /// Counts that the source of `direction` broke off, and tells of it.
+    fn broke_off<R: Ring>(
+        &self,
+        direction: Direction,
+        errno: Errno,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let (who, count) = match direction {
+            Direction::Request => ("client", &mut proxy.counters.client_resets),
+            Direction::Reply => ("upstream", &mut proxy.counters.upstream_resets),
+        };
+        *count += 1;
+        proxy.failed(self.facts.ordinal, Detail::Failed(who, errno), cx);
     }
 
     /// A client that leaves is done with; one whose upstream leaves goes on hanging.
