@@ -20,6 +20,7 @@ mod keeper;
 pub mod leases;
 mod pipe;
 mod stats;
+mod telling;
 mod thread;
 mod totals;
 mod worker;

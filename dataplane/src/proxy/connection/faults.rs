@@ -1,0 +1,149 @@
+//! What rules do to a whole connection: plans taken up and changed while it lives, a hang, a reset.
+
+use std::sync::Arc;
+
+use super::throttles::Throttles;
+use super::{Connection, PendingReset};
+use crate::behavior::{Act, Action, ConnectionPlan, Direction, ResetSide, RuleMask, RuleSet};
+use crate::proxy::event::Detail;
+use crate::proxy::worker::{Context, ProxyState, What};
+use crate::ring::Ring;
+
+impl Connection {
+    /// The rules have changed: what is said to act "now" on a live connection acts now.
+    pub(in crate::proxy) fn on_rules_changed<R: Ring>(
+        &mut self,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+        previous: &RuleSet,
+    ) {
+        if self.closing {
+            return;
+        }
+        let before = self.active;
+        let plan = proxy.rules.on_change(&self.facts, previous, self.active);
+        proxy.count(plan.drawn);
+        let is = |kind: &str, mask: RuleMask| {
+            proxy.rules.rules().iter().enumerate().any(|(i, rule)| mask >> i & 1 == 1 && rule.kind() == kind)
+        };
+        if self.hung {
+            // What it swallowed cannot be answered any more: let the client come again.
+            if !is("hang", plan.active) {
+                self.close(cx);
+            }
+            return;
+        }
+        // A request that was read before the change keeps what was decided about it.
+        if self.abort && self.exchanges.is_none() && !is("abort", plan.active) {
+            if self.reply.discard {
+                // Bytes of the reply are gone already: let the client come again.
+                return self.close(cx);
+            }
+            self.abort = false;
+        }
+        if !is("reset", plan.active)
+            && let Some(reset) = self.reset.take()
+        {
+            reset.timer.map(|timer| cx.timers.cancel(timer));
+        }
+        self.adopt(plan, Some((previous, before)), cx, proxy);
+        if !self.closing {
+            for direction in [Direction::Request, Direction::Reply] {
+                self.flush(direction, cx, proxy);
+            }
+        }
+        // The limits may have changed, and a queue that stopped the reading may be gone.
+        for direction in [Direction::Request, Direction::Reply] {
+            if !self.closing {
+                self.regulate(direction, cx, proxy);
+            }
+        }
+    }
+
+    /// Takes a plan; what it says of the whole connection is done unless it was under the same rule before.
+    pub(super) fn adopt<R: Ring>(
+        &mut self,
+        plan: ConnectionPlan,
+        before: Option<(&RuleSet, RuleMask)>,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        self.active = plan.active;
+        self.parse = plan.parse;
+        let rules = Arc::clone(&proxy.rules);
+        let is_new = |rule: u8| {
+            before.is_none_or(|(previous, active)| {
+                let rule = rules.rules()[usize::from(rule)].rule();
+                let same = previous.rules().iter().position(|old| old.rule() == rule);
+                same.is_none_or(|old| active >> old & 1 == 0)
+            })
+        };
+        for throttle in plan.throttles.iter().filter(|throttle| is_new(throttle.rule)) {
+            proxy.injected(throttle.rule, self.facts.ordinal, 0, Detail::Limited(throttle.rate), cx);
+        }
+        let throttles = self.throttles.take();
+        self.throttles = (!plan.throttles.is_empty()).then(|| Throttles::new(plan.throttles, throttles));
+        if let Some(act) = plan.act.filter(|act| is_new(act.rule)) {
+            self.act(act, 0, cx, proxy);
+        }
+    }
+
+    /// Does what a rule says to the connection, at this exchange of it (0: at none).
+    pub(in crate::proxy) fn act<R: Ring>(
+        &mut self,
+        act: Act,
+        exchange: u64,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        proxy.injected(act.rule, self.facts.ordinal, exchange, Detail::of(&act.action), cx);
+        match act.action {
+            Action::Hang => self.hang(cx),
+            Action::Blackout => self.close(cx),
+            Action::Abort => self.abort = true,
+            Action::Reset { after_time, after_bytes, side } => {
+                if after_time.is_zero() && after_bytes == 0 {
+                    return self.reset_now(side, cx);
+                }
+                let what = What::Reset;
+                let due = cx.now + after_time;
+                let timer = (!after_time.is_zero()).then(|| cx.timers.insert(due, self.timer(what)));
+                let bytes_left = after_time.is_zero().then_some(after_bytes);
+                self.reset = Some(Box::new(PendingReset { side, bytes_left, timer }));
+            }
+            // These act on messages and chunks, where the bytes are.
+            Action::ErrorReply { .. } | Action::Garbage { .. } => {}
+        }
+    }
+
+    pub(super) fn hang<R: Ring>(&mut self, cx: &mut Context<R>) {
+        self.hung = true;
+        for direction in [Direction::Request, Direction::Reply] {
+            self.drop_queue(direction, cx);
+            self.pipe(direction).discard = true;
+        }
+    }
+
+    pub(in crate::proxy) fn reset_now<R: Ring>(&mut self, side: ResetSide, cx: &mut Context<R>) {
+        if matches!(side, ResetSide::Downstream | ResetSide::Both)
+            && let Some(socket) = self.downstream.socket
+        {
+            cx.ring.reset(socket);
+        }
+        if matches!(side, ResetSide::Upstream | ResetSide::Both)
+            && self.upstream.connected
+            && let Some(socket) = self.upstream.socket
+        {
+            cx.ring.reset(socket);
+        }
+        self.close(cx);
+    }
+
+    pub(in crate::proxy) fn on_reset_due<R: Ring>(&mut self, cx: &mut Context<R>) {
+        if let Some(reset) = self.reset.take()
+            && !self.closing
+        {
+            self.reset_now(reset.side, cx);
+        }
+    }
+}

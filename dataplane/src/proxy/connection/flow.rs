@@ -1,0 +1,377 @@
+//! Bytes on their way: received, held or handed on, sent in order, and read no faster than they leave.
+
+use super::{Connection, sink_role, source_role};
+use crate::behavior::{Act, Action, Direction, Hold, garbage};
+use crate::clock::Instant;
+use crate::proxy::event::{Detail, Event, EventKind, Limit};
+use crate::proxy::exchange::Exchanges;
+use crate::proxy::pipe::{Item, QUEUE_BYTES_MAX};
+use crate::proxy::worker::{Context, ProxyState, What};
+use crate::ring::{Chunk, Ring, SEND_CHUNKS_MAX};
+
+impl Connection {
+    pub(in crate::proxy) fn on_received<R: Ring>(
+        &mut self,
+        direction: Direction,
+        chunk: Chunk,
+        armed: bool,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        self.source(direction).receiving = armed;
+        let length = chunk.len();
+        match direction {
+            Direction::Request => proxy.counters.request_bytes += length as u64,
+            Direction::Reply => proxy.counters.reply_bytes += length as u64,
+        }
+        if self.closing {
+            return self.settle(cx);
+        }
+        let pipe = self.pipe(direction);
+        pipe.size.observe(length);
+        if !pipe.discard {
+            self.enter(direction, chunk, cx, proxy);
+        }
+        if !self.closing {
+            self.regulate(direction, cx, proxy);
+        }
+    }
+
+    /// Bytes come in: as messages if rules need messages, else as they are.
+    pub(super) fn enter<R: Ring>(
+        &mut self,
+        direction: Direction,
+        chunk: Chunk,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let begins = direction == Direction::Request && std::mem::replace(&mut self.between_messages, false);
+        if direction == Direction::Reply {
+            self.between_messages = true;
+        }
+        if self.parse && begins && self.exchanges.is_none() {
+            // A rule came to a connection that was not read: it joins where a request begins.
+            self.exchanges = Exchanges::join(&chunk);
+        }
+        if let Some(exchanges) = self.exchanges.take() {
+            return self.on_message_bytes(exchanges, direction, chunk, cx, proxy);
+        }
+        if self.active == 0 {
+            return self.forward(direction, chunk, &Hold::default(), cx, proxy);
+        }
+        let ordinal = self.pipe(direction).chunks;
+        self.pipe(direction).chunks += 1;
+        let decision = proxy.rules.on_chunk(&self.facts, self.active, direction, ordinal);
+        proxy.count(decision.drawn);
+        let hold = match direction {
+            Direction::Request => decision.request_hold,
+            Direction::Reply => decision.reply_hold,
+        };
+        match decision.act {
+            None => self.forward(direction, chunk, &hold, cx, proxy),
+            Some(Act { rule, action: action @ Action::Garbage { inject, draw } }) => {
+                proxy.injected(rule, self.facts.ordinal, 0, Detail::of(&action), cx);
+                let garbage = garbage(draw, inject, chunk.len());
+                let mut rest = chunk;
+                match garbage.insert_at {
+                    Some(at) => {
+                        let front = rest.split_to(at);
+                        self.forward(direction, front, &hold, cx, proxy);
+                        self.forward(direction, Chunk::from(garbage.bytes), &hold, cx, proxy);
+                        self.forward(direction, rest, &hold, cx, proxy);
+                    }
+                    None => self.forward(direction, Chunk::from(garbage.bytes), &hold, cx, proxy),
+                }
+            }
+            Some(act) => {
+                self.act(act, 0, cx, proxy);
+                if !self.closing && !self.hung {
+                    self.forward(direction, chunk, &hold, cx, proxy);
+                }
+            }
+        }
+    }
+
+    /// Sends bytes on, or queues them behind others or for their time.
+    pub(in crate::proxy) fn forward<R: Ring>(
+        &mut self,
+        direction: Direction,
+        chunk: Chunk,
+        hold: &Hold,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        if chunk.is_empty() {
+            return;
+        }
+        if direction == Direction::Reply && self.abort {
+            self.reply.discard = true;
+            return;
+        }
+        if direction == Direction::Request && self.upstream.socket.is_none() {
+            self.connect(cx, proxy);
+            if self.closing {
+                return;
+            }
+        }
+        let now = cx.now;
+        let token = self.token(sink_role(direction));
+        let free = self.throttles.is_none() && self.reset.is_none();
+        let (pipe, _, sink) = self.parts(direction);
+        let due = pipe.due(now, hold);
+        // What waits must not pin the buffers that others need: copy when it is held, or they are scarce.
+        let chunk =
+            if due > now && chunk.is_pooled() || chunk.is_scarce() { Chunk::copy_of(&chunk) } else { chunk };
+        if due <= now && free && pipe.queue.is_empty() && sink.connected && !sink.sending {
+            let Some(socket) = sink.socket else { return };
+            sink.sending = true;
+            pipe.in_flight_bytes = chunk.len();
+            pipe.in_flight_since = now;
+            return cx.ring.send(socket, token, std::iter::once(chunk));
+        }
+        cx.hold(self.proxy, chunk.len());
+        self.pipe(direction).push(Item {
+            chunk,
+            due,
+            asked: hold.time,
+            rules: hold.rules,
+            exchange: hold.exchange,
+            generation: proxy.rules.generation,
+        });
+        self.flush(direction, cx, proxy);
+    }
+
+    /// Sends what may go now; else sets a timer for when it may, and ends the pipe when nothing is left.
+    pub(in crate::proxy) fn flush<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let (pipe, _, sink) = self.parts(direction);
+        if sink.sending || !sink.connected {
+            if sink.socket.is_none() && !sink.connecting {
+                self.end_pipe(direction, cx);
+            }
+            return;
+        }
+        let Some(socket) = sink.socket else { return };
+        let Some(front) = pipe.queue.front() else { return self.end_pipe(direction, cx) };
+        if front.due > cx.now {
+            let due = front.due;
+            return self.schedule(direction, due, cx);
+        }
+        let ready = match self.ready(direction, cx) {
+            Ok(ready) => ready,
+            Err(again) => return self.schedule(direction, again, cx),
+        };
+        if ready == 0 {
+            return;
+        }
+        let token = self.token(sink_role(direction));
+        let (ordinal, proxy_id) = (self.facts.ordinal, self.proxy);
+        let pipe = self.pipe(direction);
+        let since = pipe.queue.front().map_or(cx.now, |item| item.due);
+        let mut bytes = 0;
+        for item in pipe.queue.iter().take(ready) {
+            bytes += item.chunk.len();
+            if item.rules != 0 {
+                proxy.released(item, ordinal, cx.now, &mut cx.events);
+            }
+        }
+        pipe.queued_bytes -= bytes;
+        cx.let_go(proxy_id, bytes);
+        pipe.in_flight_bytes = bytes;
+        pipe.in_flight_since = since;
+        cx.ring.send(socket, token, pipe.queue.drain(..ready).map(|item| item.chunk));
+        self.sink(direction).sending = true;
+    }
+
+    /// How many items at the front may go now; when to try again if none, by the rates.
+    pub(super) fn ready<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+    ) -> Result<usize, Instant> {
+        let now = cx.now;
+        let Connection { throttles, reset, request, reply, .. } = self;
+        let pipe = if direction == Direction::Request { request } else { reply };
+        let mut allowed =
+            reset.as_ref().and_then(|reset| reset.bytes_left).map_or(usize::MAX, |left| left as usize);
+        if throttles.is_none() && allowed == usize::MAX {
+            return Ok(pipe.queue.iter().take(SEND_CHUNKS_MAX).take_while(|item| item.due <= now).count());
+        }
+        let mut ready = 0;
+        while ready < SEND_CHUNKS_MAX && allowed > 0 {
+            let Some(item) = pipe.queue.get_mut(ready).filter(|item| item.due <= now) else { break };
+            let slice = throttles.as_ref().map_or(usize::MAX, |throttles| throttles.slice(direction));
+            let length = item.chunk.len().min(slice).min(allowed);
+            if let Some(throttles) = throttles
+                && let Err(again) = throttles.take(direction, length, now)
+            {
+                if ready == 0 {
+                    return Err(again);
+                }
+                break;
+            }
+            if length < item.chunk.len() {
+                let front = item.chunk.split_to(length);
+                let Item { due, asked, exchange, generation, .. } = *item;
+                // The rest has the rules; accuracy is told once, with the last bytes.
+                pipe.queue.insert(ready, Item { chunk: front, due, asked, rules: 0, exchange, generation });
+            }
+            allowed -= length;
+            ready += 1;
+        }
+        if let Some(left) = reset.as_mut().and_then(|reset| reset.bytes_left.as_mut()) {
+            *left = allowed as u64;
+        }
+        Ok(ready)
+    }
+
+    pub(in crate::proxy) fn on_sent<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let now = cx.now;
+        let (pipe, _, sink) = self.parts(direction);
+        sink.sending = false;
+        pipe.in_flight_bytes = 0;
+        cx.residence.saturating_record((now - pipe.in_flight_since).as_nanos() as u64);
+        if self.closing {
+            return self.settle(cx);
+        }
+        if self.reset.as_ref().is_some_and(|reset| reset.bytes_left == Some(0)) {
+            return self.on_reset_due(cx);
+        }
+        self.flush(direction, cx, proxy);
+        if self.abort
+            && direction == Direction::Request
+            && self.request.bytes() == 0
+            && self.request_is_whole()
+        {
+            return self.close(cx);
+        }
+        if !self.closing && !self.source(direction).receiving {
+            self.regulate(direction, cx, proxy);
+        }
+    }
+
+    /// Whether no part of a request is still to come, as far as anybody reads requests.
+    pub(super) fn request_is_whole(&self) -> bool {
+        self.exchanges.as_ref().is_none_or(|exchanges| exchanges.request_is_whole())
+    }
+
+    /// A receive that found no buffer tries again.
+    pub(in crate::proxy) fn on_buffers<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        self.pipe(direction).starved = false;
+        if !self.closing {
+            self.regulate(direction, cx, proxy);
+        }
+    }
+
+    pub(in crate::proxy) fn on_pipe_timer<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        self.pipe(direction).timer = None;
+        if !self.closing {
+            self.flush(direction, cx, proxy);
+        }
+    }
+
+    /// Reads on while the pipe has room; stops reading when it has not.
+    pub(super) fn regulate<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let limit = self.limit(direction, cx, proxy);
+        let token = self.token(source_role(direction));
+        let (pipe, source, _) = self.parts(direction);
+        let full = pipe.bytes() > limit;
+        let holds = pipe.holds(cx.now);
+        if source.receiving {
+            if full && !cx.ring.counts_credit() && !pipe.cancelling {
+                pipe.cancelling = true;
+                cx.ring.cancel_receive(token);
+            }
+        } else if !full {
+            self.receive(direction, cx, proxy);
+        } else if cx.held_bytes > cx.held_bytes_max {
+            proxy.counters.worker_held_limit_reached += 1;
+            self.limit_reached(Limit::WorkerHeld, cx, proxy);
+        } else if holds {
+            proxy.counters.held_limit_reached += 1;
+            self.limit_reached(Limit::Held, cx, proxy);
+        }
+    }
+
+    /// Tells of a limit, once for each connection: in a storm the counters count, and the events stay few.
+    pub(in crate::proxy) fn limit_reached<R: Ring>(
+        &mut self,
+        limit: Limit,
+        cx: &mut Context<R>,
+        proxy: &ProxyState,
+    ) {
+        if self.limits_told & limit.bit() == 0 {
+            self.limits_told |= limit.bit();
+            let event = proxy.event(EventKind::LimitReached, cx.now);
+            let (connection, detail) = (self.facts.ordinal + 1, Detail::Words(limit.name()));
+            cx.events.push(Event { connection, detail, ..event });
+        }
+    }
+
+    /// Bytes the pipe may have before its source is no longer read.
+    pub(super) fn limit<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &Context<R>,
+        proxy: &ProxyState,
+    ) -> usize {
+        if cx.held_bytes > cx.held_bytes_max {
+            return 0;
+        }
+        let throttled = self.throttles.as_ref().and_then(|throttles| throttles.queue_bytes(direction));
+        match throttled {
+            Some(bytes) => bytes,
+            None if self.pipe(direction).holds(cx.now) => proxy.held_bytes_max,
+            None => QUEUE_BYTES_MAX,
+        }
+    }
+
+    pub(super) fn receive<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>, _: &mut ProxyState) {
+        let token = self.token(source_role(direction));
+        let (pipe, source, _) = self.parts(direction);
+        let Some(socket) = source.socket else { return };
+        if source.receiving || source.ended || !source.connected || pipe.starved {
+            return;
+        }
+        source.receiving = true;
+        cx.ring.receive(socket, token, pipe.size.buffers(), pipe.size.credit());
+    }
+
+    pub(super) fn schedule<R: Ring>(&mut self, direction: Direction, due: Instant, cx: &mut Context<R>) {
+        let what = What::Pipe(direction);
+        let timer = self.timer(what);
+        let pipe = self.pipe(direction);
+        if let Some((id, set)) = pipe.timer {
+            if set == due {
+                return;
+            }
+            cx.timers.cancel(id);
+        }
+        // Never: a rate of 0 ends with a change of the rules, not with time.
+        pipe.timer = (due != Instant::FAR_FUTURE).then(|| (cx.timers.insert(due, timer), due));
+    }
+}
