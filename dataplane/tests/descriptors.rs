@@ -180,29 +180,34 @@ fn a_connection_that_finds_no_descriptor_waits_until_one_comes_free() {
 }
 
 #[test]
-fn a_crowd_without_descriptors_is_served_or_told_and_nothing_leaks() {
+fn a_crowd_that_comes_again_is_served_to_the_last() {
     if is_the_far_side(5) {
         return;
     }
     let server = EchoServer::start();
-    let test = "a_crowd_without_descriptors_is_served_or_told_and_nothing_leaks";
+    let test = "a_crowd_that_comes_again_is_served_to_the_last";
     let proxy = FarProxy::start(test, server.address);
     let address = proxy.address;
     let crowd: Vec<_> = (0..40u8)
         .map(|byte| {
             std::thread::spawn(move || {
-                let mut client = TcpStream::connect(address).unwrap();
-                client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-                echo(&mut client, byte)
+                let serves = |_: &u32| {
+                    let Ok(mut client) = TcpStream::connect(address) else { return false };
+                    client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+                    echo(&mut client, byte)
+                };
+                // Each try that fails was turned away, which takes the proxy a while.
+                (1..=1000).find(serves)
             })
         })
         .collect();
-    let served: u64 = crowd.into_iter().map(|client| u64::from(client.join().unwrap())).sum();
+    let tries: Vec<u32> = crowd.into_iter().map(|client| client.join().unwrap().unwrap()).collect();
     // The next is served as if nothing had been.
     assert!(echo(&mut proxy.connect(), 77));
     let told = proxy.assert_empty();
-    // Who was accepted and found no upstream was closed and counted; nobody was lost without a word.
-    assert_eq!((told.opened, told.opened - told.connect_failures), (41, served + 1));
+    // Who was turned away was counted; nobody was lost without a word.
+    let turned_away = tries.iter().map(|tries| u64::from(tries - 1)).sum::<u64>();
+    assert_eq!((told.opened, told.connect_failures), (41 + turned_away, turned_away));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::exchange::Exchanges;
 use super::pipe::Pipe;
 use super::worker::{Context, ProxyState, Timer, What};
 use crate::behavior::{ConnectionFacts, Direction, ResetSide, RuleMask};
-use crate::ring::{Ring, Socket, Token};
+use crate::ring::{Errno, Ring, Socket, Token};
 use crate::timers::TimerId;
 
 /// The role of a downstream socket in its tokens.
@@ -69,6 +69,8 @@ pub(super) struct Connection {
     throttles: Option<Box<Throttles>>,
     reset: Option<Box<PendingReset>>,
     connect_timer: Option<TimerId>,
+    /// It waits for a descriptor for its upstream; the error that said so.
+    short: Option<Errno>,
     /// Which of the upstream's addresses is being tried.
     attempt: u8,
     /// Reads and discards until the client leaves or the rule does.
@@ -105,6 +107,7 @@ impl Connection {
             throttles: None,
             reset: None,
             connect_timer: None,
+            short: None,
             attempt: 0,
             hung: false,
             abort: false,

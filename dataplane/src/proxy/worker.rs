@@ -1,6 +1,8 @@
 //! One thread, one ring, THE loop: tells the connections what happened and asks the kernel for the rest.
 
-use std::collections::BTreeMap;
+mod shortage;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +64,8 @@ pub(super) struct ProxyState {
     /// Which listener of this proxy that is: one that was shut may still have something to say.
     listening: u16,
     accepting: bool,
+    /// Its accept was cancelled for want of descriptors, and has not ended yet.
+    resting: bool,
     /// Accepting has paused since the last connection, and that has been told.
     pause_told: bool,
     ordinals: Arc<AtomicU64>,
@@ -86,6 +90,8 @@ pub(super) struct Context<R> {
     pub held_by_proxy: Vec<usize>,
     /// Times a receive found no buffer.
     pub no_buffers: u64,
+    /// Connections that wait for a descriptor for their upstream, the oldest first.
+    pub short: VecDeque<(u32, u16)>,
     /// Receives that found no buffer.
     pub starved: Vec<(u32, u16, Direction)>,
     pub events: EventBuffer,
@@ -109,6 +115,8 @@ pub(super) enum What {
     Reset,
     /// Try accepting again; the slot is a proxy's number.
     Accept,
+    /// Look again for a descriptor.
+    Shortage,
     /// Hand over the events.
     Events,
 }
@@ -164,6 +172,7 @@ impl<R: Ring> Worker<R> {
                 held_bytes_max: settings.held_bytes_max,
                 held_by_proxy: Vec::new(),
                 no_buffers: 0,
+                short: VecDeque::new(),
                 starved: Vec::new(),
                 events: EventBuffer::new(),
                 residence: nanoseconds(),
@@ -203,6 +212,9 @@ impl<R: Ring> Worker<R> {
         }
         if !self.cx.starved.is_empty() {
             self.feed_starved();
+        }
+        if !self.cx.short.is_empty() {
+            self.relieve_shortage();
         }
         if !self.events_due && !self.cx.events.events.is_empty() {
             self.events_due = true;
@@ -247,6 +259,7 @@ impl<R: Ring> Worker<R> {
             listener: None,
             listening: 0,
             accepting: false,
+            resting: false,
             pause_told: false,
             ordinals: Arc::clone(&opening.ordinals),
             open: 0,
@@ -274,7 +287,7 @@ impl<R: Ring> Worker<R> {
         let (socket, address) = self.cx.ring.listen(address, &self.settings.options)?;
         proxy.listening = proxy.listening.wrapping_add(1);
         self.cx.ring.accept(socket, listener_token(id, proxy.listening));
-        (proxy.listener, proxy.accepting) = (Some(socket), true);
+        (proxy.listener, proxy.accepting, proxy.resting) = (Some(socket), true, false);
         Ok(Some(address))
     }
 
@@ -427,7 +440,8 @@ impl<R: Ring> Worker<R> {
                 let Some(proxy) = proxy_of(&mut self.proxies, id) else { return };
                 proxy.accepting = false;
                 let Some(listener) = proxy.listener else { return };
-                if is_shortage(errno) {
+                // Cancelled is only what has to rest, or is parting.
+                if is_shortage(Errno(errno)) || std::mem::take(&mut proxy.resting) {
                     proxy.counters.accept_paused += 1;
                     // In a storm it pauses ten times a second: told once until one is accepted.
                     if !std::mem::replace(&mut proxy.pause_told, true) {
@@ -519,6 +533,12 @@ impl<R: Ring> Worker<R> {
     fn on_timer(&mut self, timer: Timer) {
         match timer.what {
             What::Events => return self.hand_over_events(),
+            // It only ends the wait: every turn looks after those that are short of descriptors.
+            What::Shortage => return,
+            What::Accept if !self.cx.short.is_empty() => {
+                self.cx.timers.insert(self.cx.now + ACCEPT_PAUSE, timer);
+                return;
+            }
             What::Accept => {
                 if let Some(proxy) = proxy_of(&mut self.proxies, timer.slot)
                     && let (Some(listener), false) = (proxy.listener, proxy.accepting)
@@ -540,7 +560,7 @@ impl<R: Ring> Worker<R> {
             What::Pipe(direction) => connection.on_pipe_timer(direction, &mut self.cx, proxy),
             What::ConnectTimeout => connection.on_connect_timeout(&mut self.cx, proxy),
             What::Reset => connection.on_reset_due(&mut self.cx),
-            What::Accept | What::Events => unreachable!("handled above"),
+            What::Accept | What::Shortage | What::Events => unreachable!("handled above"),
         }
         self.free_if_closed(timer.slot);
     }
@@ -622,6 +642,7 @@ fn listener_token(id: u32, listening: u16) -> Token {
     Token { role: LISTENER, slot: id, generation: listening }
 }
 
-fn is_shortage(errno: i32) -> bool {
+/// Whether the machine, or this process, has run out of something.
+pub(super) fn is_shortage(Errno(errno): Errno) -> bool {
     matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
 }

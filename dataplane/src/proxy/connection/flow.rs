@@ -108,7 +108,7 @@ impl Connection {
             self.reply.discard = true;
             return;
         }
-        if direction == Direction::Request && self.upstream.socket.is_none() {
+        if direction == Direction::Request && self.upstream.socket.is_none() && !self.upstream.connecting {
             self.connect(cx, proxy);
             if self.closing {
                 return;

@@ -3,7 +3,7 @@
 use super::{Connection, UPSTREAM};
 use crate::behavior::Direction;
 use crate::proxy::event::Detail;
-use crate::proxy::worker::{Context, ProxyState, What};
+use crate::proxy::worker::{Context, ProxyState, What, is_shortage};
 use crate::ring::{Errno, Ring};
 
 /// Upstream addresses that are tried before a connection is given up.
@@ -23,12 +23,60 @@ impl Connection {
                 self.connect_timer = Some(cx.timers.insert(due, self.timer(What::ConnectTimeout)));
             }
             Err(error) => {
-                proxy.counters.connect_failures += 1;
                 let errno = Errno(error.raw_os_error().unwrap_or(0));
-                proxy.failed(self.facts.ordinal, Detail::Failed("connect", errno), cx);
-                self.close(cx);
+                if !is_shortage(errno) {
+                    return self.fail_to_connect(errno, cx, proxy);
+                }
+                // It connects as soon as a descriptor comes free, as far as its time allows.
+                self.upstream.connecting = true;
+                self.short = Some(errno);
+                cx.short.push_back((self.slot, self.generation));
+                if self.connect_timer.is_none() {
+                    let due = cx.now + proxy.connect_timeout;
+                    self.connect_timer = Some(cx.timers.insert(due, self.timer(What::ConnectTimeout)));
+                }
             }
         }
+    }
+
+    /// Whether it found no descriptor for its upstream and waits for one.
+    pub(in crate::proxy) fn waits_for_descriptor(&self) -> bool {
+        self.short.is_some() && !self.closing
+    }
+
+    /// Looks for a descriptor again.
+    pub(in crate::proxy) fn connect_again<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        self.short = None;
+        self.upstream.connecting = false;
+        let timer = self.connect_timer.take();
+        self.connect(cx, proxy);
+        match timer {
+            // It goes on waiting, and its time with it.
+            Some(timer) if self.short.is_some() => {
+                self.connect_timer.replace(timer).map(|new| cx.timers.cancel(new));
+            }
+            Some(timer) => {
+                cx.timers.cancel(timer);
+            }
+            None => {}
+        }
+    }
+
+    /// Leaves its descriptor to one that has waited longer.
+    pub(in crate::proxy) fn give_up_descriptor<R: Ring>(
+        &mut self,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        if let Some(errno) = self.short.take() {
+            self.fail_to_connect(errno, cx, proxy);
+        }
+    }
+
+    fn fail_to_connect<R: Ring>(&mut self, errno: Errno, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        proxy.counters.connect_failures += 1;
+        proxy.failed(self.facts.ordinal, Detail::Failed("connect", errno), cx);
+        self.close(cx);
     }
 
     pub(in crate::proxy) fn on_connected<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
