@@ -7,6 +7,7 @@ mod controller;
 mod execution;
 mod grpc;
 mod node_registry;
+mod prometheus;
 mod run;
 mod run_queue;
 mod run_report;

@@ -13,7 +13,7 @@ use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_statsd::{StatsdBuilder, StatsdRecorder};
 use tokio::sync::watch;
 
-use crate::grpc::proxy_server::injected;
+use crate::prometheus::injected;
 
 /// How often growth is sent.
 const EVERY: Duration = Duration::from_secs(1);

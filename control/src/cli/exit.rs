@@ -59,9 +59,21 @@ impl Stopped {
 
 /// Prints an error with its causes as one line and gives the exit code.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    let line = format!("{error:#}").replace('\n', " ");
-    eprintln!("fracas: {line}");
+    eprintln!("fracas: {}", with_causes(error).replace('\n', " "));
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { USAGE } else { ERROR })
+}
+
+/// An error and its causes, each said once: some errors already end with their cause.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match line.as_str() {
+            "" => line = cause,
+            said if said.ends_with(&cause) => {}
+            _ => line = format!("{line}: {cause}"),
+        }
+    }
+    line
 }
 
 /// clap's answer without its usage block: the mistake, its hint, and where help is.
@@ -74,4 +86,15 @@ fn one_line(error: &clap::Error) -> String {
         .collect();
     let line = parts.join(" ");
     format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let error = anyhow::anyhow!("address in use").context("cannot listen: address in use");
+        assert_eq!(with_causes(&error.context("no API")), "no API: cannot listen: address in use");
+    }
 }

@@ -79,7 +79,7 @@ pub struct TimelineEntry {
 
 /// A mistake in a config file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {message}")]
+#[error("{file}{}: {message}", place(*.line, *.column))]
 pub struct ConfigError {
     /// The file, as it was named.
     pub file: String,
@@ -89,6 +89,11 @@ pub struct ConfigError {
     pub column: u64,
     /// What is wrong and what to do.
     pub message: String,
+}
+
+/// Where in the file; nothing for the file as a whole.
+fn place(line: u64, column: u64) -> String {
+    if line == 0 { String::new() } else { format!(":{line}:{column}") }
 }
 
 impl Config {

@@ -159,3 +159,9 @@ mod any {
         }
     }
 }
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_without_a_place() {
+    let error = Config::load(std::path::Path::new("/nowhere/fracas.yml")).unwrap_err();
+    assert!(error.to_string().starts_with("/nowhere/fracas.yml: cannot read the file: "), "{error}");
+}

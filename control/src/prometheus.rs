@@ -1,0 +1,123 @@
+//! The proxy's figures in Prometheus' text format 0.0.4. Names are stable; proxy, behavior, rule and worker are labels,
+//! never a connection.
+
+use std::fmt::Write;
+
+use fracas_dataplane::proxy::{Stats, WorkerStats};
+use hdrhistogram::Histogram;
+
+/// Everything that a scrape is told.
+pub fn text(stats: &Stats) -> String {
+    let mut text = String::new();
+    let names = stats.proxies.values().next().map_or_else(Vec::new, |proxy| proxy.counters.named());
+    for (index, (name, help, _)) in names.iter().enumerate() {
+        head(&mut text, &format!("fracas_proxy_{name}_total"), "counter", help.trim());
+        for (proxy, figures) in &stats.proxies {
+            let value = figures.counters.named()[index].2;
+            let _ = writeln!(text, "fracas_proxy_{name}_total{{proxy=\"{}\"}} {value}", escaped(proxy));
+        }
+    }
+    head(&mut text, "fracas_proxy_injected_total", "counter", "Faults injected.");
+    for (proxy, behavior, value) in injected(stats) {
+        let _ = writeln!(
+            text,
+            "fracas_proxy_injected_total{{proxy=\"{}\",behavior=\"{behavior}\"}} {value}",
+            escaped(&proxy)
+        );
+    }
+    let late = "fracas_rule_lateness_seconds";
+    head(&mut text, late, "summary", "How much later than asked each delay ended.");
+    for (proxy, figures) in &stats.proxies {
+        for rule in &figures.rules {
+            if let Some(lateness) = rule.lateness.as_ref().filter(|lateness| !lateness.is_empty()) {
+                let labels = format!("proxy=\"{}\",rule=\"{}\"", escaped(proxy), escaped(&rule.name));
+                summary(&mut text, late, &labels, lateness);
+            }
+        }
+    }
+    let workers: [(&str, &str, &str, Read); 4] = [
+        ("connections", "gauge", "Connections open.", |worker| worker.connections as u64),
+        ("held_bytes", "gauge", "Bytes held for delays and slow peers.", |worker| worker.held_bytes as u64),
+        ("completion_queue_overflows_total", "counter", "Times completions found no room.", |worker| {
+            worker.overflows
+        }),
+        ("events_lost_total", "counter", "Events that found no room.", |worker| worker.events_lost),
+    ];
+    for (name, kind, help, read) in workers {
+        head(&mut text, &format!("fracas_worker_{name}"), kind, help);
+        for worker in &stats.workers {
+            let _ = writeln!(text, "fracas_worker_{name}{{worker=\"{}\"}} {}", worker.worker, read(worker));
+        }
+    }
+    let residence = "fracas_worker_residence_seconds";
+    let help = "From when bytes were free to go until the kernel of their sink had them.";
+    head(&mut text, residence, "summary", help);
+    for worker in stats.workers.iter().filter(|worker| !worker.residence.is_empty()) {
+        summary(&mut text, residence, &format!("worker=\"{}\"", worker.worker), &worker.residence);
+    }
+    text
+}
+
+/// Reads one figure of a worker.
+type Read = fn(&WorkerStats) -> u64;
+
+/// Faults by proxy and behavior, ended rules included.
+pub fn injected(stats: &Stats) -> Vec<(String, &'static str, u64)> {
+    let mut all: Vec<(String, &'static str, u64)> = Vec::new();
+    for (proxy, figures) in &stats.proxies {
+        for rule in figures.rules.iter().chain(&figures.retired) {
+            match all.iter_mut().find(|(name, behavior, _)| name == proxy && *behavior == rule.behavior) {
+                Some((.., sum)) => *sum += rule.injected,
+                None => all.push((proxy.clone(), rule.behavior, rule.injected)),
+            }
+        }
+    }
+    all
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// A histogram of nanoseconds as quantiles in seconds. They are of one process and are never added up: merge the
+/// histograms of GetStats for that.
+fn summary(text: &mut String, name: &str, labels: &str, nanoseconds: &Histogram<u64>) {
+    for quantile in [0.5, 0.99, 0.999] {
+        let seconds = nanoseconds.value_at_quantile(quantile) as f64 / 1e9;
+        let _ = writeln!(text, "{name}{{{labels},quantile=\"{quantile}\"}} {seconds:e}");
+    }
+    let (count, sum) = (nanoseconds.len(), nanoseconds.mean() * nanoseconds.len() as f64 / 1e9);
+    let _ = writeln!(text, "{name}_sum{{{labels}}} {sum:e}\n{name}_count{{{labels}}} {count}");
+}
+
+fn escaped(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_is_told_in_seconds() {
+        let mut nanoseconds = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
+        (1..=100).for_each(|value| nanoseconds.record(value * 1_000).unwrap());
+        let mut text = String::new();
+        summary(&mut text, "x_seconds", "rule=\"slow\"", &nanoseconds);
+        let lines: Vec<(&str, f64)> = text
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(n, v)| (n, v.parse().unwrap()))
+            .collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        assert_eq!(lines[0].0, "x_seconds{rule=\"slow\",quantile=\"0.5\"}");
+        assert!((lines[0].1 - 50e-6).abs() < 1e-7 && (lines[1].1 - 99e-6).abs() < 1e-7, "{text}");
+        assert!((lines[3].1 - 5.05e-3).abs() < 1e-5, "{text}");
+        assert_eq!(lines[4], ("x_seconds_count{rule=\"slow\"}", 100.0));
+    }
+
+    #[test]
+    fn a_label_cannot_end_early() {
+        assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    }
+}
