@@ -6,10 +6,11 @@ mod support;
 
 use std::time::Duration;
 
+use fracas_dataplane::behavior::Rule;
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::Term;
 use fracas_dataplane::proxy::{
-    EndReason, EventKind, LeaseRequest, ProxyError, ProxyUpdate, RulesChange, Watcher,
+    EndReason, EventKind, LeaseRequest, ProxyError, ProxySpec, ProxyUpdate, RulesChange, Watcher,
 };
 use support::{HttpServer, Proxy, create, get, rules};
 
@@ -205,4 +206,68 @@ fn a_renewal_counts_from_now_and_an_end_stays_where_it_is() {
     assert!(renewed.ends_at > given.ends_at, "as long as before, from now");
     let renewed = handle.renew(&given.id, Some(Duration::from_secs(3600))).unwrap();
     assert_eq!((renewed.ttl, Some(renewed.ends_at)), (Some(Duration::from_secs(3600)), given.stops_at));
+}
+
+#[test]
+fn leases_that_are_asked_for_at_once_are_all_in_force() {
+    let server = HttpServer::start("hello");
+    let proxy = Proxy::start(server.address, Protocol::Tcp, Vec::new());
+    let handle = proxy.handle();
+    for round in 0..30 {
+        let gate = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    gate.wait();
+                    handle.acquire(lease("1:delay", ttl(60_000))).unwrap();
+                });
+            }
+        });
+        assert_eq!(handle.get("test").unwrap().rules.len(), 8, "round {round}");
+        handle.reset(&[]).unwrap();
+    }
+}
+
+#[test]
+fn neither_a_name_nor_a_group_can_pass_for_a_leases() {
+    let server = HttpServer::start("hello");
+    let proxy = Proxy::start(server.address, Protocol::Tcp, Vec::new());
+    for mend in [
+        |rule: &mut Rule| rule.name = "lease-1/x".into(),
+        |rule: &mut Rule| {
+            rule.group = Some("lease-1/x".into());
+        },
+    ] {
+        let mut wrong = rules("10:delay", &[]);
+        wrong.iter_mut().for_each(mend);
+        let change = RulesChange { proxy: "test".into(), rules: wrong, expected_generation: None };
+        assert!(matches!(proxy.handle().apply(vec![change]), Err(ProxyError::RuleName { .. })));
+    }
+}
+
+#[test]
+fn a_proxy_is_not_switched_on_where_another_listens() {
+    let server = HttpServer::start("hello");
+    let proxy = Proxy::start(server.address, Protocol::Tcp, Vec::new());
+    let handle = proxy.handle();
+    let switched = |on| ProxyUpdate { enabled: Some(on), ..ProxyUpdate::default() };
+    handle.update("test", switched(false)).unwrap();
+    handle.create(ProxySpec::new("other", proxy.address, server.address)).unwrap();
+    let refused = handle.update("test", switched(true)).unwrap_err();
+    assert!(matches!(refused, ProxyError::Listen { .. }), "{refused}");
+    handle.delete("other", None).unwrap();
+    // Its listener closes a few turns later, and `create` waits for that.
+    handle.create(ProxySpec::new("third", proxy.address, server.address)).unwrap();
+}
+
+#[test]
+fn a_deleted_proxy_tells_what_its_leases_did() {
+    let server = HttpServer::start("hello");
+    let proxy = Proxy::start(server.address, Protocol::Http, Vec::new());
+    let handle = proxy.handle();
+    handle.acquire(lease("100:error", ttl(60_000))).unwrap();
+    assert!(get(&mut proxy.connect(), "/").unwrap().0 >= 500);
+    handle.delete("test", None).unwrap();
+    let ended = handle.ended_leases().pop().unwrap();
+    assert_eq!((ended.reason, ended.rules[0].acted), (EndReason::Deleted, 1));
 }

@@ -174,7 +174,7 @@ impl Entry {
             let mine = |rule: &mut RuleStats| rule.lease.as_deref() == Some(info.id.as_str());
             let mut rules: Vec<EndedRule> =
                 gone.extract_if(.., mine).map(|rule| EndedRule::new(&rule)).collect();
-            if rules.is_empty() {
+            if rules.is_empty() && !self.began.contains_key(&id) {
                 // It never began: its rules did nothing.
                 let stats = lease.rules.iter().map(|rule| {
                     let name = format!("lease-{id}/{}", rule.name);

@@ -38,11 +38,13 @@ impl Handle {
         names: &[String],
         started: Instant,
     ) -> Result<Applied, ProxyError> {
+        // Not when the call began: it may have waited for the book while a lease began.
+        let now = Instant::now();
         let generation = book.generation + 1;
         let mut changes = Vec::new();
         for name in names {
             let entry = book.entry(name)?;
-            let (rules, _) = entry.leases.effective(started);
+            let (rules, _) = entry.leases.effective(now);
             changes.push((name.clone(), self.compile(&entry.spec, rules, generation, Some(&entry.rules))?));
         }
         let message: Arc<[(u32, Arc<RuleSet>)]> =
@@ -65,7 +67,7 @@ impl Handle {
             let entry = book.entry(&name)?;
             let previous_generation = std::mem::replace(&mut entry.generation, generation);
             entry.rules = rules;
-            let begun = entry.note_leases(started, at);
+            let begun = entry.note_leases(now, at);
             let (connections, gone) = met.remove(&entry.id).unwrap_or_default();
             let ended = entry.take_ended(at, gone);
             let leases_ended = ended.len();
@@ -130,10 +132,11 @@ impl Handle {
     }
 }
 
-/// Names of rules in force that begin with `lease-3/` are those of a lease's rules.
+/// Names and groups of rules in force that begin with `lease-3/` are those of a lease's rules.
 pub(super) fn check_names(proxy: &str, rules: &[Rule]) -> Result<(), ProxyError> {
-    match rules.iter().find(|rule| rule.name.contains('/')) {
-        Some(rule) => Err(ProxyError::RuleName { proxy: proxy.to_owned(), rule: rule.name.clone() }),
+    let mut names = rules.iter().flat_map(|rule| [Some(&rule.name), rule.group.as_ref()]).flatten();
+    match names.find(|name| name.contains('/')) {
+        Some(name) => Err(ProxyError::RuleName { proxy: proxy.to_owned(), rule: name.clone() }),
         None => Ok(()),
     }
 }

@@ -23,7 +23,7 @@ use super::keeper::Watch;
 use super::leases::lease_name;
 use super::stats::WorkerSnapshot;
 use super::thread::{Command, Link};
-use super::totals::{ProxyStats, Stats, WorkerStats};
+use super::totals::{ProxyStats, Stats, WorkerStats, merge_by_name};
 use super::worker::Opening;
 use crate::behavior::mix;
 use crate::clock::Instant;
@@ -96,7 +96,9 @@ impl Handle {
                 source,
             })?;
         }
+        // Taken even if it fails: a worker may still have something of it.
         let id = book.next_id;
+        book.next_id = id + 1;
         let mut opening = Opening {
             id,
             name: spec.name.as_str().into(),
@@ -120,7 +122,7 @@ impl Handle {
                 }
             }
         }
-        (book.next_id, book.generation) = (id + 1, generation);
+        book.generation = generation;
         let entry = Entry::new(id, spec, rules);
         let info = entry.info();
         let detail = format!("created: {}", mix::text(&info.spec.rules));
@@ -138,6 +140,9 @@ impl Handle {
         let started = Instant::now();
         let mut book = self.book();
         let generation = book.generation + 1;
+        // Workers listen beside each other, so the kernel would let two proxies share a port.
+        let listen = book.entry(name)?.spec.listen;
+        let is_taken = book.proxies.values().any(|other| other.spec.enabled && other.spec.listen == listen);
         let entry = book.entry(name)?;
         entry.check_generation(update.expected_generation)?;
         let previous_generation = entry.generation;
@@ -161,6 +166,10 @@ impl Handle {
         }
         let id = entry.id;
         if spec.enabled && !before.enabled {
+            if is_taken {
+                let source = io::ErrorKind::AddrInUse.into();
+                return Err(ProxyError::Listen { name: spec.name, listen: spec.listen, source });
+            }
             for worker in &self.0.workers {
                 let reply = worker.ask(|reply| Command::Listen(id, spec.listen, reply));
                 match reply.recv().map_err(|_| ProxyError::Stopped)? {
@@ -205,12 +214,15 @@ impl Handle {
         entry.check_generation(expected_generation)?;
         let (id, previous_generation) = (entry.id, entry.generation);
         let mut connections = 0;
+        let mut gone = Vec::new();
         for worker in self.ask_all(|reply| Command::Remove(id, generation, reply)) {
-            connections += worker.recv().map_err(|_| ProxyError::Stopped)?;
+            let met = worker.recv().map_err(|_| ProxyError::Stopped)?;
+            connections += met.connections;
+            merge_by_name(&mut gone, &met.gone);
         }
         let at = Instant::now();
         let leases_ended = entry.clear(EndReason::Deleted);
-        let ended = entry.take_ended(at, Vec::new());
+        let ended = entry.take_ended(at, gone);
         book.generation = generation;
         book.proxies.remove(name);
         self.tell_ended(&mut book, generation, ended);
@@ -322,14 +334,15 @@ impl Handle {
         // What cannot be compiled is refused now, not when it starts.
         self.compile(&entry.spec, request.rules.clone(), generation, None)?;
         let text = mix::text(&request.rules);
-        let id = entry.leases.acquire(request.owner, request.rules, request.term, started)?;
+        let now = Instant::now();
+        let id = entry.leases.acquire(request.owner, request.rules, request.term, now)?;
         let lease = Some(lease_name(entry.id, id).into());
-        let event = Event::about(request.proxy.as_str(), generation + 1, EventKind::LeaseAcquired, started);
+        let event = Event::about(request.proxy.as_str(), generation + 1, EventKind::LeaseAcquired, now);
         self.tell(Event { lease, detail: Detail::Text(text.into()), ..event });
         let applied = self.put(&mut book, std::slice::from_ref(&request.proxy), started);
         let entry = book.entry(&request.proxy)?;
         if applied.is_err() {
-            let _ = entry.leases.release(id, started);
+            let _ = entry.leases.release(id, now);
         }
         let applied = applied?;
         let lease = entry.lease(id).ok_or_else(|| ProxyError::LeaseNotFound(lease_name(entry.id, id)))?;
@@ -357,7 +370,7 @@ impl Handle {
         let started = Instant::now();
         let mut book = self.book();
         let (name, lease) = book.find_lease(id)?;
-        book.entry(&name)?.release(lease, started)?;
+        book.entry(&name)?.release(lease, Instant::now())?;
         let applied = self.put(&mut book, std::slice::from_ref(&name), started)?;
         let end = book.ended.iter().rev().find(|end| end.lease.id == id).cloned();
         Ok((end.ok_or_else(|| ProxyError::LeaseNotFound(id.into()))?, applied))
@@ -426,8 +439,22 @@ impl Handle {
 /// Whether nobody listens there: workers share their port among themselves (`SO_REUSEPORT`), and would share it
 /// with another process without a word.
 pub(crate) fn check_free(address: SocketAddr) -> io::Result<()> {
-    if address.port() == 0 { Ok(()) } else { std::net::TcpListener::bind(address).map(drop) }
+    if address.port() == 0 {
+        return Ok(());
+    }
+    // A listener that was just shut closes a few turns of its worker later.
+    for _ in 0..SHUT_TRIES_MAX {
+        match std::net::TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(SHUT_PAUSE),
+            other => return other.map(drop),
+        }
+    }
+    std::net::TcpListener::bind(address).map(drop)
 }
+
+/// How often, and how long apart, an address is tried that is taken.
+const SHUT_TRIES_MAX: u32 = 20;
+const SHUT_PAUSE: Duration = Duration::from_millis(5);
 
 fn wait(replies: Vec<Receiver<()>>) -> Result<(), ProxyError> {
     replies.into_iter().try_for_each(|reply| reply.recv().map_err(|_| ProxyError::Stopped))

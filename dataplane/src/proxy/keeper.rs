@@ -44,11 +44,13 @@ impl Handle {
         let now = Instant::now();
         let changed = |(name, entry): (&String, &Entry)| entry.is_due(now).then(|| name.clone());
         let due: Vec<String> = book.proxies.iter().filter_map(changed).collect();
-        if !due.is_empty() {
-            // Refused only while shutting down: rules that compiled alone compile together.
-            let _ = self.put(&mut book, &due, now);
+        if !due.is_empty() && self.put(&mut book, &due, now).is_err() {
+            // One whose rules do not go together must not keep the others' leases from ending.
+            for name in &due {
+                let _ = self.put(&mut book, std::slice::from_ref(name), now);
+            }
         }
-        let now = Instant::now();
+        // Counted from `now`: what has come due meanwhile is looked at again at once.
         book.proxies.values().filter_map(|entry| entry.leases.next_change(now)).min()
     }
 

@@ -37,8 +37,8 @@ pub(super) enum Command {
     Open(Box<Opening>, Sender<io::Result<Option<SocketAddr>>>),
     Listen(u32, SocketAddr, Sender<io::Result<Option<SocketAddr>>>),
     Shut(u32, Sender<()>),
-    /// Answers how many connections it closes.
-    Remove(u32, u64, Sender<usize>),
+    /// Answers how many connections it closes, and what its rules have done.
+    Remove(u32, u64, Sender<ProxyMet>),
     SetRules(Arc<[(u32, Arc<RuleSet>)]>, Sender<RulesMet>),
     SetUpstream(u32, Vec<SocketAddr>, Duration, u64, Sender<()>),
     Snapshot(Sender<WorkerSnapshot>),
@@ -90,10 +90,11 @@ pub(super) fn run_worker(
                     Command::Listen(id, address, reply) => drop(reply.send(worker.listen(id, address))),
                     Command::Shut(id, reply) => drop((worker.shut(id, true), reply.send(()))),
                     Command::Remove(id, generation, reply) => {
-                        let open = worker.connections_of(id);
+                        let connections = worker.connections_of(id);
+                        let gone = worker.set_rules(id, &Arc::new(RuleSet::empty(generation)));
                         worker.remove(id);
                         worker.applies(generation);
-                        let _ = reply.send(open);
+                        let _ = reply.send(ProxyMet { id, connections, gone });
                     }
                     Command::SetRules(changes, reply) => {
                         let set = changes.iter().map(|(id, rules)| {

@@ -92,6 +92,8 @@ pub(super) struct Context<R> {
     pub no_buffers: u64,
     /// Connections that wait for a descriptor for their upstream, the oldest first.
     pub short: VecDeque<(u32, u16)>,
+    /// What the last of them was told.
+    pub shortage: Errno,
     /// Receives that found no buffer.
     pub starved: Vec<(u32, u16, Direction)>,
     pub events: EventBuffer,
@@ -153,6 +155,11 @@ pub struct Worker<R: Ring> {
     parting: Vec<Parting>,
     turns: u64,
     generation: u64,
+    /// A timer will look for descriptors; it, or a connection that closed, says that it is time to.
+    look_due: bool,
+    look_again: bool,
+    /// The turn in which those that wait for one were thinned out last.
+    thinned_in: u64,
     events_due: bool,
     events: mpsc::Sender<Vec<Event>>,
     woken: bool,
@@ -173,6 +180,7 @@ impl<R: Ring> Worker<R> {
                 held_by_proxy: Vec::new(),
                 no_buffers: 0,
                 short: VecDeque::new(),
+                shortage: Errno(libc::EMFILE),
                 starved: Vec::new(),
                 events: EventBuffer::new(),
                 residence: nanoseconds(),
@@ -185,6 +193,9 @@ impl<R: Ring> Worker<R> {
             parting: Vec::new(),
             turns: 0,
             generation: 0,
+            look_due: false,
+            look_again: false,
+            thinned_in: 0,
             events_due: false,
             events,
             woken: false,
@@ -200,6 +211,8 @@ impl<R: Ring> Worker<R> {
         if !self.cx.starved.is_empty() {
             self.feed_starved();
         }
+        // A command may have done something to a connection on which nothing else happens.
+        self.plan_events();
         let deadline = self.cx.timers.next_due();
         self.cx.ring.wait_until(deadline)?;
         self.cx.now = self.cx.ring.now();
@@ -213,15 +226,21 @@ impl<R: Ring> Worker<R> {
         if !self.cx.starved.is_empty() {
             self.feed_starved();
         }
-        if !self.cx.short.is_empty() {
+        if !self.cx.short.is_empty() && (self.look_again || !self.look_due) {
+            self.look_again = false;
             self.relieve_shortage();
         }
+        self.plan_events();
+        Ok(())
+    }
+
+    /// Sees to it that what there is to tell is handed over soon.
+    fn plan_events(&mut self) {
         if !self.events_due && !self.cx.events.events.is_empty() {
             self.events_due = true;
             let timer = Timer { slot: 0, generation: 0, what: What::Events };
             self.cx.timers.insert(self.cx.now + EVENT_DELAY, timer);
         }
-        Ok(())
     }
 
     /// When something is due next.
@@ -441,7 +460,9 @@ impl<R: Ring> Worker<R> {
                 proxy.accepting = false;
                 let Some(listener) = proxy.listener else { return };
                 // Cancelled is only what has to rest, or is parting.
-                if is_shortage(Errno(errno)) || std::mem::take(&mut proxy.resting) {
+                let rested = std::mem::take(&mut proxy.resting);
+                let errno = if rested { self.cx.shortage.0 } else { errno };
+                if rested || is_shortage(Errno(errno)) {
                     proxy.counters.accept_paused += 1;
                     // In a storm it pauses ten times a second: told once until one is accepted.
                     if !std::mem::replace(&mut proxy.pause_told, true) {
@@ -533,8 +554,10 @@ impl<R: Ring> Worker<R> {
     fn on_timer(&mut self, timer: Timer) {
         match timer.what {
             What::Events => return self.hand_over_events(),
-            // It only ends the wait: every turn looks after those that are short of descriptors.
-            What::Shortage => return,
+            What::Shortage => {
+                (self.look_due, self.look_again) = (false, true);
+                return;
+            }
             What::Accept if !self.cx.short.is_empty() => {
                 self.cx.timers.insert(self.cx.now + ACCEPT_PAUSE, timer);
                 return;
@@ -603,6 +626,8 @@ impl<R: Ring> Worker<R> {
         let Some(connection) = place.take_if(|connection| connection.is_closed()) else { return };
         self.generations[slot as usize] = connection.generation.wrapping_add(1);
         self.free.push(slot);
+        // Its descriptors may be what others wait for.
+        self.look_again = true;
         let entry = &mut self.proxies[connection.proxy as usize];
         let proxy = entry.as_mut().expect("a proxy outlives its connections");
         proxy.open -= 1;

@@ -30,6 +30,7 @@ impl Connection {
                 // It connects as soon as a descriptor comes free, as far as its time allows.
                 self.upstream.connecting = true;
                 self.short = Some(errno);
+                cx.shortage = errno;
                 cx.short.push_back((self.slot, self.generation));
                 if self.connect_timer.is_none() {
                     let due = cx.now + proxy.connect_timeout;
@@ -69,6 +70,7 @@ impl Connection {
         proxy: &mut ProxyState,
     ) {
         if let Some(errno) = self.short.take() {
+            self.upstream.connecting = false;
             self.fail_to_connect(errno, cx, proxy);
         }
     }
@@ -76,7 +78,7 @@ impl Connection {
     fn fail_to_connect<R: Ring>(&mut self, errno: Errno, cx: &mut Context<R>, proxy: &mut ProxyState) {
         proxy.counters.connect_failures += 1;
         proxy.failed(self.facts.ordinal, Detail::Failed("connect", errno), cx);
-        self.close(cx);
+        self.give_up_upstream(cx, proxy);
     }
 
     pub(in crate::proxy) fn on_connected<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
@@ -108,9 +110,7 @@ impl Connection {
         if usize::from(self.attempt) < proxy.upstream.len().min(ATTEMPTS_MAX) {
             return self.connect(cx, proxy);
         }
-        proxy.counters.connect_failures += 1;
-        proxy.failed(self.facts.ordinal, Detail::Failed("connect", errno), cx);
-        self.give_up_upstream(cx, proxy);
+        self.fail_to_connect(errno, cx, proxy);
     }
 
     /// There is no upstream: what is due to the client still goes, then it gets a FIN.
@@ -129,6 +129,9 @@ impl Connection {
         proxy: &mut ProxyState,
     ) {
         self.connect_timer = None;
+        if self.short.is_some() {
+            return self.give_up_descriptor(cx, proxy);
+        }
         if self.upstream.connecting {
             proxy.counters.connect_timeouts += 1;
             proxy.failed(self.facts.ordinal, Detail::Words("connect: took longer than connect_timeout"), cx);

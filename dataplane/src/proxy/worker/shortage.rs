@@ -4,9 +4,14 @@
 //! another, the next crowd would fare the same, for ever. So accepting rests, the newer half gives its descriptors up,
 //! and the older half takes them: each round serves somebody.
 
+use std::time::Duration;
+
 use super::{ACCEPT_PAUSE, Timer, What, Worker};
 use crate::proxy::connection::Connection;
 use crate::ring::Ring;
+
+/// Turns until a socket that was given up is closed: its receive is cancelled in one, and its close submitted in the next.
+const THINNING_TURNS: u64 = 3;
 
 impl<R: Ring> Worker<R> {
     /// Tries those that wait for a descriptor, the oldest first; turns the newer half away if that does not help.
@@ -28,18 +33,24 @@ impl<R: Ring> Worker<R> {
                 }
             });
         }
-        let others = self.cx.short.len() / 2;
+        let may_thin = self.turns >= self.thinned_in + THINNING_TURNS;
+        let others = if may_thin { self.cx.short.len() / 2 } else { 0 };
+        if others > 0 {
+            self.thinned_in = self.turns;
+        }
         for _ in 0..others {
             let Some((slot, generation)) = self.cx.short.pop_back() else { break };
             self.with_waiting(slot, generation, |connection, cx, proxy| {
                 connection.give_up_descriptor(cx, proxy);
             });
         }
-        if !self.cx.short.is_empty() {
-            // What was given up is free after the next enter; otherwise somebody has to leave.
-            let wait = if others > 0 { std::time::Duration::ZERO } else { ACCEPT_PAUSE };
+        if !self.cx.short.is_empty() && !self.look_due {
+            // What was given up is free in a few turns; otherwise somebody has to leave.
+            let soon = self.turns < self.thinned_in + THINNING_TURNS;
+            let wait = if soon { Duration::ZERO } else { ACCEPT_PAUSE };
             let timer = Timer { slot: 0, generation: 0, what: What::Shortage };
             self.cx.timers.insert(self.cx.now + wait, timer);
+            self.look_due = true;
         }
     }
 
