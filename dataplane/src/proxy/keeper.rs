@@ -18,11 +18,21 @@ pub(super) struct Watch {
 
 impl Handle {
     /// Everything that happens from now on; a watcher that is `capacity` batches behind loses the next, and knows.
+    /// It hears no more at once when the data plane stops.
     pub fn watch(&self, capacity: usize) -> Watcher {
         let (events, inbox) = mpsc::sync_channel(capacity.max(1));
         let lost = Arc::new(AtomicU64::new(0));
-        lock(&self.0.watchers).push(Watch { events, lost: Arc::clone(&lost), since: Instant::now() });
+        let mut watchers = lock(&self.0.watchers);
+        // Looked at under the lock: `forget_watchers` has come already, or comes yet.
+        if !self.0.stopped.load(Ordering::Acquire) {
+            watchers.push(Watch { events, lost: Arc::clone(&lost), since: Instant::now() });
+        }
         Watcher { inbox, lost }
+    }
+
+    /// Lets nobody wait for what will not be told any more; the data plane has stopped.
+    pub(super) fn forget_watchers(&self) {
+        lock(&self.0.watchers).clear();
     }
 
     /// The keeper's loop: hands events to whoever watches, starts and ends leases when it is time.
@@ -75,7 +85,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// The next events, or none within `timeout`.
+    /// The next events; none within `timeout`, or when the data plane has stopped.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Vec<Event>> {
         self.inbox.recv_timeout(timeout).ok()
     }
@@ -83,5 +93,25 @@ impl Watcher {
     /// Events this watcher was too slow for.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::{Dataplane, DataplaneSettings};
+
+    #[test]
+    fn a_watcher_is_let_go_when_the_data_plane_stops() {
+        let settings = DataplaneSettings { threads: 1, ..DataplaneSettings::default() };
+        let dataplane = Dataplane::start(settings).unwrap();
+        let handle = dataplane.handle();
+        let before = handle.watch(4);
+        drop(dataplane);
+        let after = handle.watch(4);
+        for watcher in [before, after] {
+            let end = watcher.inbox.recv_timeout(Duration::from_secs(60));
+            assert_eq!(end.unwrap_err(), RecvTimeoutError::Disconnected);
+        }
     }
 }
