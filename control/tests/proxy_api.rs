@@ -303,3 +303,33 @@ async fn behavior_get_shows_options_and_what_each_rule_met() {
     assert_eq!((&rule["options"]["time"], &rule["options"]["side"]), (&"3ms".into(), &"request".into()));
     assert_eq!((&rule["matched"], &rule["acted"], &rule["injected"]), (&1.into(), &1.into(), &1.into()));
 }
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_answer_though_its_upstream_is_not_found_any_more() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let create = |upstream: &str| v1::CreateProxyRequest {
+        proxy: Some(v1::Proxy {
+            name: "other".into(),
+            listen: "127.0.0.1:0".into(),
+            upstream: upstream.into(),
+            ..Default::default()
+        }),
+        request_id: "create".into(),
+        ..Default::default()
+    };
+    let update = |upstream: &str| v1::UpdateProxyRequest {
+        name: "other".into(),
+        upstream: Some(upstream.into()),
+        request_id: "update".into(),
+        ..Default::default()
+    };
+    // No port: it is not found without a resolver.
+    let (found, lost) = ("127.0.0.1:1", "127.0.0.1");
+    let created = client.create_proxy(create(found)).await.unwrap().into_inner();
+    assert_eq!(client.create_proxy(create(lost)).await.unwrap().into_inner(), created);
+    let updated = client.update_proxy(update(found)).await.unwrap().into_inner();
+    assert_eq!(client.update_proxy(update(lost)).await.unwrap().into_inner(), updated);
+    let anew = v1::UpdateProxyRequest { request_id: String::new(), ..update(lost) };
+    assert_eq!(client.update_proxy(anew).await.unwrap_err().code(), Code::InvalidArgument);
+}
