@@ -174,7 +174,14 @@ impl ProxyService for Proxies {
             };
             let spec = ProxySpec { upstream_addresses: addresses, ..spec };
             let started = Instant::now();
-            let info = handle.create(spec).map_err(|error| refusal::proxy(&error, "proxy.listen"))?;
+            let info = handle.create(spec).map_err(|error| {
+                let field = match error {
+                    ProxyError::NoUpstream(_) => "proxy.upstream",
+                    ProxyError::Rules { .. } | ProxyError::RuleName { .. } => "rules",
+                    _ => "proxy.listen",
+                };
+                refusal::proxy(&error, field)
+            })?;
             let now = Instant::now();
             let applied = Applied {
                 generation: info.generation,
@@ -213,7 +220,11 @@ impl ProxyService for Proxies {
         self.once_prepared(request.request_id, look_up, move |handle, upstream| {
             let update = ProxyUpdate { upstream, ..update };
             let (info, applied) = handle.update(&name, update).map_err(|error| {
-                let field = if matches!(error, ProxyError::Rules { .. }) { "protocol" } else { "enabled" };
+                let field = match error {
+                    ProxyError::NoUpstream(_) => "upstream",
+                    ProxyError::Rules { .. } => "protocol",
+                    _ => "enabled",
+                };
                 refusal::proxy(&error, field)
             })?;
             let proxy = Some(proxy_proto(&info, handle, handle.stats().ok().as_ref()));
@@ -255,7 +266,17 @@ impl ProxyService for Proxies {
             });
         }
         self.once(request.request_id, move |handle| {
-            let applied = handle.apply(changes).map_err(|error| refusal::proxy(&error, "changes"))?;
+            let names: Vec<String> = changes.iter().map(|change| change.proxy.clone()).collect();
+            let applied = handle.apply(changes).map_err(|error| {
+                let index = match &error {
+                    ProxyError::Rules { name, .. } | ProxyError::RuleName { proxy: name, .. } => {
+                        names.iter().position(|other| other == name)
+                    }
+                    _ => None,
+                };
+                let field = index.map_or("changes".to_owned(), |index| format!("changes[{index}].rules"));
+                refusal::proxy(&error, &field)
+            })?;
             let results = applied.proxies.iter().filter_map(|to| {
                 let info = handle.get(&to.proxy).ok()?;
                 Some(v1::ProxyRulesResult {
