@@ -15,6 +15,7 @@ use fracas_dataplane::proxy::{
 };
 use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;
+use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +36,8 @@ const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
 const OWNER_BYTES_MAX: usize = 200;
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(15);
+/// A watcher that reads nothing for this long is given up: the silence after which a client reconnects, too.
+const WATCHER_PATIENCE: Duration = Duration::from_secs(45);
 /// Streams of events at a time: each has a thread, and changes need threads too.
 const WATCHERS_MAX: usize = 64;
 /// When a call is given up; none waits for traffic, so that this is never met but by a bug.
@@ -60,7 +63,7 @@ impl Proxies {
 
     /// Makes a change once: a repeat of `id` gets the first answer. Calls of the handle block for microseconds,
     /// but on a thread that may.
-    async fn once<T: Clone + Send + 'static>(
+    async fn once<T: Message + Clone + 'static>(
         &self,
         id: String,
         change: impl FnOnce(&Handle) -> Result<T, Status> + Send + 'static,
@@ -70,7 +73,7 @@ impl Proxies {
 
     /// Makes a change once, like [`Proxies::once`], of what `prepare` gives: that may wait, for a resolver say, and
     /// stops no other change.
-    async fn once_prepared<P, T: Clone + Send + 'static>(
+    async fn once_prepared<P, T: Message + Clone + 'static>(
         &self,
         id: String,
         prepare: impl FnOnce() -> Result<P, Status> + Send + 'static,
@@ -468,7 +471,7 @@ impl ProxyService for Proxies {
             ));
         };
         let (messages, stream) = mpsc::channel(16);
-        let watch = Watch { proxies, kinds, heartbeat };
+        let watch = Watch { proxies, kinds, heartbeat, patience: WATCHER_PATIENCE };
         let handle = self.handle.clone();
         tokio::task::spawn_blocking(move || {
             watch.stream(&handle, &messages);
