@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use fracas_proto::v1;
 use fracas_proto::v1::EventKind;
 use support::{Client, FRACAS, Proxy, get};
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 fn mix(text: &str) -> Option<v1::RuleSet> {
     Some(v1::RuleSet { mix: text.to_owned(), ..v1::RuleSet::default() })
@@ -302,4 +303,93 @@ async fn behavior_get_shows_options_and_what_each_rule_met() {
     let rule = &json[0]["rules"][0];
     assert_eq!((&rule["options"]["time"], &rule["options"]["side"]), (&"3ms".into(), &"request".into()));
     assert_eq!((&rule["matched"], &rule["acted"], &rule["injected"]), (&1.into(), &1.into(), &1.into()));
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_first_answer_though_its_upstream_is_not_found_any_more() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let create = |upstream: &str| v1::CreateProxyRequest {
+        proxy: Some(v1::Proxy {
+            name: "other".into(),
+            listen: "127.0.0.1:0".into(),
+            upstream: upstream.into(),
+            ..Default::default()
+        }),
+        request_id: "create".into(),
+        ..Default::default()
+    };
+    let update = |upstream: &str| v1::UpdateProxyRequest {
+        name: "other".into(),
+        upstream: Some(upstream.into()),
+        request_id: "update".into(),
+        ..Default::default()
+    };
+    // No port: it is not found without a resolver.
+    let (found, lost) = ("127.0.0.1:1", "127.0.0.1");
+    let created = client.create_proxy(create(found)).await.unwrap().into_inner();
+    assert_eq!(client.create_proxy(create(lost)).await.unwrap().into_inner(), created);
+    let updated = client.update_proxy(update(found)).await.unwrap().into_inner();
+    assert_eq!(client.update_proxy(update(lost)).await.unwrap().into_inner(), updated);
+    let anew = v1::UpdateProxyRequest { request_id: String::new(), ..update(lost) };
+    assert_eq!(client.update_proxy(anew).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+/// The field that a refusal blames.
+fn field(refusal: &Status) -> (Code, String) {
+    let details = refusal.get_error_details();
+    let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+    (refusal.code(), violations.first().map(|violation| violation.field.clone()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_field_that_is_wrong() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let blames = |path: &str| (Code::InvalidArgument, path.to_owned());
+    let rules = |name: &str, count: usize| {
+        let rules = (0..count).map(|index| v1::Rule {
+            name: format!("{name}{index}"),
+            behavior: "hang".into(),
+            share_percent: Some(1.0),
+            ..Default::default()
+        });
+        Some(v1::RuleSet { rules: rules.collect(), ..Default::default() })
+    };
+    let create = |listen: &str, rules| v1::CreateProxyRequest {
+        proxy: Some(v1::Proxy {
+            name: "other".into(),
+            listen: listen.into(),
+            upstream: "127.0.0.1:1".into(),
+            enabled: true,
+            ..Default::default()
+        }),
+        rules,
+        ..Default::default()
+    };
+    for (listen, rules, path) in [
+        ("127.0.0.1:0", rules("hang", 65), "rules"),
+        ("127.0.0.1:0", rules("a/b", 1), "rules"),
+        // An address for documentation (RFC 5737), which no machine has.
+        ("192.0.2.1:1", None, "proxy.listen"),
+    ] {
+        let refused = client.create_proxy(create(listen, rules)).await.unwrap_err();
+        assert_eq!(field(&refused), blames(path), "{refused}");
+    }
+    client.create_proxy(create("127.0.0.1:0", None)).await.unwrap();
+    for wrong in [rules("hang", 65), rules("a/b", 1)] {
+        let change = |proxy: &str, rules| v1::ProxyRules { proxy: proxy.into(), rules, ..Default::default() };
+        let changes = vec![change("default", rules("hang", 1)), change("other", wrong)];
+        let request = v1::ApplyRulesRequest { changes, ..Default::default() };
+        let refused = client.apply_rules(request).await.unwrap_err();
+        assert_eq!(field(&refused), blames("changes[1].rules"), "{refused}");
+    }
+    let held =
+        v1::AcquireLeaseRequest { proxy: "default".into(), rules: rules("lease", 1), ..Default::default() };
+    client.acquire_lease(held).await.unwrap();
+    let changes =
+        vec![v1::ProxyRules { proxy: "default".into(), rules: rules("hang", 64), ..Default::default() }];
+    let refused =
+        client.apply_rules(v1::ApplyRulesRequest { changes, ..Default::default() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "only with its lease are they too many: {refused}");
 }

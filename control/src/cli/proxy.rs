@@ -160,6 +160,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         println!("proxy stopped; all connections had finished");
     }
+    // Nothing that still runs is worth a wait: a look-up of a name takes as long as the resolver likes.
+    runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 

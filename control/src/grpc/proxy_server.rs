@@ -8,8 +8,10 @@ use fracas_dataplane::proxy::Handle;
 use fracas_proto::v1::proxy_service_server::ProxyServiceServer;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
+use tonic::transport::Server;
 
 use super::proxy_service::Proxies;
+use super::server::KEEPALIVE;
 use crate::prometheus;
 use crate::wire::Guard;
 use crate::wire::incoming::{Incoming, Limits};
@@ -53,12 +55,16 @@ pub async fn serve(
     let incoming = Incoming::new(listener, guard.tls, Limits::default())?;
     // A watcher's stream would hold a graceful stop for ever: it is cut after a moment.
     let (told, wait) = tokio::sync::oneshot::channel();
-    let server = axum::serve(incoming, router).with_graceful_shutdown(async move {
-        stop.await;
-        let _ = told.send(());
-    });
+    let server = Server::builder()
+        .accept_http1(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_routes(router.into())
+        .serve_with_incoming_shutdown(incoming, async move {
+            stop.await;
+            let _ = told.send(());
+        });
     tokio::select! {
-        served = async { server.await } => Ok(served?),
+        served = server => Ok(served?),
         () = async {
             let _ = wait.await;
             tokio::time::sleep(Duration::from_millis(200)).await;

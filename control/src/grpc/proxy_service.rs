@@ -1,6 +1,6 @@
 //! `ProxyService`: the proxies of this process, their rules, leases, figures and events.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use fracas_dataplane::config::CONNECT_TIMEOUT_DEFAULT;
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::{LeaseError, Term};
 use fracas_dataplane::proxy::{
-    Applied, Handle, LeaseInfo, LeaseRequest, ProxyError, ProxySpec, ProxyUpdate, RulesChange, Stats,
+    Applied, Handle, LeaseInfo, LeaseRequest, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate, RulesChange,
+    Stats,
 };
 use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;
+use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,6 +36,8 @@ const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
 const OWNER_BYTES_MAX: usize = 200;
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(15);
+/// A watcher that reads nothing for this long is given up: the silence after which a client reconnects, too.
+const WATCHER_PATIENCE: Duration = Duration::from_secs(45);
 /// Streams of events at a time: each has a thread, and changes need threads too.
 const WATCHERS_MAX: usize = 64;
 /// When a call is given up; none waits for traffic, so that this is never met but by a bug.
@@ -59,29 +63,53 @@ impl Proxies {
 
     /// Makes a change once: a repeat of `id` gets the first answer. Calls of the handle block for microseconds,
     /// but on a thread that may.
-    async fn once<T: Clone + Send + 'static>(
+    async fn once<T: Message + Clone + 'static>(
         &self,
         id: String,
         change: impl FnOnce(&Handle) -> Result<T, Status> + Send + 'static,
     ) -> Answer<T> {
+        self.once_prepared(id, || Ok(()), |handle, ()| change(handle)).await
+    }
+
+    /// Makes a change once, like [`Proxies::once`], of what `prepare` gives: that may wait, for a resolver say, and
+    /// stops no other change.
+    async fn once_prepared<P, T: Message + Clone + 'static>(
+        &self,
+        id: String,
+        prepare: impl FnOnce() -> Result<P, Status> + Send + 'static,
+        change: impl FnOnce(&Handle, P) -> Result<T, Status> + Send + 'static,
+    ) -> Answer<T> {
         let (handle, remembered) = (self.handle.clone(), Arc::clone(&self.remembered));
+        let due = Instant::now() + CALL_MAX;
         let made = tokio::task::spawn_blocking(move || {
+            let lock = || remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(answer) = lock().find::<T>(&id)? {
+                return Ok(answer);
+            }
+            let prepared = prepare()?;
             // Held over the change: two copies of one request at a time are one request, too.
-            let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut remembered = lock();
             if let Some(answer) = remembered.find::<T>(&id)? {
                 return Ok(answer);
             }
-            let answer = change(&handle)?;
+            if Instant::now() >= due {
+                // The caller has been told so already.
+                return Err(too_slow());
+            }
+            let answer = change(&handle, prepared)?;
             remembered.keep(id, answer.clone());
             Ok(answer)
         });
         in_time(made).await?.map(Response::new)
     }
 
-    async fn stats(&self) -> Result<Stats, Status> {
+    /// Asks the handle something, on a thread that may wait for a change under way.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Handle) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
         let handle = self.handle.clone();
-        let stats = in_time(tokio::task::spawn_blocking(move || handle.stats())).await?;
-        stats.map_err(|error| refusal::proxy(&error, ""))
+        in_time(tokio::task::spawn_blocking(move || read(&handle))).await?
     }
 }
 
@@ -92,18 +120,23 @@ impl ProxyService for Proxies {
         request: Request<v1::ListProxiesRequest>,
     ) -> Answer<v1::ListProxiesResponse> {
         let request = request.into_inner();
-        let stats = self.stats().await?;
-        let (found, next_page_token) =
-            page(self.handle.list(), |info| info.spec.name.clone(), request.page_size, &request.page_token)?;
-        let proxies = found.iter().map(|info| proxy_proto(info, &self.handle, Some(&stats))).collect();
-        Ok(Response::new(v1::ListProxiesResponse { proxies, next_page_token }))
+        let answer = self.read(move |handle| {
+            let stats = stats(handle)?;
+            let name = |info: &ProxyInfo| info.spec.name.clone();
+            let (found, next_page_token) = page(handle.list(), name, request.page_size, &request.page_token)?;
+            let proxies = found.iter().map(|info| proxy_proto(info, handle, Some(&stats))).collect();
+            Ok(v1::ListProxiesResponse { proxies, next_page_token })
+        });
+        answer.await.map(Response::new)
     }
 
     async fn get_proxy(&self, request: Request<v1::GetProxyRequest>) -> Answer<v1::GetProxyResponse> {
-        let info =
-            self.handle.get(&request.into_inner().name).map_err(|error| refusal::proxy(&error, "name"))?;
-        let proxy = Some(proxy_proto(&info, &self.handle, Some(&self.stats().await?)));
-        Ok(Response::new(v1::GetProxyResponse { proxy }))
+        let name = request.into_inner().name;
+        let answer = self.read(move |handle| {
+            let info = handle.get(&name).map_err(|error| refusal::proxy(&error, "name"))?;
+            Ok(v1::GetProxyResponse { proxy: Some(proxy_proto(&info, handle, Some(&stats(handle)?))) })
+        });
+        answer.await.map(Response::new)
     }
 
     async fn create_proxy(
@@ -124,24 +157,34 @@ impl ProxyService for Proxies {
             "" => Protocol::Tcp,
             name => name.parse::<Protocol>().map_err(|error| invalid("proxy.protocol", error))?,
         };
-        let addresses = lookup(&proxy.upstream, "proxy.upstream").await?;
         let sources = proxy.source_addresses.iter().enumerate().map(|(index, text)| {
             text.parse().map_err(|_| invalid(format!("proxy.source_addresses[{index}]"), "not an IP address"))
         });
-        let spec = ProxySpec {
-            upstream: proxy.upstream.clone(),
-            upstream_addresses: addresses.clone(),
-            protocol,
-            rules: rules_of(rules.unwrap_or_default(), "rules")?,
-            enabled: proxy.enabled,
-            connect_timeout: std_duration(proxy.connect_timeout, "proxy.connect_timeout")?
-                .unwrap_or(CONNECT_TIMEOUT_DEFAULT),
-            source_addresses: sources.collect::<Result<_, Status>>()?,
-            ..ProxySpec::new(proxy.name, listen, addresses[0])
-        };
-        self.once(request_id, move |handle| {
+        let source_addresses = sources.collect::<Result<_, Status>>()?;
+        let rules = rules_of(rules.unwrap_or_default(), "rules")?;
+        let connect_timeout = std_duration(proxy.connect_timeout, "proxy.connect_timeout")?;
+        let upstream = proxy.upstream.clone();
+        let look_up = move || lookup(&upstream, "proxy.upstream");
+        self.once_prepared(request_id, look_up, move |handle, addresses| {
+            let spec = ProxySpec {
+                upstream: proxy.upstream,
+                protocol,
+                rules,
+                enabled: proxy.enabled,
+                connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT_DEFAULT),
+                source_addresses,
+                ..ProxySpec::new(proxy.name, listen, addresses[0])
+            };
+            let spec = ProxySpec { upstream_addresses: addresses, ..spec };
             let started = Instant::now();
-            let info = handle.create(spec).map_err(|error| refusal::proxy(&error, "proxy.listen"))?;
+            let info = handle.create(spec).map_err(|error| {
+                let field = match error {
+                    ProxyError::NoUpstream(_) => "proxy.upstream",
+                    ProxyError::Rules { .. } | ProxyError::RuleName { .. } => "rules",
+                    _ => "proxy.listen",
+                };
+                refusal::proxy(&error, field)
+            })?;
             let now = Instant::now();
             let applied = Applied {
                 generation: info.generation,
@@ -165,25 +208,26 @@ impl ProxyService for Proxies {
             Some(name) => Some(name.parse::<Protocol>().map_err(|error| invalid("protocol", error))?),
             None => None,
         };
-        let upstream = match request.upstream {
-            Some(text) => {
-                let addresses = lookup(&text, "upstream").await?;
-                Some((text, addresses))
-            }
-            None => None,
-        };
-        let connect_timeout = std_duration(request.connect_timeout, "connect_timeout")?;
         let update = ProxyUpdate {
-            upstream,
+            upstream: None,
             enabled: request.enabled,
             protocol,
-            connect_timeout,
+            connect_timeout: std_duration(request.connect_timeout, "connect_timeout")?,
             expected_generation: request.expected_generation,
         };
-        let name = request.name;
-        self.once(request.request_id, move |handle| {
+        let (name, upstream) = (request.name, request.upstream);
+        let look_up = move || {
+            let found = upstream.map(|text| lookup(&text, "upstream").map(|addresses| (text, addresses)));
+            found.transpose()
+        };
+        self.once_prepared(request.request_id, look_up, move |handle, upstream| {
+            let update = ProxyUpdate { upstream, ..update };
             let (info, applied) = handle.update(&name, update).map_err(|error| {
-                let field = if matches!(error, ProxyError::Rules { .. }) { "protocol" } else { "enabled" };
+                let field = match error {
+                    ProxyError::NoUpstream(_) => "upstream",
+                    ProxyError::Rules { .. } => "protocol",
+                    _ => "enabled",
+                };
                 refusal::proxy(&error, field)
             })?;
             let proxy = Some(proxy_proto(&info, handle, handle.stats().ok().as_ref()));
@@ -225,7 +269,17 @@ impl ProxyService for Proxies {
             });
         }
         self.once(request.request_id, move |handle| {
-            let applied = handle.apply(changes).map_err(|error| refusal::proxy(&error, "changes"))?;
+            let names: Vec<String> = changes.iter().map(|change| change.proxy.clone()).collect();
+            let applied = handle.apply(changes).map_err(|error| {
+                let index = match &error {
+                    ProxyError::Rules { name, .. } | ProxyError::RuleName { proxy: name, .. } => {
+                        names.iter().position(|other| other == name)
+                    }
+                    _ => None,
+                };
+                let field = index.map_or("changes".to_owned(), |index| format!("changes[{index}].rules"));
+                refusal::proxy(&error, &field)
+            })?;
             let results = applied.proxies.iter().filter_map(|to| {
                 let info = handle.get(&to.proxy).ok()?;
                 Some(v1::ProxyRulesResult {
@@ -325,15 +379,18 @@ impl ProxyService for Proxies {
 
     async fn list_leases(&self, request: Request<v1::ListLeasesRequest>) -> Answer<v1::ListLeasesResponse> {
         let request = request.into_inner();
-        let clock = WallClock::read();
-        let mut leases = self.handle.leases();
-        leases.retain(|lease| request.proxy.is_empty() || lease.proxy == request.proxy);
-        // Oldest first: an instant as digits of one width has the order of the instants.
-        let key = |lease: &LeaseInfo| format!("{:020}/{}", lease.acquired_at.as_nanos(), lease.id);
-        leases.sort_by_cached_key(key);
-        let (found, next_page_token) = page(leases, key, request.page_size, &request.page_token)?;
-        let leases = found.iter().map(|lease| lease_proto(lease, &clock)).collect();
-        Ok(Response::new(v1::ListLeasesResponse { leases, next_page_token }))
+        let answer = self.read(move |handle| {
+            let clock = WallClock::read();
+            let mut leases = handle.leases();
+            leases.retain(|lease| request.proxy.is_empty() || lease.proxy == request.proxy);
+            // Oldest first: an instant as digits of one width has the order of the instants.
+            let key = |lease: &LeaseInfo| format!("{:020}/{}", lease.acquired_at.as_nanos(), lease.id);
+            leases.sort_by_cached_key(key);
+            let (found, next_page_token) = page(leases, key, request.page_size, &request.page_token)?;
+            let leases = found.iter().map(|lease| lease_proto(lease, &clock)).collect();
+            Ok(v1::ListLeasesResponse { leases, next_page_token })
+        });
+        answer.await.map(Response::new)
     }
 
     async fn list_behavior_kinds(
@@ -350,17 +407,22 @@ impl ProxyService for Proxies {
     }
 
     async fn get_stats(&self, _: Request<v1::GetStatsRequest>) -> Answer<v1::GetStatsResponse> {
-        let stats = self.stats().await?;
-        let ended = |name: &str| self.handle.ended_rules(name).unwrap_or_default();
-        let proxies = stats.proxies.iter().map(|(name, stats)| proxy_stats_proto(name, stats, &ended(name)));
-        Ok(Response::new(v1::GetStatsResponse {
-            proxies: proxies.collect(),
-            workers: stats.workers.iter().map(worker_stats_proto).collect(),
-            monotonic_ns: stats.at.as_nanos(),
-            wall_time: Some(WallClock::read().time(stats.at)),
-            generation: self.handle.generation(),
-            uptime: proto_duration(stats.at - self.started),
-        }))
+        let started = self.started;
+        let answer = self.read(move |handle| {
+            let stats = stats(handle)?;
+            let ended = |name: &str| handle.ended_rules(name).unwrap_or_default();
+            let proxies =
+                stats.proxies.iter().map(|(name, stats)| proxy_stats_proto(name, stats, &ended(name)));
+            Ok(v1::GetStatsResponse {
+                proxies: proxies.collect(),
+                workers: stats.workers.iter().map(worker_stats_proto).collect(),
+                monotonic_ns: stats.at.as_nanos(),
+                wall_time: Some(WallClock::read().time(stats.at)),
+                generation: handle.generation(),
+                uptime: proto_duration(stats.at - started),
+            })
+        });
+        answer.await.map(Response::new)
     }
 
     async fn get_proxy_stats(
@@ -368,13 +430,16 @@ impl ProxyService for Proxies {
         request: Request<v1::GetProxyStatsRequest>,
     ) -> Answer<v1::GetProxyStatsResponse> {
         let name = request.into_inner().proxy;
-        let stats = self.stats().await?;
-        let ended = self.handle.ended_rules(&name).map_err(|error| refusal::proxy(&error, "proxy"))?;
-        Ok(Response::new(v1::GetProxyStatsResponse {
-            stats: stats.proxies.get(&name).map(|stats| proxy_stats_proto(&name, stats, &ended)),
-            monotonic_ns: stats.at.as_nanos(),
-            wall_time: Some(WallClock::read().time(stats.at)),
-        }))
+        let answer = self.read(move |handle| {
+            let stats = stats(handle)?;
+            let ended = handle.ended_rules(&name).map_err(|error| refusal::proxy(&error, "proxy"))?;
+            Ok(v1::GetProxyStatsResponse {
+                stats: stats.proxies.get(&name).map(|stats| proxy_stats_proto(&name, stats, &ended)),
+                monotonic_ns: stats.at.as_nanos(),
+                wall_time: Some(WallClock::read().time(stats.at)),
+            })
+        });
+        answer.await.map(Response::new)
     }
 
     type WatchEventsStream = ReceiverStream<Result<v1::WatchEventsResponse, Status>>;
@@ -388,9 +453,14 @@ impl ProxyService for Proxies {
         if !HEARTBEAT.contains(&heartbeat) {
             return Err(invalid("heartbeat", "between 100ms and 15s"));
         }
-        for name in &request.proxies {
-            self.handle.get(name).map_err(|error| refusal::proxy(&error, "proxies"))?;
-        }
+        let proxies = request.proxies;
+        let proxies = self.read(move |handle| {
+            for name in &proxies {
+                handle.get(name).map_err(|error| refusal::proxy(&error, "proxies"))?;
+            }
+            Ok(proxies)
+        });
+        let proxies = proxies.await?;
         let kinds = proxy_watch::kinds_of(&request.kinds)?;
         let Ok(place) = Arc::clone(&self.watchers).try_acquire_owned() else {
             return Err(refuse(
@@ -401,7 +471,7 @@ impl ProxyService for Proxies {
             ));
         };
         let (messages, stream) = mpsc::channel(16);
-        let watch = Watch { proxies: request.proxies, kinds, heartbeat };
+        let watch = Watch { proxies, kinds, heartbeat, patience: WATCHER_PATIENCE };
         let handle = self.handle.clone();
         tokio::task::spawn_blocking(move || {
             watch.stream(&handle, &messages);
@@ -411,9 +481,14 @@ impl ProxyService for Proxies {
     }
 }
 
-async fn lookup(text: &str, field: &str) -> Result<Vec<SocketAddr>, Status> {
-    let found = tokio::net::lookup_host(text).await;
-    let addresses: Vec<SocketAddr> = found
+fn stats(handle: &Handle) -> Result<Stats, Status> {
+    handle.stats().map_err(|error| refusal::proxy(&error, ""))
+}
+
+/// Waits for the resolver, as long as that likes.
+fn lookup(text: &str, field: &str) -> Result<Vec<SocketAddr>, Status> {
+    let addresses: Vec<SocketAddr> = text
+        .to_socket_addrs()
         .map_err(|error| invalid(field, format!("cannot look up `{text}`: {error}; write HOST:PORT")))?
         .collect();
     if addresses.is_empty() { Err(invalid(field, format!("`{text}` has no address"))) } else { Ok(addresses) }
@@ -423,11 +498,15 @@ async fn lookup(text: &str, field: &str) -> Result<Vec<SocketAddr>, Status> {
 async fn in_time<T>(answer: JoinHandle<T>) -> Result<T, Status> {
     match tokio::time::timeout(CALL_MAX, answer).await {
         Ok(answer) => answer.map_err(|_| refusal::draining()),
-        Err(_) => Err(refuse(
-            Code::DeadlineExceeded,
-            "TOO_SLOW",
-            format!("not done after {CALL_MAX:?}; read the proxy again before a retry"),
-            &[],
-        )),
+        Err(_) => Err(too_slow()),
     }
+}
+
+fn too_slow() -> Status {
+    refuse(
+        Code::DeadlineExceeded,
+        "TOO_SLOW",
+        format!("not done after {CALL_MAX:?}; read the proxy again before a retry"),
+        &[],
+    )
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::proxy::{Detail, Event, Handle};
 use fracas_proto::v1;
+use tokio::runtime;
 use tokio::sync::mpsc::Sender;
 use tonic::Status;
 
@@ -22,6 +23,8 @@ pub struct Watch {
     pub proxies: Vec<String>,
     pub kinds: Vec<v1::EventKind>,
     pub heartbeat: Duration,
+    /// A client that does not read for this long is given up.
+    pub patience: Duration,
 }
 
 /// The kinds of a request.
@@ -37,9 +40,11 @@ pub fn kinds_of(kinds: &[i32]) -> Result<Vec<v1::EventKind>, Status> {
 }
 
 impl Watch {
-    /// Sends what happens until the client goes or the proxy stops. Blocks: it needs a thread.
+    /// Sends what happens until the client goes or stops to read, or the proxy stops. Blocks: it needs a thread of a
+    /// runtime that may.
     pub fn stream(&self, handle: &Handle, messages: &Sender<Result<v1::WatchEventsResponse, Status>>) {
         let watcher = handle.watch(WATCH_BATCHES);
+        let runtime = runtime::Handle::current();
         let mut lost = 0;
         // At once: the stream stands.
         let mut batch = Some(Vec::new());
@@ -59,7 +64,7 @@ impl Watch {
                     monotonic_ns: now.as_nanos(),
                     wall_time: Some(clock.time(now)),
                 };
-                if messages.blocking_send(Ok(message)).is_err() {
+                if runtime.block_on(messages.send_timeout(Ok(message), self.patience)).is_err() {
                     return;
                 }
             }
@@ -95,7 +100,27 @@ fn lost_at_worker(event: &Event) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use fracas_dataplane::proxy::{Dataplane, DataplaneSettings};
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_given_up() {
+        let settings = DataplaneSettings { threads: 1, ..DataplaneSettings::default() };
+        let dataplane = Dataplane::start(settings).unwrap();
+        let handle = dataplane.handle();
+        let watch = Watch {
+            proxies: Vec::new(),
+            kinds: Vec::new(),
+            heartbeat: Duration::from_millis(1),
+            patience: Duration::from_millis(20),
+        };
+        let (messages, mut unread) = mpsc::channel(1);
+        tokio::task::spawn_blocking(move || watch.stream(&handle, &messages)).await.unwrap();
+        assert!(unread.recv().await.is_some(), "it got what there was room for");
+        assert!(unread.recv().await.is_none(), "and then its end");
+    }
 
     #[test]
     fn only_kinds_that_there_are_can_be_asked_for() {

@@ -3,12 +3,15 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 
+use prost::Message;
 use tonic::Status;
 
 use super::refusal::invalid;
 
 /// Answers that are remembered; the oldest is forgotten first.
 pub const REMEMBERED_MAX: usize = 1024;
+/// Bytes of all these answers, as they are sent; the latest stays whatever it has.
+pub const REMEMBERED_BYTES_MAX: usize = 16 << 20;
 /// The longest id: a UUID as text.
 const ID_BYTES_MAX: usize = 36;
 
@@ -16,7 +19,9 @@ const ID_BYTES_MAX: usize = 36;
 #[derive(Default)]
 pub struct Remembered {
     answers: HashMap<String, Box<dyn Any + Send>>,
-    order: VecDeque<String>,
+    /// The ids, the oldest first, with the bytes of their answers.
+    order: VecDeque<(String, usize)>,
+    bytes: usize,
 }
 
 impl Remembered {
@@ -36,16 +41,18 @@ impl Remembered {
     }
 
     /// Keeps the answer to `id`.
-    pub fn keep<T: Send + 'static>(&mut self, id: String, answer: T) {
+    pub fn keep<T: Message + 'static>(&mut self, id: String, answer: T) {
         if id.is_empty() {
             return;
         }
-        if self.order.len() == REMEMBERED_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
+        let bytes = answer.encoded_len();
+        while self.order.len() == REMEMBERED_MAX || self.bytes + bytes > REMEMBERED_BYTES_MAX {
+            let Some((oldest, bytes)) = self.order.pop_front() else { break };
             self.answers.remove(&oldest);
+            self.bytes -= bytes;
         }
-        self.order.push_back(id.clone());
+        self.order.push_back((id.clone(), bytes));
+        self.bytes += bytes;
         self.answers.insert(id, Box::new(answer));
     }
 }
@@ -66,6 +73,19 @@ mod tests {
         remembered.keep("last".into(), 0_u32);
         assert_eq!(remembered.find::<u32>("first").unwrap(), None);
         assert_eq!(remembered.answers.len(), REMEMBERED_MAX);
+    }
+
+    #[test]
+    fn large_answers_are_forgotten_earlier() {
+        let mut remembered = Remembered::default();
+        let large = "x".repeat(REMEMBERED_BYTES_MAX / 3);
+        for id in ["1", "2", "3", "4"] {
+            remembered.keep(id.into(), large.clone());
+        }
+        let known = |id: &str| remembered.find::<String>(id).unwrap().is_some();
+        assert_eq!(["1", "2", "3", "4"].map(known), [false, false, true, true]);
+        remembered.keep("5".into(), large.repeat(4));
+        assert_eq!(remembered.answers.len(), 1, "the latest alone");
     }
 
     #[test]

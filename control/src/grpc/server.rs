@@ -21,7 +21,7 @@ use crate::wire::incoming::{Incoming, Limits};
 use crate::wire::token;
 
 /// A connection on which nothing is heard for this long is asked whether it lives.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+pub const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Serves a controller on `listener`, behind `guard`, until `stop` is done; then sessions and calls are cut.
 ///

@@ -136,5 +136,6 @@ impl Drop for Dataplane {
         }
         let _ = self.handle.0.keeper.send(Vec::new());
         self.keeper.take().map(JoinHandle::join);
+        self.handle.forget_watchers();
     }
 }

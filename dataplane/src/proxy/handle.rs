@@ -251,9 +251,13 @@ impl Handle {
     pub fn apply(&self, changes: Vec<RulesChange>) -> Result<Applied, ProxyError> {
         let started = Instant::now();
         let mut book = self.book();
+        let generation = book.generation;
         for change in &changes {
-            book.entry(&change.proxy)?.check_generation(change.expected_generation)?;
+            let entry = book.entry(&change.proxy)?;
+            entry.check_generation(change.expected_generation)?;
             check_names(&change.proxy, &change.rules)?;
+            // What is wrong by itself is not put down to the leases on top.
+            self.compile(&entry.spec, change.rules.clone(), generation, None)?;
         }
         // Try everything on copies first, so that a refusal changes nothing.
         let mut bases = Vec::new();

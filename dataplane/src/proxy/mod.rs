@@ -36,7 +36,7 @@ pub use event::{Detail, Event, EventKind, RuleName};
 pub use exchange::PIPELINE_MAX;
 pub(crate) use handle::check_free;
 pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
-pub use keeper::Watcher;
+pub use keeper::{WATCH_EVENTS_MAX, Watcher};
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};

@@ -2680,7 +2680,7 @@ pub mod proxy_service_client {
     /// Changes. A change is one immutable rule set with a new generation. A call that changes something returns
     /// when every worker has applied it, never waits for traffic, and says how long applying took. Set a
     /// `request_id` (a UUID, at most 36 characters) to make a retry safe: a repeat gets the first answer and changes
-    /// nothing. The server remembers the latest 1,024 ids.
+    /// nothing. The server remembers the latest 1,024 ids, as far back as their answers have 16 MiB together.
     ///
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
     /// wants and say something at least every 15 s: reconnect after 45 s of silence.
@@ -3140,7 +3140,7 @@ pub mod proxy_service_client {
         }
         /// Streams what happens, in batches, from now on. The first message comes at once and is empty; an empty message
         /// also comes as a heartbeat, at least every 15 s. A watcher that reads too slowly loses events, never the
-        /// proxy its pace; `lost` counts them.
+        /// proxy its pace; `lost` counts them. One that does not read at all for 45 s is ended.
         pub async fn watch_events(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchEventsRequest>,
@@ -3303,7 +3303,7 @@ pub mod proxy_service_server {
             + 'static;
         /// Streams what happens, in batches, from now on. The first message comes at once and is empty; an empty message
         /// also comes as a heartbeat, at least every 15 s. A watcher that reads too slowly loses events, never the
-        /// proxy its pace; `lost` counts them.
+        /// proxy its pace; `lost` counts them. One that does not read at all for 45 s is ended.
         async fn watch_events(
             &self,
             request: tonic::Request<super::WatchEventsRequest>,
@@ -3317,7 +3317,7 @@ pub mod proxy_service_server {
     /// Changes. A change is one immutable rule set with a new generation. A call that changes something returns
     /// when every worker has applied it, never waits for traffic, and says how long applying took. Set a
     /// `request_id` (a UUID, at most 36 characters) to make a retry safe: a repeat gets the first answer and changes
-    /// nothing. The server remembers the latest 1,024 ids.
+    /// nothing. The server remembers the latest 1,024 ids, as far back as their answers have 16 MiB together.
     ///
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
     /// wants and say something at least every 15 s: reconnect after 45 s of silence.
