@@ -164,16 +164,26 @@ impl Drop for Threads {
 }
 
 /// The inside of a thread.
-struct ThreadMain {
-    worker: Worker<KernelRing>,
+struct ThreadMain<R: Ring> {
+    worker: Worker<R>,
     inbox: Receiver<Command>,
     figures: Arc<Figures>,
     ready: Option<Sender<Result<Readiness, RingError>>>,
     ending: Sender<()>,
 }
 
-impl ThreadMain {
+/// However a thread leaves, nobody may wait for it any longer: a ring that fails is an end, too.
+struct FinishedOnDrop(Arc<Figures>);
+
+impl Drop for FinishedOnDrop {
+    fn drop(&mut self) {
+        self.0.finished.store(true, Ordering::Release);
+    }
+}
+
+impl<R: Ring> ThreadMain<R> {
     fn run(mut self) -> io::Result<Left> {
+        let _finished = FinishedOnDrop(Arc::clone(&self.figures));
         let ready_by = Instant::now() + self.worker.opening_max();
         let mut usage = Usage::default();
         let mut leaving = None;
@@ -232,7 +242,7 @@ struct Usage {
 }
 
 impl Usage {
-    fn on_turn(&mut self, worker: &Worker<KernelRing>, now: Instant) {
+    fn on_turn<R: Ring>(&mut self, worker: &Worker<R>, now: Instant) {
         if self.begun.is_none() && worker.measured_from().is_some_and(|from| from <= now) {
             self.begun = Some((now, thread_cpu_ns(), worker.busy()));
         }
@@ -243,7 +253,7 @@ impl Usage {
         }
     }
 
-    fn left(self, worker: &Worker<KernelRing>) -> Left {
+    fn left<R: Ring>(self, worker: &Worker<R>) -> Left {
         let ran_for = match (worker.started_at(), worker.ended_at()) {
             (Some(start), Some(end)) => end.since(start),
             _ => Duration::ZERO,
@@ -254,9 +264,9 @@ impl Usage {
     }
 }
 
-fn usage_since(
+fn usage_since<R: Ring>(
     begun: Option<(Instant, u64, Duration)>,
-    worker: &Worker<KernelRing>,
+    worker: &Worker<R>,
     now: Instant,
 ) -> WorkerUse {
     let Some((since, cpu_ns, busy)) = begun else { return WorkerUse::default() };
@@ -272,5 +282,93 @@ fn usage_since(
 impl Left {
     fn nothing() -> Left {
         Left { usage: WorkerUse::default(), shortages: Shortages::default(), ran_for: Duration::ZERO }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use fracas_dataplane::ring::{BufferSize, Chunk, Completion, Socket, SocketOptions, Token};
+
+    use super::*;
+    use crate::arrival::Shard;
+    use crate::scenario::Plan;
+
+    /// A ring whose first wait fails.
+    struct Broken;
+
+    impl Ring for Broken {
+        fn now(&self) -> Instant {
+            Instant::from_nanos(1)
+        }
+
+        fn wait_until(&mut self, _: Instant) -> io::Result<()> {
+            Err(io::Error::other("the ring is gone"))
+        }
+
+        fn listen(&mut self, _: SocketAddr, _: &SocketOptions) -> io::Result<(Socket, SocketAddr)> {
+            unreachable!()
+        }
+
+        fn connect(
+            &mut self,
+            _: SocketAddr,
+            _: Option<IpAddr>,
+            _: &SocketOptions,
+            _: Token,
+        ) -> io::Result<Socket> {
+            unreachable!()
+        }
+
+        fn peer_address(&self, _: Socket) -> io::Result<SocketAddr> {
+            unreachable!()
+        }
+
+        fn local_address(&self, _: Socket) -> io::Result<SocketAddr> {
+            unreachable!()
+        }
+
+        fn send<I: Iterator<Item = Chunk>>(&mut self, _: Socket, _: Token, _: I) {}
+
+        fn counts_credit(&self) -> bool {
+            true
+        }
+
+        fn has_buffers(&self, _: BufferSize) -> bool {
+            true
+        }
+
+        fn next_completion(&mut self) -> Option<Completion> {
+            None
+        }
+
+        fn overflows(&self) -> u64 {
+            0
+        }
+
+        fn accept(&mut self, _: Socket, _: Token) {}
+        fn receive(&mut self, _: Socket, _: Token, _: BufferSize, _: u32) {}
+        fn cancel_receive(&mut self, _: Token) {}
+        fn shutdown_write(&mut self, _: Socket) {}
+        fn reset(&mut self, _: Socket) {}
+        fn cancel_all(&mut self, _: Socket) {}
+        fn close(&mut self, _: Socket) {}
+    }
+
+    #[test]
+    fn a_thread_whose_ring_fails_has_finished() {
+        let plan = Plan::for_target("http://127.0.0.1:1/".parse().unwrap());
+        let target = "127.0.0.1:1".parse().unwrap();
+        let settings =
+            WorkerSettings { plan, shard: Shard::WHOLE, target, options: SocketOptions::default() };
+        let (_commands, inbox) = mpsc::channel();
+        let (ending, ended) = mpsc::channel();
+        let figures = Arc::new(Figures::default());
+        let worker = Worker::new(Broken, settings);
+        let main = ThreadMain { worker, inbox, figures: Arc::clone(&figures), ready: None, ending };
+        assert!(main.run().is_err());
+        assert!(figures.finished.load(Ordering::Acquire));
+        assert_eq!(ended.recv(), Err(mpsc::RecvError), "nobody waits");
     }
 }
