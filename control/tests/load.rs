@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod support;
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use fracas_dataplane::origin::{Origin, OriginSettings};
 use fracas_loadgen::report::read_json;
-
-const FRACAS: &str = env!("CARGO_BIN_EXE_fracas");
+use fracas_proto::v1::{ListLeasesRequest, RenewLeaseRequest};
+use support::{Client, FRACAS, Proxy};
 
 fn origin() -> Origin {
     let listen = "127.0.0.1:0".parse().unwrap();
@@ -24,11 +26,13 @@ fn a_mistake_is_one_line_with_its_exit_code() {
     let nobody_url = format!("http://{nobody}/");
     let file = tempfile::NamedTempFile::new().unwrap();
     let blocked = file.path().join("below/a/file").display().to_string();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["nonsense"], 2, "`nonsense` is not a target; write http://"),
         (&[&url, "-d", "-1s"], 2, "`-1s` is not a duration"),
         (&[&url, "--slo", "p99"], 2, "compares nothing"),
         (&[&url, "--via", "nowhere"], 2, "`nowhere` is not HOST:PORT"),
+        (&[&url, "--insecure"], 2, "say where that is with --via"),
+        (&[&url, "--token-file", "token"], 2, "say where that is with --via"),
         (&[&url, "-n", "1", "--out", &blocked], 1, "choose another directory with --out"),
         (&[&nobody_url, "-n", "1"], 1, "is the target running?"),
         (&["http://no-such-name.invalid/", "-n", "1"], 1, "check the name, or write an address"),
@@ -65,4 +69,61 @@ fn an_interrupted_run_is_130_and_still_reported() {
     assert!(run.reasons[0].contains("ended early"), "{:?}", run.reasons);
     assert_eq!(run.counts.check(), Ok(()));
     assert!(run.counts.ok > 0 && out.path().join("report.html").exists());
+}
+
+/// A run of a minute against `proxy` with these faults, in a file.
+fn run_file(proxy: &Proxy, faults: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::with_suffix(".yml").unwrap();
+    let text = format!(
+        "target: http://{}/\nconnections: 2\nphases: [{{rate: 100/s, for: 60s}}]\nfaults: [{faults}]\n",
+        proxy.listen
+    );
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+/// Each lease's id, and how long it lives without its owner.
+async fn leases(client: &mut Client) -> Vec<(String, i64)> {
+    let reply = client.list_leases(ListLeasesRequest::default()).await.unwrap().into_inner();
+    reply.leases.into_iter().map(|lease| (lease.id, lease.ttl.map_or(i64::MAX, |ttl| ttl.seconds))).collect()
+}
+
+#[tokio::test]
+async fn a_fault_does_not_outlive_its_load_by_more_than_its_lease() {
+    let proxy = Proxy::start();
+    let mut client = proxy.client().await;
+    let file = run_file(&proxy, r#"{proxy: default, behavior: "5:hang", at: 40s, for: 20s}"#);
+    let mut load = Command::new(FRACAS)
+        .arg("load")
+        .arg(file.path())
+        .args(["--via", &proxy.api])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(load.stderr.take().unwrap()).lines();
+    assert!(lines.nth(1).unwrap().unwrap().contains("ok/s"));
+    let planned = leases(&mut client).await;
+    load.kill().unwrap();
+    load.wait().unwrap();
+    assert!(planned.len() == 1 && planned[0].1 <= 30, "{planned:?}");
+    // It is renewable, which is how it lives until its window is over.
+    let request = RenewLeaseRequest { lease_id: planned[0].0.clone(), ..RenewLeaseRequest::default() };
+    client.renew_lease(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_fault_takes_those_before_it_along_and_no_load_is_sent() {
+    let proxy = Proxy::start();
+    let mut client = proxy.client().await;
+    let file = run_file(
+        &proxy,
+        r#"{proxy: default, behavior: "5:hang", at: 10s, for: 5s}, {proxy: absent, behavior: "5:hang", at: 10s, for: 5s}"#,
+    );
+    let output =
+        Command::new(FRACAS).arg("load").arg(file.path()).args(["--via", &proxy.api]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("faults[1]: the proxy refuses it"), "{error}");
+    assert_eq!(leases(&mut client).await, []);
 }

@@ -80,9 +80,9 @@ impl AccessArgs {
         self.trust.access(self.token.read()?, self.token.insecure)
     }
 
-    /// Whether TLS is asked for.
-    pub fn asks_for_tls(&self) -> bool {
-        self.trust.is_given()
+    /// Whether any of them is given.
+    pub fn is_given(&self) -> bool {
+        self.trust.is_given() || self.token.token_file.is_some() || self.token.insecure
     }
 }
 

@@ -22,8 +22,10 @@ use super::exit::{INTERRUPTED, INVALID, SLO_FAILED};
 use live::Live;
 use via::Via;
 
-/// Between the word and the start: every thread has heard it, and every fault is planned, in time.
+/// Between the word and the start, so that every thread has heard it in time.
 const HEAD_START: Duration = Duration::from_millis(200);
+/// As much again for each fault, which is planned by a call before the word.
+const HEAD_START_PER_FAULT: Duration = Duration::from_millis(50);
 /// How often the screen is drawn, and the run looked at.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -38,9 +40,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "the run file has faults; say which proxy's API flips them with --via HOST:PORT",
         ));
     }
-    if args.access.asks_for_tls() && args.via.is_none() {
+    if args.access.is_given() && args.via.is_none() {
         return Err(super::exit::UsageError::because(
-            "the --tls flags are about the proxy's API; say where that is with --via HOST:PORT",
+            "the flags about TLS and the token are about the proxy's API; say where that is with --via HOST:PORT",
         ));
     }
     if let Some(directory) = &args.out {
@@ -53,7 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<ExitCode> {
-    let via = match &args.via {
+    let mut via = match &args.via {
         Some(api) => Some(Via::connect(api, &args.access).await?),
         None => None,
     };
@@ -61,12 +63,14 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
     live.connecting();
     let prepared = runner::prepare(plan, Shard::WHOLE)?;
     live.ready(prepared.opened());
-    let start = Instant::now() + HEAD_START;
-    let running = prepared.start(start);
-    let leases = match &via {
+    let faults = u32::try_from(plan.faults.len()).unwrap_or(u32::MAX);
+    let start = Instant::now() + HEAD_START + HEAD_START_PER_FAULT.saturating_mul(faults);
+    // Before the word: a proxy that refuses a fault must not see the load that was meant to come with it.
+    let leases = match &mut via {
         Some(via) => via.plan_faults(plan, start).await?,
         None => Vec::new(),
     };
+    let running = prepared.start(start);
     let interrupted = watch(&running, &mut live, start).await;
     let outcome = running.wait();
     live.done();

@@ -10,9 +10,11 @@ use fracas_loadgen::measure::FaultWindow;
 use fracas_loadgen::scenario::Plan;
 use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
 use fracas_proto::v1::{
-    AcquireLeaseRequest, BehaviorOptions, Event, EventKind, ReleaseLeaseRequest, RuleSet, WatchEventsRequest,
+    AcquireLeaseRequest, BehaviorOptions, Event, EventKind, ReleaseLeaseRequest, RenewLeaseRequest, RuleSet,
+    WatchEventsRequest,
 };
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::cli::access::AccessArgs;
 use crate::cli::client;
@@ -24,13 +26,17 @@ const EVENTS_MAX: usize = 1_000_000;
 const WINDOW_GAP_NS: u64 = 1_000_000_000;
 /// How long a call may take; none waits for traffic.
 const CALL_MAX: Duration = Duration::from_secs(5);
-/// A lease outlives its window by this, for a run that is a little late; it is released at the end.
-const LEASE_SLACK: Duration = Duration::from_secs(10);
+/// A lease lives so long without being renewed: a fault ends at most this long after the load that planned it.
+const LEASE_TTL: Duration = Duration::from_secs(30);
+/// How often leases are renewed: two calls may fail, or take [`CALL_MAX`], before one expires.
+const RENEW_EVERY: Duration = Duration::from_secs(8);
 
 /// A watched proxy process.
 pub struct Via {
     client: ProxyServiceClient<Caller>,
     watched: Arc<Mutex<Watched>>,
+    /// Keeps the leases alive; ends with this.
+    renewals: JoinSet<()>,
 }
 
 #[derive(Default)]
@@ -69,53 +75,57 @@ impl Via {
                 watched.events.extend(batch.events.into_iter().take(room));
             }
         });
-        Ok(Via { client, watched })
+        Ok(Via { client, watched, renewals: JoinSet::new() })
     }
 
-    /// Plans the run's faults as leases that begin and end on the proxy's clock.
+    /// Plans the run's faults as leases that begin and end on the proxy's clock, and keeps them alive from now on.
     ///
     /// # Errors
-    /// When the proxy refuses one.
-    pub async fn plan_faults(&self, plan: &Plan, start: Instant) -> anyhow::Result<Vec<PlannedFault>> {
+    /// When the proxy refuses one; then none stays.
+    pub async fn plan_faults(&mut self, plan: &Plan, start: Instant) -> anyhow::Result<Vec<PlannedFault>> {
         let mut planned = Vec::new();
-        for (index, fault) in plan.faults.iter().enumerate() {
-            let options = fault
-                .options
-                .iter()
-                .map(|(behavior, values)| (behavior.clone(), BehaviorOptions { values: values.clone() }));
-            let starts_in = start + fault.at - Instant::now();
-            let mut request = tonic::Request::new(AcquireLeaseRequest {
-                proxy: fault.proxy.clone(),
-                rules: Some(RuleSet {
-                    mix: fault.behavior.clone(),
-                    options: options.collect(),
-                    ..RuleSet::default()
-                }),
-                ttl: proto_duration(starts_in + fault.over + LEASE_SLACK),
-                owner: format!("fracas load {}", plan.name),
-                starts_in: proto_duration(starts_in),
-                active_for: proto_duration(fault.over),
-                request_id: String::new(),
-            });
-            request.set_timeout(CALL_MAX);
-            let reply = self.client.clone().acquire_lease(request).await;
-            let reply = reply.map_err(|status| {
-                anyhow::anyhow!("faults[{index}]: the proxy refuses it: {}", status.message())
-            })?;
-            let lease = reply.into_inner().lease.context("the proxy gave no lease")?.id;
-            planned.push(PlannedFault { lease, fault: index });
+        for fault in 0..plan.faults.len() {
+            match self.acquire(plan, fault, start).await {
+                Ok(lease) => planned.push(PlannedFault { lease, fault }),
+                Err(error) => {
+                    self.release(&planned).await;
+                    return Err(error);
+                }
+            }
         }
+        let leases = planned.iter().map(|fault| fault.lease.clone()).collect();
+        self.renewals.spawn(renew(self.client.clone(), leases));
         Ok(planned)
     }
 
-    /// Ends the run's faults; returns the windows on the run's time axis, and the events as JSON lines.
-    pub async fn finish(
-        self,
-        plan: &Plan,
-        planned: &[PlannedFault],
-        start: Instant,
-        ran_for: Duration,
-    ) -> (Vec<FaultWindow>, Vec<String>) {
+    async fn acquire(&self, plan: &Plan, index: usize, start: Instant) -> anyhow::Result<String> {
+        let fault = &plan.faults[index];
+        let options = fault
+            .options
+            .iter()
+            .map(|(behavior, values)| (behavior.clone(), BehaviorOptions { values: values.clone() }));
+        let mut request = tonic::Request::new(AcquireLeaseRequest {
+            proxy: fault.proxy.clone(),
+            rules: Some(RuleSet {
+                mix: fault.behavior.clone(),
+                options: options.collect(),
+                ..RuleSet::default()
+            }),
+            ttl: proto_duration(LEASE_TTL),
+            owner: format!("fracas load {}", plan.name),
+            starts_in: proto_duration(start + fault.at - Instant::now()),
+            active_for: proto_duration(fault.over),
+            request_id: String::new(),
+        });
+        request.set_timeout(CALL_MAX);
+        let reply = self.client.clone().acquire_lease(request).await;
+        let reply = reply.map_err(|status| {
+            anyhow::anyhow!("faults[{index}]: the proxy refuses it: {}", status.message())
+        })?;
+        Ok(reply.into_inner().lease.context("the proxy gave no lease")?.id)
+    }
+
+    async fn release(&self, planned: &[PlannedFault]) {
         for PlannedFault { lease, .. } in planned {
             let mut request = tonic::Request::new(ReleaseLeaseRequest {
                 lease_id: lease.clone(),
@@ -125,6 +135,18 @@ impl Via {
             // A lease that has ended already is what is wanted.
             let _ = self.client.clone().release_lease(request).await;
         }
+    }
+
+    /// Ends the run's faults; returns the windows on the run's time axis, and the events as JSON lines.
+    pub async fn finish(
+        mut self,
+        plan: &Plan,
+        planned: &[PlannedFault],
+        start: Instant,
+        ran_for: Duration,
+    ) -> (Vec<FaultWindow>, Vec<String>) {
+        self.renewals.abort_all();
+        self.release(planned).await;
         // Events are handed over every 20 ms: let the last ones come.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let watched = std::mem::take(&mut *self.watched.lock().unwrap_or_else(PoisonError::into_inner));
@@ -137,6 +159,27 @@ impl Via {
         let ran_ns = u64::try_from(ran_for.as_nanos()).unwrap_or(u64::MAX);
         let windows = windows(plan, planned, &watched.events, start.as_nanos(), ran_ns);
         (windows, watched.events.iter().map(|event| line(event, start.as_nanos())).collect())
+    }
+}
+
+/// Renews leases until all have ended.
+async fn renew(client: ProxyServiceClient<Caller>, mut leases: Vec<String>) {
+    while !leases.is_empty() {
+        tokio::time::sleep(RENEW_EVERY).await;
+        let mut alive = Vec::with_capacity(leases.len());
+        for lease_id in leases {
+            let mut request = tonic::Request::new(RenewLeaseRequest {
+                lease_id: lease_id.clone(),
+                ..RenewLeaseRequest::default()
+            });
+            request.set_timeout(CALL_MAX);
+            // Its window is over. Any other failure may pass before it expires.
+            match client.clone().renew_lease(request).await {
+                Err(status) if status.code() == tonic::Code::NotFound => {}
+                _ => alive.push(lease_id),
+            }
+        }
+        leases = alive;
     }
 }
 
