@@ -11,7 +11,10 @@
 //! the search from above, and the answer says that it did.
 
 use crate::measure::Summary;
-use crate::measure::thresholds::{OWN_LAG_P99_INVALID_NS, REPLIED_RATIO_SUSPECT, WORKER_BUSY_INVALID};
+use crate::measure::thresholds::{
+    OWN_LAG_P99_INVALID_NS, REPLIED_RATIO_KEPT, REPLIED_RATIO_SUSPECT, WORKER_BUSY_INVALID,
+};
+use crate::scenario::{Metric, Slo};
 
 /// Probes after which the search ends with what it has; doubling from 1/s to 10⁹/s and bisecting take fewer.
 pub const PROBES_MAX: usize = 60;
@@ -21,7 +24,7 @@ pub const PROBES_MAX: usize = 60;
 pub enum Finding {
     /// The objectives were kept at this rate.
     Kept,
-    /// They were not, or the rate was not answered.
+    /// They were not, or the rate was not kept up with.
     Broken,
     /// The generator did not keep its schedule: the probe says nothing about the target.
     Unusable,
@@ -33,9 +36,13 @@ impl Finding {
         let is_busy = |worker: &crate::measure::WorkerUse| worker.busy_ratio > WORKER_BUSY_INVALID;
         let generator_failed = probe.own_lag.p99 > OWN_LAG_P99_INVALID_NS
             || probe.nodes.iter().flat_map(|node| &node.workers).any(is_busy);
-        let is_answered = probe
-            .planned_per_second
-            .is_none_or(|planned| probe.ok_per_second >= planned * REPLIED_RATIO_SUSPECT);
+        let is_answered = probe.answered_ratio.is_none_or(|ratio| ratio >= REPLIED_RATIO_KEPT);
+        // Errors are what an objective says about them; without one, an error is no answer.
+        let about_errors = |slo: &Slo| matches!(slo.metric, Metric::ErrorRatio | Metric::RatePerSecond);
+        let failed = (probe.counts.error + probe.counts.timeout) as f64;
+        let is_answered = is_answered
+            && (probe.plan.slo.iter().any(about_errors)
+                || failed <= probe.counts.planned as f64 * (1.0 - REPLIED_RATIO_SUSPECT));
         match (generator_failed, probe.slo_passed() && is_answered) {
             (true, _) => Finding::Unusable,
             (false, true) if probe.verdict == crate::measure::Grade::Invalid => Finding::Unusable,
@@ -182,7 +189,10 @@ fn limit_of(why: Finding) -> LimitedBy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::{Environment, Grade, RunFacts};
+    use crate::scenario::Plan;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     /// Runs a search on a simulated target; the rates it asked for, and the answer.
     fn search(mut search: Search, mut probe: impl FnMut(u64) -> Finding) -> (Vec<u64>, Answer) {
@@ -196,6 +206,43 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A probe of 100 requests a second for 10 s.
+    fn probe(slo: &[&str], change: impl FnOnce(&mut Summary)) -> Finding {
+        let mut plan = Plan::for_target("http://127.0.0.1:1/".parse().unwrap());
+        plan.slo = slo.iter().map(|text| text.parse().unwrap()).collect();
+        let facts = RunFacts {
+            plan,
+            started_at_unix_ms: 0,
+            ran_for: Duration::from_secs(10),
+            ended_early: None,
+            faults: Vec::new(),
+            environment: Environment::default(),
+            reproduce: String::new(),
+        };
+        let mut probe = Summary::new(facts, &[]);
+        probe.verdict = Grade::Valid;
+        probe.slo.iter_mut().for_each(|result| result.passed = true);
+        probe.counts.planned = 1000;
+        probe.counts.sent = 1000;
+        probe.counts.ok = 1000;
+        probe.answered_ratio = Some(1.0);
+        change(&mut probe);
+        Finding::of(&probe)
+    }
+
+    #[test]
+    fn errors_are_left_to_the_objective_on_them() {
+        let with_errors = |probe: &mut Summary| (probe.counts.ok, probe.counts.error) = (940, 60);
+        assert_eq!(probe(&["p99<50ms", "errors<10%"], with_errors), Finding::Kept);
+        assert_eq!(probe(&["p99<50ms"], with_errors), Finding::Broken);
+    }
+
+    #[test]
+    fn a_rate_that_is_not_answered_is_broken() {
+        assert_eq!(probe(&["p99<50ms"], |probe| probe.answered_ratio = Some(0.98)), Finding::Broken);
+        assert_eq!(probe(&["p99<50ms"], |_| {}), Finding::Kept);
     }
 
     fn up_to(capacity: u64) -> impl FnMut(u64) -> Finding {

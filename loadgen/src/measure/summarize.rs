@@ -28,6 +28,9 @@ impl Summary {
         let measured_seconds = window.measured.as_secs_f64().max(1e-9);
         let ok_per_second = ok_in_time as f64 / window.counted(facts.ran_for);
         let open_model = facts.plan.phases.iter().any(|p| !p.warm_up && matches!(p.load, Load::Open(_)));
+        let answerable = window.answerable(&timeline, distributions[SeriesName::Service as usize].mean());
+        // One request more or less is chance.
+        let answered_ratio = ((replied_in_time + 1) as f64 / answerable.max(1.0)).min(1.0);
         let late = counts.timeout + counts.censored;
         let busy_max = nodes.iter().flat_map(|n| &n.workers).map(|w| w.busy_ratio).reduce(f64::max);
         let mut shortages = Shortages::default();
@@ -41,7 +44,7 @@ impl Summary {
             own_lag_p99_ns: own_lag.percentile(99.0),
             own_lag_known: own_lag.count() > 0,
             open_model,
-            replied_in_time,
+            answered_ratio,
             worker_busy_max: busy_max.filter(|_| window.actual(facts.ran_for) >= WORKER_BUSY_KNOWN_FROM),
             shortages,
             connection_per_request: !facts.plan.keep_alive,
@@ -74,6 +77,7 @@ impl Summary {
             measured_ns: nanos(window.measured),
             warm_up_ns: nanos(window.warm_up),
             planned_per_second: open_model.then(|| counts.planned as f64 / measured_seconds),
+            answered_ratio: open_model.then_some(answered_ratio),
             ok_per_second,
             sent_bytes: sum(|i| i.sent_bytes),
             received_bytes: sum(|i| i.received_bytes),
@@ -121,6 +125,21 @@ impl Window {
         let warm_up = warm_up.sum::<Duration>().min(end);
         let end_second = end.as_secs() + u64::from(end.subsec_nanos() > 0);
         Window { warm_up, measured: end - warm_up, end_second }
+    }
+
+    /// How many of the due requests can have been answered within the run if a reply takes `service_ns`: those due
+    /// in its last moments cannot, though those of its first half always count, or a target that is silent would
+    /// look quick. Within a second the requests are taken to be spread evenly.
+    fn answerable(&self, timeline: &Timeline, service_ns: f64) -> f64 {
+        let last = (service_ns / 1e9).min(self.measured.as_secs_f64() / 2.0);
+        let due_by = self.end_second as f64 - last;
+        let end = (self.warm_up + self.measured).as_secs_f64();
+        let of_second = |interval: &super::Interval| {
+            let from = f64::from(interval.second);
+            let over = (end - from).clamp(1e-9, 1.0);
+            interval.counts.planned as f64 * ((due_by - from) / over).clamp(0.0, 1.0)
+        };
+        timeline.intervals().map(of_second).sum()
     }
 
     /// The measured part as long as anything happened in it: a run ends with its last reply.
@@ -261,7 +280,7 @@ fn evaluate(plan: &Plan, series: &[Distribution; 3], counts: &Counts, ok_per_sec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Environment, Grade, Outcome, Recorder, Sample, WorkerUse};
+    use crate::measure::{Environment, ErrorKind, Grade, Outcome, Recorder, Sample, WorkerUse};
     use crate::scenario::{Phase, Rate};
     use fracas_dataplane::clock::Instant;
 
@@ -356,6 +375,43 @@ mod tests {
         let summary = Summary::new(facts, &[node]);
         assert_eq!(summary.measured_ns, 500_000_000);
         assert!((summary.ok_per_second - 50.0 / 0.89).abs() < 1e-6, "{}", summary.ok_per_second);
+    }
+
+    /// 100 requests a second for one second, of which the target answers `rate` a second, each `service_ms` later.
+    fn one_second(rate: u64, service_ms: u64, outcome: Outcome) -> Summary {
+        let start = Instant::from_nanos(1_000_000_000);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut recorder = Recorder::new(start);
+        for k in 0..100 {
+            let (due, sent) = (at(k * 10), at(k * 1000 / rate));
+            recorder.planned(due, false);
+            recorder.sent(due, false);
+            let done = at(k * 1000 / rate + service_ms);
+            recorder.record(&Sample { due, ready: sent, sent, done, outcome, warm_up: false });
+        }
+        let mut facts = facts(&[]);
+        facts.plan.phases[0].load = Load::Open(Pace::Constant { rate: Rate::per_second(100).unwrap() });
+        facts.plan.phases[0].stop = Stop::After(Duration::from_secs(1));
+        facts.ran_for = at(99_000 / rate + service_ms).since(start);
+        let timeline = recorder.finish();
+        Summary::new(facts, &[NodeReport { timeline, ..NodeReport::default() }])
+    }
+
+    #[test]
+    fn a_constant_latency_is_no_saturation_and_a_backlog_is() {
+        for (rate, service_ms, outcome, kept) in [
+            (100, 60, Outcome::Ok, true),
+            (100, 400, Outcome::Ok, true),
+            (100, 60, Outcome::Error(ErrorKind::Status5xx), true),
+            (100, 2000, Outcome::Ok, false),
+            (90, 60, Outcome::Ok, false),
+        ] {
+            let summary = one_second(rate, service_ms, outcome);
+            let ratio = summary.answered_ratio.unwrap();
+            assert_eq!(ratio > 0.99, kept, "{rate}/s in {service_ms} ms: {ratio}");
+            let is_called_saturated = summary.reasons.iter().any(|reason| reason.contains("saturated"));
+            assert_eq!(is_called_saturated, ratio < 0.95, "{:?}", summary.reasons);
+        }
     }
 
     #[test]

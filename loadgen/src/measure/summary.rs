@@ -46,6 +46,10 @@ pub struct Summary {
     pub warm_up_ns: u64,
     /// Requests due a second; `None` in a closed model, which plans none.
     pub planned_per_second: Option<f64>,
+    /// Of the requests due early enough for a reply within the run, the share that had one, good or bad; `None` in a
+    /// closed model.
+    #[serde(default)]
+    pub answered_ratio: Option<f64>,
     /// Good replies a second within the measured part.
     pub ok_per_second: f64,
     /// Out.

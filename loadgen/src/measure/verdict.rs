@@ -23,8 +23,10 @@ pub mod thresholds {
     pub const WORKER_BUSY_KNOWN_FROM: std::time::Duration = std::time::Duration::from_millis(100);
     /// More than this share never sent: the load was not the load that was asked for.
     pub const DROPPED_RATIO_INVALID: f64 = 0.01;
-    /// Fewer than this share of the due requests answered within the run: the asked rate was not reached.
+    /// Fewer than this share of the requests that could be answered within the run were: the rate was not reached.
     pub const REPLIED_RATIO_SUSPECT: f64 = 0.95;
+    /// A capacity is a rate that can be kept for ever, so there as many must be answered as may not be dropped.
+    pub const REPLIED_RATIO_KEPT: f64 = 0.99;
     /// More than this share of connects failing makes the crowd smaller than asked.
     pub const CONNECT_FAILURE_RATIO_SUSPECT: f64 = 0.01;
 }
@@ -73,7 +75,7 @@ pub(super) struct Signals {
     pub own_lag_p99_ns: u64,
     pub own_lag_known: bool,
     pub open_model: bool,
-    pub replied_in_time: u64,
+    pub answered_ratio: f64,
     pub worker_busy_max: Option<f64>,
     pub cq_overflows: u64,
     pub shortages: Shortages,
@@ -148,7 +150,7 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         say(grade, reason);
     }
     if signals.open_model && signals.planned > 0 && signals.sent > 0 {
-        let ratio = signals.replied_in_time as f64 / signals.planned as f64;
+        let ratio = signals.answered_ratio;
         if ratio < REPLIED_RATIO_SUSPECT {
             let percent = ratio * 100.0;
             say(
@@ -229,7 +231,7 @@ mod tests {
             own_lag_p99_ns: 150_000,
             own_lag_known: true,
             open_model: true,
-            replied_in_time: 1000,
+            answered_ratio: 1.0,
             worker_busy_max: Some(0.5),
             connections_asked: 10,
             connections_opened: 10,
@@ -238,7 +240,7 @@ mod tests {
     }
 
     fn closed(busy: f64) -> Signals {
-        Signals { open_model: false, replied_in_time: 0, worker_busy_max: Some(busy), ..good() }
+        Signals { open_model: false, answered_ratio: 0.0, worker_busy_max: Some(busy), ..good() }
     }
 
     fn short_of(ports: u64, descriptors: u64, connection_per_request: bool) -> Signals {
@@ -265,7 +267,7 @@ mod tests {
             (Signals { own_lag_p99_ns: 10_000_001, ..good() }, Grade::Invalid, "sent late"),
             (Signals { dropped: 10, ..good() }, Grade::Suspect, "10 of 1000 due"),
             (Signals { dropped: 11, ..good() }, Grade::Invalid, "11 of 1000 due"),
-            (Signals { replied_in_time: 949, ..good() }, Grade::Suspect, "only 94.9 %"),
+            (Signals { answered_ratio: 0.949, ..good() }, Grade::Suspect, "only 94.9 %"),
             (Signals { worker_busy_max: Some(0.81), ..good() }, Grade::Suspect, "81 % busy"),
             (Signals { worker_busy_max: Some(0.96), ..good() }, Grade::Invalid, "96 % busy"),
             (closed(0.81), Grade::Suspect, "81 % busy: replies waited for it"),
