@@ -20,8 +20,9 @@ use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Doubles the rate until the SLO breaks, then bisects. A rate counts as broken when it breaks twice in a row; a probe
-that the generator could not make counts for nothing, and ends the search with exit code 111.
+Doubles the rate until the SLO breaks, then bisects. A rate that breaks is tried a second time. One that the generator
+itself cannot send says nothing about the target: the search goes on below it, and the exit code is 111 if that was the
+limit. A request that waits for a free connection waits in the response: give enough of them with -c.
 
 Example: fracas capacity http://127.0.0.1:8080/ --slo 'p99<50ms' --slo 'errors<0.1%' --out capacity")]
 pub struct Args {
@@ -43,7 +44,7 @@ pub struct Args {
     /// No rate above this
     #[arg(long, value_name = "RATE", default_value = "1M/s", allow_hyphen_values = true)]
     max: Rate,
-    /// How near the answer must be to the rate that breaks, in per cent of it
+    /// How near the answer must be to the rate that breaks, in per cent of the answer
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = tolerance)]
     tolerance: f64,
     /// How long each probe is measured
