@@ -376,6 +376,20 @@ async fn a_refusal_names_the_field_that_is_wrong() {
         let refused = client.create_proxy(create(listen, rules)).await.unwrap_err();
         assert_eq!(field(&refused), blames(path), "{refused}");
     }
+    for (path, spoil) in [
+        ("proxy.name", (|proxy: &mut v1::Proxy| proxy.name = "a\nb".into()) as fn(&mut v1::Proxy)),
+        ("proxy.name", |proxy: &mut v1::Proxy| proxy.name.clear()),
+        ("proxy.connect_timeout", |proxy: &mut v1::Proxy| proxy.connect_timeout = Some(Default::default())),
+    ] {
+        let mut request = create("127.0.0.1:0", None);
+        request.proxy.iter_mut().for_each(spoil);
+        let refused = client.create_proxy(request).await.unwrap_err();
+        assert_eq!(field(&refused), blames(path), "{refused}");
+    }
+    let mut scoped = rules("hang", 1);
+    scoped.iter_mut().for_each(|set| set.rules[0].scope = 99);
+    let refused = client.create_proxy(create("127.0.0.1:0", scoped)).await.unwrap_err();
+    assert_eq!(field(&refused), blames("rules.rules[0].scope"), "{refused}");
     client.create_proxy(create("127.0.0.1:0", None)).await.unwrap();
     for wrong in [rules("hang", 65), rules("a/b", 1)] {
         let change = |proxy: &str, rules| v1::ProxyRules { proxy: proxy.into(), rules, ..Default::default() };

@@ -45,7 +45,10 @@ fn rule_of(rule: v1::Rule, field: &str, index: usize) -> Result<Rule, Status> {
     let scope = match v1::Scope::try_from(rule.scope) {
         Ok(v1::Scope::Exchange) => Some(Scope::Exchange),
         Ok(v1::Scope::Connection) => Some(Scope::Connection),
-        _ => None,
+        Ok(v1::Scope::Unspecified) => None,
+        Err(_) => {
+            return Err(invalid(format!("{field}.scope"), "unknown; give SCOPE_EXCHANGE or SCOPE_CONNECTION"));
+        }
     };
     let triggers = rule.triggers.unwrap_or_default();
     let count = |value: u64| (value > 0).then_some(value);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fracas_dataplane::behavior::KINDS;
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::config::CONNECT_TIMEOUT_DEFAULT;
+use fracas_dataplane::config::{CONNECT_TIMEOUT_DEFAULT, PROXY_NAME, is_proxy_name};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::{LeaseError, Term};
 use fracas_dataplane::proxy::{
@@ -146,8 +146,8 @@ impl ProxyService for Proxies {
         let v1::CreateProxyRequest { proxy, rules, request_id } = request.into_inner();
         let proxy =
             proxy.ok_or_else(|| invalid("proxy", "missing; give at least name, listen and upstream"))?;
-        if proxy.name.is_empty() {
-            return Err(invalid("proxy.name", "empty; give it a name"));
+        if !is_proxy_name(&proxy.name) {
+            return Err(invalid("proxy.name", format!("not a name; give {PROXY_NAME}")));
         }
         let listen: SocketAddr = proxy
             .listen
@@ -162,7 +162,7 @@ impl ProxyService for Proxies {
         });
         let source_addresses = sources.collect::<Result<_, Status>>()?;
         let rules = rules_of(rules.unwrap_or_default(), "rules")?;
-        let connect_timeout = std_duration(proxy.connect_timeout, "proxy.connect_timeout")?;
+        let connect_timeout = time_limit(proxy.connect_timeout, "proxy.connect_timeout")?;
         let upstream = proxy.upstream.clone();
         let look_up = move || lookup(&upstream, "proxy.upstream");
         self.once_prepared(request_id, look_up, move |handle, addresses| {
@@ -212,7 +212,7 @@ impl ProxyService for Proxies {
             upstream: None,
             enabled: request.enabled,
             protocol,
-            connect_timeout: std_duration(request.connect_timeout, "connect_timeout")?,
+            connect_timeout: time_limit(request.connect_timeout, "connect_timeout")?,
             expected_generation: request.expected_generation,
         };
         let (name, upstream) = (request.name, request.upstream);
@@ -483,6 +483,14 @@ impl ProxyService for Proxies {
 
 fn stats(handle: &Handle) -> Result<Stats, Status> {
     handle.stats().map_err(|error| refusal::proxy(&error, ""))
+}
+
+/// A time within which something must be done.
+fn time_limit(limit: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Status> {
+    match std_duration(limit, field)? {
+        Some(Duration::ZERO) => Err(invalid(field, "0; give a time, such as 5s, or leave it out")),
+        limit => Ok(limit),
+    }
 }
 
 /// Waits for the resolver, as long as that likes.

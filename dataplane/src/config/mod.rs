@@ -91,6 +91,15 @@ pub struct ConfigError {
     pub message: String,
 }
 
+/// What a proxy may be called.
+pub const PROXY_NAME: &str = "1 to 64 of a-z, A-Z, 0-9, - and _";
+
+/// Whether a proxy may be called so: a name stands in metrics, paths and command lines.
+pub fn is_proxy_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=64).contains(&text.len()) && text.chars().all(fits)
+}
+
 /// Where in the file; nothing for the file as a whole.
 fn place(line: u64, column: u64) -> String {
     if line == 0 { String::new() } else { format!(":{line}:{column}") }
@@ -192,10 +201,7 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
         ],
     )?;
     let name = match fields.find("name") {
-        Some(node) => node.read("name", "1 to 64 of a-z, A-Z, 0-9, - and _", |text| {
-            let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            ((1..=64).contains(&text.len()) && text.chars().all(fits)).then(|| text.to_owned())
-        })?,
+        Some(node) => node.read("name", PROXY_NAME, |text| is_proxy_name(text).then(|| text.to_owned()))?,
         None if is_single => DEFAULT_NAME.to_owned(),
         None => {
             return Err(Mistake(

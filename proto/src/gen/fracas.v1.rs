@@ -1784,7 +1784,7 @@ pub mod node_service_server {
 /// A listener with an upstream, a protocol and rules.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Proxy {
-    /// Name, unique in the process: lower-case letters, digits, `-` and `_`, at most 63 characters.
+    /// Name, unique in the process: 1 to 64 of a-z, A-Z, 0-9, `-` and `_`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Where it accepts, as bound: `127.0.0.1:6380`.
@@ -2694,7 +2694,7 @@ pub mod proxy_service_client {
     /// | code | reason | when |
     /// |---|---|---|
     /// | INVALID_ARGUMENT | INVALID_FIELD | a field does not parse or contradicts another |
-    /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not from this list |
+    /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not one that a list gives |
     /// | UNAUTHENTICATED | TOKEN_MISSING, TOKEN_WRONG | the server has a token and the call does not show it |
     /// | NOT_FOUND | PROXY_NOT_FOUND, LEASE_NOT_FOUND | there is none of that name; a lease that ended is gone |
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
@@ -3331,7 +3331,7 @@ pub mod proxy_service_server {
     /// | code | reason | when |
     /// |---|---|---|
     /// | INVALID_ARGUMENT | INVALID_FIELD | a field does not parse or contradicts another |
-    /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not from this list |
+    /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not one that a list gives |
     /// | UNAUTHENTICATED | TOKEN_MISSING, TOKEN_WRONG | the server has a token and the call does not show it |
     /// | NOT_FOUND | PROXY_NOT_FOUND, LEASE_NOT_FOUND | there is none of that name; a lease that ended is gone |
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
