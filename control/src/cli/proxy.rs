@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
     upstream: Option<String>,
     /// What is spoken: tcp or http
-    #[arg(long, default_value = "tcp")]
+    #[arg(long, default_value = "tcp", conflicts_with = "config")]
     protocol: Protocol,
     /// Faults with their shares, such as 20:delay,5:error; the rest is normal
     #[arg(long, value_name = "MIX", conflicts_with = "config")]
@@ -101,6 +101,9 @@ const API_DEFAULT: &str = "127.0.0.1:7401";
 /// # Errors
 /// When the command line or the config is wrong, an address is taken, or this machine gives no ring.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.config.is_some() && !args.options.0.is_empty() {
+        return Err(UsageError::because("options of behaviors stand in the config; leave the flags away"));
+    }
     let config = args.config.as_deref().map(Config::load).transpose().map_err(UsageError::because)?;
     let planned = match &config {
         Some(config) => from_config(config)?,
