@@ -47,7 +47,10 @@ fn rule_of(rule: v1::Rule, field: &str, index: usize) -> Result<Rule, Status> {
         Ok(v1::Scope::Connection) => Some(Scope::Connection),
         Ok(v1::Scope::Unspecified) => None,
         Err(_) => {
-            return Err(invalid(format!("{field}.scope"), "unknown; give SCOPE_EXCHANGE or SCOPE_CONNECTION"));
+            return Err(invalid(
+                format!("{field}.scope"),
+                "unknown; give SCOPE_EXCHANGE or SCOPE_CONNECTION",
+            ));
         }
     };
     let triggers = rule.triggers.unwrap_or_default();
