@@ -6,6 +6,8 @@
 
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 
+use super::quantile::{Quantile, Step};
+
 /// The smallest difference that is told apart.
 pub const LOWEST_NS: u64 = 1;
 /// One hour. Larger values are recorded as this and counted as saturated.
@@ -80,6 +82,8 @@ pub struct PercentileRow {
     pub value_ns: u64,
     /// From 0 to 1.
     pub quantile: f64,
+    /// 1 ÷ (1 − quantile); `None` at 1.
+    pub one_in: Option<f64>,
     /// Values up to and including the bucket.
     pub total_count: u64,
 }
@@ -154,16 +158,21 @@ impl Distribution {
         Histogram { counts: dense, saturated }.distribution()
     }
 
-    /// The smallest recorded bucket value at or below which `percentile` per cent of the values lie; 0 when
-    /// empty.
-    pub fn percentile(&self, percentile: f64) -> u64 {
-        // 99.9 % of 18,000 is 17,982; without the hair off, rounding makes it 17,983.
-        let wanted = (percentile * self.total as f64 / 100.0 * (1.0 - 1e-12)).ceil() as u64;
-        let wanted = wanted.clamp(1, self.total.max(1));
+    /// The smallest recorded bucket value at or below which this share of the values lies; 0 when empty.
+    pub fn quantile(&self, quantile: Quantile) -> u64 {
+        self.at_rank(quantile.rank(self.total))
+    }
+
+    /// [`Distribution::quantile`] of a number of per cent.
+    pub fn percentile(&self, percent: f64) -> u64 {
+        self.quantile(Quantile::from_percent(percent))
+    }
+
+    fn at_rank(&self, rank: u64) -> u64 {
         let mut seen = 0;
         for (value, count) in &self.counts {
             seen += count;
-            if seen >= wanted {
+            if seen >= rank {
                 return *value;
             }
         }
@@ -198,20 +207,31 @@ impl Distribution {
         self.counts.iter().filter(|(value, _)| *value > bound_ns).map(|(_, count)| count).sum()
     }
 
-    /// HdrHistogram's percentile table: steps that halve towards 100 %, `ticks` of them per halving.
+    /// HdrHistogram's percentile table: steps that halve towards 100 %, `ticks` of them per halving. As the reference
+    /// has it, the first step that reaches the largest value is followed by 100 %.
     pub fn percentile_rows(&self, ticks: u32) -> Vec<PercentileRow> {
-        let mut total_count = 0;
-        self.to_hdr()
-            .iter_quantiles(ticks)
-            .map(|step| {
-                total_count += step.count_since_last_iteration();
-                PercentileRow {
-                    value_ns: step.value_iterated_to(),
-                    quantile: step.quantile_iterated_to(),
-                    total_count,
-                }
-            })
-            .collect()
+        let mut rows = Vec::new();
+        let mut buckets = self.counts.iter();
+        let Some(mut bucket) = buckets.next() else { return rows };
+        let mut total_count = bucket.1;
+        for step in Step::ladder(ticks) {
+            while total_count < step.rank(self.total) {
+                let Some(next) = buckets.next() else { break };
+                (bucket, total_count) = (next, total_count + next.1);
+            }
+            let (quantile, one_in) = (step.as_f64(), Some(step.one_in()));
+            rows.push(PercentileRow { value_ns: bucket.0, quantile, one_in, total_count });
+            if total_count >= self.total {
+                break;
+            }
+        }
+        rows.push(PercentileRow {
+            value_ns: self.max(),
+            quantile: 1.0,
+            one_in: None,
+            total_count: self.total,
+        });
+        rows
     }
 
     /// As a histogram of the `hdrhistogram` crate.
@@ -323,6 +343,28 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_percentiles_agrees_with_every_percentile_on_small_counts() {
+        for total in 1..=200_u64 {
+            let all: Distribution = (1..=total).map(|k| k * k * 1_000_003).collect();
+            let rows = all.percentile_rows(5);
+            for (quantile, percentile) in [(0.5, 50.0), (0.75, 75.0), (0.9, 90.0), (0.95, 95.0)] {
+                // Once the largest value is reached, the table jumps to 100 %.
+                let Some(row) = rows.iter().find(|row| row.quantile == quantile) else {
+                    assert_eq!(all.percentile(percentile), all.max(), "{percentile} of {total}");
+                    continue;
+                };
+                assert_eq!(row.value_ns, all.percentile(percentile), "{percentile} of {total}");
+                let rank = Quantile::from_percent(percentile).rank(total);
+                let (sorted, close) = (rank * rank * 1_000_003, rank * rank * 1_001);
+                assert!(row.value_ns.abs_diff(sorted) <= close, "{percentile} of {total}: {}", row.value_ns);
+            }
+            assert_eq!((rows[0].quantile, rows[0].value_ns), (0.0, all.percentile(1e-7)));
+            assert_eq!(rows.last().map(|row| (row.value_ns, row.total_count)), Some((all.max(), total)));
+        }
+        assert_eq!(Distribution::default().percentile_rows(5), []);
+    }
+
+    #[test]
     fn a_payload_that_claims_another_length_or_is_packed_is_refused_before_it_is_read() {
         let good: Vec<u8> = [5, 6].into_iter().collect::<Distribution>().encode();
         for claimed in [0, u32::MAX, u32::MAX / 2] {
@@ -380,6 +422,13 @@ mod tests {
             let hdr = all.to_hdr();
             prop_assert_eq!(all.percentile(percentile), hdr.value_at_quantile(percentile / 100.0));
             prop_assert_eq!(all.max(), hdr.max());
+            if !values.is_empty() {
+                let reference = hdr.iter_quantiles(5).map(|step| step.value_iterated_to()).collect::<Vec<_>>();
+                let ours = all.percentile_rows(5).iter().map(|row| row.value_ns).collect::<Vec<_>>();
+                // The reference sums its steps in floats: one may need a value more, and reach the largest sooner.
+                prop_assert_eq!((ours.first(), ours.last()), (reference.first(), reference.last()));
+                prop_assert!(ours.len().abs_diff(reference.len()) <= 1, "{ours:?} {reference:?}");
+            }
             prop_assert!((all.mean() - hdr.mean()).abs() <= 1e-9 * hdr.mean());
             prop_assert!((all.standard_deviation() - hdr.stdev()).abs() <= 1e-6 * hdr.stdev().max(1.0));
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::fine::{TENTHS, Tenth};
 use super::histogram::{DecodeError, Distribution};
 use super::sample::{ErrorKind, OutcomeClass};
 
@@ -122,6 +123,8 @@ pub struct Interval {
     pub sent_bytes: u64,
     /// Taken from the kernel.
     pub received_bytes: u64,
+    /// The same second in tenths, coarser.
+    pub tenths: [Tenth; TENTHS],
 }
 
 impl Interval {
@@ -133,6 +136,9 @@ impl Interval {
             *ours += theirs;
         }
         for (ours, theirs) in self.distributions_mut().into_iter().zip(other.distributions()) {
+            ours.merge(theirs);
+        }
+        for (ours, theirs) in self.tenths.iter_mut().zip(&other.tenths) {
             ours.merge(theirs);
         }
     }
@@ -194,7 +200,7 @@ pub struct Timeline {
 }
 
 /// "frt" and the version of the layout below.
-const MAGIC: [u8; 4] = *b"frt1";
+const MAGIC: [u8; 4] = *b"frt2";
 
 impl Timeline {
     /// Adds one second, or a part of it.
@@ -261,6 +267,14 @@ impl Timeline {
         Distribution::merged(self.intervals().map(|interval| &interval.connect))
     }
 
+    /// The tenths in which something happened, in order, each with its number from the start of the run.
+    pub fn tenths(&self) -> impl Iterator<Item = (u64, &Tenth)> {
+        self.intervals().flat_map(|interval| {
+            let first = u64::from(interval.second) * TENTHS as u64;
+            (first..).zip(&interval.tenths).filter(|(_, tenth)| !tenth.is_empty())
+        })
+    }
+
     fn total(&self, of: impl Fn(&Interval) -> &Counts) -> Counts {
         self.intervals().fold(Counts::default(), |mut sum, interval| {
             sum.merge(of(interval));
@@ -269,7 +283,8 @@ impl Timeline {
     }
 
     /// For the wire: magic, number of seconds, then per second its number, the counters as big-endian u64 in
-    /// the order of the fields, and each distribution as saturated count, length and V2 payload (length 0 when empty).
+    /// the order of the fields, each distribution as saturated count, length and V2 payload (length 0 when empty),
+    /// and the tenths that are not empty: how many, then each with its number.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend((self.intervals.len() as u32).to_be_bytes());
@@ -282,6 +297,12 @@ impl Timeline {
                 out.extend(distribution.saturated().to_be_bytes());
                 out.extend((payload.len() as u32).to_be_bytes());
                 out.extend(payload);
+            }
+            let tenths = interval.tenths.iter().enumerate().filter(|(_, tenth)| !tenth.is_empty());
+            out.extend((tenths.clone().count() as u16).to_be_bytes());
+            for (number, tenth) in tenths {
+                out.extend((number as u16).to_be_bytes());
+                tenth.encode(&mut out);
             }
         }
         out
@@ -317,6 +338,11 @@ impl Timeline {
                     *distribution = Distribution::decode(reader.take(length)?, saturated)?;
                 }
             }
+            for _ in 0..reader.short()? {
+                let number = usize::from(reader.short()?);
+                let tenth = interval.tenths.get_mut(number).ok_or(DecodeError("a tenth out of range"))?;
+                tenth.merge(&Tenth::decode(&mut reader, Reader::number, Reader::short)?);
+            }
             timeline.add(&interval);
         }
         if reader.0.is_empty() { Ok(timeline) } else { Err(DecodeError("bytes behind the end")) }
@@ -334,6 +360,10 @@ impl<'a> Reader<'a> {
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         self.take(N)?.try_into().map_err(|_| DecodeError("it ends early"))
+    }
+
+    fn short(&mut self) -> Result<u16, DecodeError> {
+        Ok(u16::from_be_bytes(self.array()?))
     }
 
     fn number(&mut self) -> Result<u64, DecodeError> {
@@ -369,7 +399,7 @@ mod tests {
             assert!(Timeline::decode(&bytes[..end]).is_err(), "{end}");
         }
         assert_eq!(Timeline::decode(&[&bytes[..], &[0]].concat()), Err(DecodeError("bytes behind the end")));
-        assert_eq!(Timeline::decode(b"frt9\0\0\0\0"), Err(DecodeError("another layout")));
+        assert_eq!(Timeline::decode(b"frt1\0\0\0\0"), Err(DecodeError("another layout")));
     }
 
     proptest! {
@@ -383,6 +413,11 @@ mod tests {
             let mut timeline = Timeline::default();
             timeline.add(&Interval { second: 3, lag: [5, 6].into_iter().collect(), ..Interval::default() });
             timeline.add(&Interval { second: 4, connect: [7].into_iter().collect(), ..Interval::default() });
+            let mut fine = super::super::fine::Second::default();
+            fine.planned(7);
+            fine.response(7, true, 1_000_000);
+            timeline.add(&Interval { second: 5, tenths: fine.take(), ..Interval::default() });
+            prop_assert_eq!(&Timeline::decode(&timeline.encode()).unwrap(), &timeline);
             let mut bytes = timeline.encode();
             for (at, value) in flips {
                 let at = at.index(bytes.len());

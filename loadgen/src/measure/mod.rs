@@ -16,8 +16,10 @@
 //! leaving the worst cases away. Requests dropped by the late policy are in no series; they are counted.
 
 mod facts;
+mod fine;
 mod histogram;
 mod interval;
+mod quantile;
 mod recorder;
 mod sample;
 mod summarize;
@@ -25,10 +27,12 @@ mod summary;
 mod verdict;
 
 pub use facts::{Environment, FaultWindow, NodeReport, RunFacts, Shortages, WorkerUse};
+pub use fine::{Coarse, Failure, TENTH_NS, TENTHS, Tenth};
 pub use histogram::{
     DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
 };
 pub use interval::{Counts, Imbalance, Interval, Timeline};
+pub use quantile::Quantile;
 pub use recorder::{DropReason, Recorder};
 pub use sample::{ErrorKind, Outcome, OutcomeClass, Sample};
 pub use summary::{CurvePoint, ErrorCount, NodeSummary, PERCENTILES, Second, Series, SloResult, Summary};

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use fracas_dataplane::clock::Instant;
 
+use super::fine::{Second, TENTH_NS, TENTHS};
 use super::histogram::Histogram;
 use super::interval::{Counts, Interval, Timeline};
 use super::sample::{Outcome, OutcomeClass, Sample};
@@ -28,6 +29,8 @@ pub struct Recorder {
     slots: VecDeque<Slot>,
     /// Empty histograms to be used again.
     spare: Vec<Histogram>,
+    /// Empty seconds to be used again.
+    spare_seconds: Vec<Second>,
     totals: Counts,
     warm_up_totals: Counts,
 }
@@ -42,6 +45,7 @@ const CONNECT: usize = 10;
 struct Slot {
     interval: Interval,
     histograms: [Option<Histogram>; 11],
+    fine: Option<Second>,
 }
 
 impl Recorder {
@@ -51,6 +55,7 @@ impl Recorder {
             start,
             slots: VecDeque::new(),
             spare: Vec::new(),
+            spare_seconds: Vec::new(),
             totals: Counts::default(),
             warm_up_totals: Counts::default(),
         }
@@ -65,6 +70,8 @@ impl Recorder {
     /// A request is due.
     pub fn planned(&mut self, due: Instant, warm_up: bool) {
         self.counts(due, warm_up, |counts| counts.planned += 1);
+        let (fine, tenth) = self.fine(due);
+        fine.planned(tenth);
     }
 
     /// A request was handed to the kernel.
@@ -81,6 +88,8 @@ impl Recorder {
         });
         if unsent && !warm_up {
             self.histogram(due, OutcomeClass::Censored as usize, nanos(due, now));
+            let (fine, tenth) = self.fine(due);
+            fine.response(tenth, false, nanos(due, now));
         }
     }
 
@@ -93,6 +102,8 @@ impl Recorder {
             Outcome::Timeout => counts.timeout += 1,
             Outcome::Censored => counts.censored += 1,
         });
+        let (fine, tenth) = self.fine(done);
+        fine.ended(tenth, outcome);
         if warm_up {
             return;
         }
@@ -105,6 +116,8 @@ impl Recorder {
         self.record_at(at, SERVICE + class, nanos(sent, done));
         self.record_at(at, LAG, nanos(due, sent));
         self.record_at(at, OWN_LAG, nanos(ready, sent));
+        let (fine, tenth) = self.fine(due);
+        fine.response(tenth, outcome == Outcome::Ok, nanos(due, done));
     }
 
     /// A connection is open, `since` having been asked for.
@@ -151,6 +164,10 @@ impl Recorder {
             slot.interval.lag = next();
             slot.interval.own_lag = next();
             slot.interval.connect = next();
+            if let Some(mut fine) = slot.fine.take() {
+                slot.interval.tenths = fine.take();
+                self.spare_seconds.push(fine);
+            }
             timeline.add(&slot.interval);
         }
         timeline
@@ -187,6 +204,15 @@ impl Recorder {
         self.slots[index].histograms[position]
             .get_or_insert_with(|| spare.pop().unwrap_or_default())
             .record(value_ns);
+    }
+
+    /// The tenths of the second of `at`, and which of them it is in.
+    fn fine(&mut self, at: Instant) -> (&mut Second, usize) {
+        let tenth = (nanos(self.start, at) / TENTH_NS) as usize % TENTHS;
+        let index = self.slot_index(at);
+        let spare = &mut self.spare_seconds;
+        let second = self.slots[index].fine.get_or_insert_with(|| spare.pop().unwrap_or_default());
+        (second, tenth)
     }
 
     fn slot(&mut self, at: Instant) -> &mut Slot {
@@ -278,6 +304,19 @@ mod tests {
         assert_eq!(per_outcome, [1, 1, 1, 2], "the unsent one is a lower bound too");
         assert_eq!(timeline.service().count(), 4);
         assert_eq!(timeline.intervals().next().unwrap().errors[ErrorKind::Reset as usize], 1);
+    }
+
+    #[test]
+    fn tenths_of_a_second_have_what_was_due_and_what_came_in_them() {
+        let mut recorder = Recorder::new(START);
+        run(&mut recorder, &sample(950, 950, 1149, Outcome::Ok));
+        run(&mut recorder, &sample(1000, 1000, 1199, Outcome::Error(ErrorKind::Reset)));
+        let timeline = recorder.finish();
+        let found: Vec<_> = timeline
+            .tenths()
+            .map(|(number, t)| (number, t.planned, t.ok, t.failed[1], t.good.count(), t.bad.count()))
+            .collect();
+        assert_eq!(found, [(9, 1, 0, 0, 1, 0), (10, 1, 0, 0, 0, 1), (11, 0, 1, 1, 0, 0)]);
     }
 
     #[test]

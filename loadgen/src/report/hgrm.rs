@@ -16,15 +16,14 @@ pub fn hgrm(distribution: &Distribution) -> Vec<u8> {
         format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     let digits = usize::from(SIGNIFICANT_DIGITS);
     let unit = |ns: f64| ns / NS_PER_UNIT;
-    let rows =
-        if distribution.count() == 0 { Vec::new() } else { distribution.percentile_rows(TICKS_PER_HALF) };
-    for row in rows {
+    for row in distribution.percentile_rows(TICKS_PER_HALF) {
         let value = unit(row.value_ns as f64);
-        let quantile = row.quantile;
-        let _ = write!(out, "{value:12.digits$} {quantile:2.12} {:10}", row.total_count);
+        let _ = write!(out, "{value:12.digits$} {:2.12} {:10}", row.quantile, row.total_count);
         // Java leaves the fourth column of the last row out, and plotters skip that row.
-        let _ =
-            if quantile < 1.0 { writeln!(out, " {:14.2}", 1.0 / (1.0 - quantile)) } else { writeln!(out) };
+        let _ = match row.one_in {
+            Some(one_in) => writeln!(out, " {one_in:14.2}"),
+            None => writeln!(out),
+        };
     }
     let hdr = distribution.to_hdr();
     let (mean, deviation) = (unit(distribution.mean()), unit(distribution.standard_deviation()));
