@@ -16,6 +16,7 @@ use std::time::Duration;
 use fracas_dataplane::behavior::Rule;
 use fracas_dataplane::config::Config;
 use fracas_dataplane::protocol::Protocol;
+use fracas_dataplane::proxy::Recorder;
 use support::{EchoServer, HttpServer, WorkerPlan, WorkerThread};
 
 const WARM_UP: u8 = 0;
@@ -131,6 +132,16 @@ fn messages_under_a_rule_that_never_matches_allocate_nothing() {
     let elsewhere =
         rules("{behavior: delay, match: {method: POST, path: ['/never/*'], header: {x-test: '*'}}}");
     assert_none(allocations(server.address, Protocol::Http, elsewhere, get));
+}
+
+#[test]
+fn a_million_times_from_a_microsecond_to_an_hour_are_recorded_without_an_allocation() {
+    let recorder = Recorder::new();
+    let times: Vec<u64> =
+        (0..1_000_000u32).map(|i| (1e3 * 3.6e9f64.powf(f64::from(i) / 999_999.0)) as u64).collect();
+    allocations::counting(|| times.iter().for_each(|time| recorder.record(*time)));
+    let (count, first) = allocations::counted();
+    assert_eq!((count, recorder.read().len()), (0, 1_000_000), "{first}");
 }
 
 #[test]

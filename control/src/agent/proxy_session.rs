@@ -178,7 +178,6 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
 
 /// How often the rules of a lease in force have acted so far.
 fn injected(handle: &Handle, proxy: &str, lease: &str) -> u64 {
-    let Ok(stats) = handle.stats() else { return 0 };
-    let all = stats.proxies.get(proxy).map(|proxy| proxy.rules.as_slice()).unwrap_or_default();
-    all.iter().filter(|stats| stats.lease.as_deref() == Some(lease)).map(|stats| stats.injected).sum()
+    let Ok(stats) = handle.proxy_stats(proxy) else { return 0 };
+    stats.rules.iter().filter(|stats| stats.lease.as_deref() == Some(lease)).map(|stats| stats.injected).sum()
 }

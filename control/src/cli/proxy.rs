@@ -143,10 +143,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .transpose()?;
     let dataplane = Dataplane::start(settings.clone())?;
     let handle = dataplane.handle();
-    for Planned { spec, timeline } in planned {
-        let info = handle.create(spec)?;
-        plan_timeline(&handle, &info, timeline)?;
-        announce(&info);
+    let (specs, timelines): (Vec<_>, Vec<_>) =
+        planned.into_iter().map(|Planned { spec, timeline }| (spec, timeline)).unzip();
+    for (info, timeline) in handle.create_all(specs)?.iter().zip(timelines) {
+        plan_timeline(&handle, info, timeline)?;
+        announce(info);
     }
     let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     println!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fracas_dataplane::behavior::{Kind, OptionKind, OptionSpec, When};
 use fracas_dataplane::proxy::{
-    Applied, EndedRule, Event, EventKind, Handle, LeaseInfo, ProxyInfo, ProxyStats, Stats, WorkerStats,
+    Applied, Event, EventKind, Handle, LeaseInfo, ProxyInfo, ProxyStats, RuleStats, WorkerStats,
 };
 use fracas_proto::v1;
 
@@ -13,11 +13,12 @@ use super::proxy_proto::{histogram, proto_duration, rule_proto, rule_stats_proto
 use super::wall_clock::WallClock;
 
 fn open_connections(stats: &ProxyStats) -> u64 {
-    stats.counters.connections_opened - stats.counters.connections_closed
+    // Read while they grow: one may have been closed since the other was read.
+    stats.counters.connections_opened.saturating_sub(stats.counters.connections_closed)
 }
 
 /// A proxy with its base rules and leases; `stats` tells how many connections it has.
-pub fn proxy_proto(info: &ProxyInfo, handle: &Handle, stats: Option<&Stats>) -> v1::Proxy {
+pub fn proxy_proto(info: &ProxyInfo, handle: &Handle, stats: Option<&ProxyStats>) -> v1::Proxy {
     let clock = WallClock::read();
     v1::Proxy {
         name: info.spec.name.clone(),
@@ -30,9 +31,7 @@ pub fn proxy_proto(info: &ProxyInfo, handle: &Handle, stats: Option<&Stats>) -> 
         generation: info.generation,
         rules: info.spec.rules.iter().map(rule_proto).collect(),
         leases: info.leases.iter().map(|lease| lease_proto(lease, &clock)).collect(),
-        connections_open: stats
-            .and_then(|stats| stats.proxies.get(&info.spec.name))
-            .map_or(0, open_connections),
+        connections_open: stats.map_or(0, open_connections),
         seed: handle.seed(),
     }
 }
@@ -100,14 +99,14 @@ pub fn event_kind_proto(kind: EventKind) -> v1::EventKind {
 }
 
 /// What a proxy did, with the rules of leases that ended.
-pub fn proxy_stats_proto(name: &str, stats: &ProxyStats, ended: &[EndedRule]) -> v1::ProxyStats {
+pub fn proxy_stats_proto(name: &str, stats: &ProxyStats, ended: &[RuleStats]) -> v1::ProxyStats {
     let counters = &stats.counters;
     let mut injected: BTreeMap<String, u64> = BTreeMap::new();
     for rule in stats.rules.iter().chain(&stats.retired) {
         *injected.entry(rule.behavior.to_owned()).or_default() += rule.injected;
     }
     let rules = stats.rules.iter().map(rule_stats_proto);
-    let ended = ended.iter().map(|rule| rule_stats_proto(&rule.stats()));
+    let ended = ended.iter().map(rule_stats_proto);
     let named = |names: &[&str]| {
         let all = counters.named().into_iter();
         all.filter(|(name, ..)| names.contains(name))

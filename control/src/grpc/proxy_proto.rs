@@ -5,9 +5,8 @@ use std::time::Duration;
 use fracas_dataplane::behavior::{
     Behavior, HeaderMatch, Match, PathPattern, Rule, Scope, Shape, Share, Triggers, mix,
 };
-use fracas_dataplane::proxy::RuleStats;
+use fracas_dataplane::proxy::{RuleStats, Times};
 use fracas_proto::v1;
-use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Serializer, V2Serializer};
 use tonic::Status;
 
@@ -161,21 +160,20 @@ pub fn rule_stats_proto(stats: &RuleStats) -> v1::RuleStats {
 }
 
 /// A histogram of nanoseconds, mergeable, with the percentiles people ask for.
-pub fn histogram(values: &Histogram<u64>) -> v1::Histogram {
+pub fn histogram(times: &Times) -> v1::Histogram {
     let mut hdr_v2 = Vec::new();
-    if !values.is_empty() {
-        V2Serializer::new().serialize(values, &mut hdr_v2).expect("a Vec takes every byte");
+    if !times.is_empty() {
+        V2Serializer::new().serialize(&times.to_hdr(), &mut hdr_v2).expect("a Vec takes every byte");
     }
-    let at = |quantile| if values.is_empty() { 0 } else { values.value_at_quantile(quantile) };
     v1::Histogram {
         hdr_v2,
-        count: values.len(),
-        min_ns: if values.is_empty() { 0 } else { values.min() },
-        p50_ns: at(0.5),
-        p90_ns: at(0.9),
-        p99_ns: at(0.99),
-        p999_ns: at(0.999),
-        max_ns: if values.is_empty() { 0 } else { values.max() },
+        count: times.len(),
+        min_ns: times.min(),
+        p50_ns: times.quantile(50, 100),
+        p90_ns: times.quantile(90, 100),
+        p99_ns: times.quantile(99, 100),
+        p999_ns: times.quantile(999, 1000),
+        max_ns: times.max(),
     }
 }
 
@@ -200,6 +198,8 @@ mod tests {
     use fracas_dataplane::behavior::{KINDS, Kind, OptionKind};
     use proptest::collection::vec as several;
     use proptest::prelude::*;
+
+    use fracas_dataplane::proxy::Recorder;
 
     use super::*;
 
@@ -321,13 +321,14 @@ mod tests {
 
     #[test]
     fn an_empty_histogram_has_no_bytes_and_a_full_one_reads_back() {
-        let mut values = Histogram::<u64>::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
-        assert_eq!(histogram(&values), v1::Histogram::default());
-        values.record_n(200_000_000, 3).unwrap();
-        let message = histogram(&values);
-        let read: Histogram<u64> = hdrhistogram::serialization::Deserializer::new()
+        let recorder = Recorder::new();
+        assert_eq!(histogram(&recorder.read()), v1::Histogram::default());
+        (0..3).for_each(|_| recorder.record(200_000_000));
+        let message = histogram(&recorder.read());
+        let read: hdrhistogram::Histogram<u64> = hdrhistogram::serialization::Deserializer::new()
             .deserialize(&mut message.hdr_v2.as_slice())
             .unwrap();
-        assert_eq!((read.len(), message.count, message.min_ns), (3, 3, values.min()));
+        assert_eq!((read.len(), message.count, message.min_ns), (3, 3, 200_000_000));
+        assert!(read.min().abs_diff(200_000_000) < 200_000, "{}", read.min());
     }
 }

@@ -124,7 +124,10 @@ impl ProxyService for Proxies {
             let stats = stats(handle)?;
             let name = |info: &ProxyInfo| info.spec.name.clone();
             let (found, next_page_token) = page(handle.list(), name, request.page_size, &request.page_token)?;
-            let proxies = found.iter().map(|info| proxy_proto(info, handle, Some(&stats))).collect();
+            let proxies = found
+                .iter()
+                .map(|info| proxy_proto(info, handle, stats.proxies.get(&info.spec.name)))
+                .collect();
             Ok(v1::ListProxiesResponse { proxies, next_page_token })
         });
         answer.await.map(Response::new)
@@ -134,7 +137,8 @@ impl ProxyService for Proxies {
         let name = request.into_inner().name;
         let answer = self.read(move |handle| {
             let info = handle.get(&name).map_err(|error| refusal::proxy(&error, "name"))?;
-            Ok(v1::GetProxyResponse { proxy: Some(proxy_proto(&info, handle, Some(&stats(handle)?))) })
+            let stats = handle.proxy_stats(&info.spec.name).ok();
+            Ok(v1::GetProxyResponse { proxy: Some(proxy_proto(&info, handle, stats.as_ref())) })
         });
         answer.await.map(Response::new)
     }
@@ -193,7 +197,8 @@ impl ProxyService for Proxies {
                 at: now,
                 proxies: Vec::new(),
             };
-            let proxy = Some(proxy_proto(&info, handle, handle.stats().ok().as_ref()));
+            let stats = handle.proxy_stats(&info.spec.name).ok();
+            let proxy = Some(proxy_proto(&info, handle, stats.as_ref()));
             Ok(v1::CreateProxyResponse { proxy, change: Some(change_proto(&applied)) })
         })
         .await
@@ -230,7 +235,8 @@ impl ProxyService for Proxies {
                 };
                 refusal::proxy(&error, field)
             })?;
-            let proxy = Some(proxy_proto(&info, handle, handle.stats().ok().as_ref()));
+            let stats = handle.proxy_stats(&info.spec.name).ok();
+            let proxy = Some(proxy_proto(&info, handle, stats.as_ref()));
             Ok(v1::UpdateProxyResponse { proxy, change: Some(change_proto(&applied)) })
         })
         .await
@@ -371,7 +377,7 @@ impl ProxyService for Proxies {
         self.once(request.request_id, move |handle| {
             let (end, applied) =
                 handle.release(&request.lease_id).map_err(|error| refusal::proxy(&error, "lease_id"))?;
-            let rules = end.rules.iter().map(|rule| rule_stats_proto(&rule.stats())).collect();
+            let rules = end.rules.iter().map(rule_stats_proto).collect();
             Ok(v1::ReleaseLeaseResponse { change: Some(change_proto(&applied)), rules })
         })
         .await
@@ -431,12 +437,13 @@ impl ProxyService for Proxies {
     ) -> Answer<v1::GetProxyStatsResponse> {
         let name = request.into_inner().proxy;
         let answer = self.read(move |handle| {
-            let stats = stats(handle)?;
-            let ended = handle.ended_rules(&name).map_err(|error| refusal::proxy(&error, "proxy"))?;
+            let refused = |error| refusal::proxy(&error, "proxy");
+            let (stats, at) = (handle.proxy_stats(&name).map_err(refused)?, Instant::now());
+            let ended = handle.ended_rules(&name).map_err(refused)?;
             Ok(v1::GetProxyStatsResponse {
-                stats: stats.proxies.get(&name).map(|stats| proxy_stats_proto(&name, stats, &ended)),
-                monotonic_ns: stats.at.as_nanos(),
-                wall_time: Some(WallClock::read().time(stats.at)),
+                stats: Some(proxy_stats_proto(&name, &stats, &ended)),
+                monotonic_ns: at.as_nanos(),
+                wall_time: Some(WallClock::read().time(at)),
             })
         });
         answer.await.map(Response::new)

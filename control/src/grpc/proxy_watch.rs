@@ -78,7 +78,7 @@ impl Watch {
                     Some(events) => lost += events.iter().map(lost_at_worker).sum::<u64>(),
                 }
             };
-            if batch.is_none() && handle.stats().is_err() {
+            if batch.is_none() && handle.check_running().is_err() {
                 return;
             }
         }

@@ -19,7 +19,24 @@ pub struct Match {
     pub headers: Vec<HeaderMatch>,
 }
 
+/// Entries that the match of one rule may have, all its lists together: each request may be compared with every one.
+pub const MATCH_ENTRIES_MAX: usize = 128;
+/// Bytes that those entries may have together.
+pub const MATCH_BYTES_MAX: usize = 16 * 1024;
+
 impl Match {
+    /// How many entries its lists have, and how many bytes these have.
+    pub fn size(&self) -> (usize, usize) {
+        let Match { clients, methods, paths, headers } = self;
+        let entries = clients.len() + methods.len() + paths.len() + headers.len();
+        let header = |header: &HeaderMatch| header.name.len() + header.value.as_ref().map_or(0, String::len);
+        let bytes = size_of_val(clients.as_slice())
+            + methods.iter().map(String::len).sum::<usize>()
+            + paths.iter().map(|path| path.text.len()).sum::<usize>()
+            + headers.iter().map(header).sum::<usize>();
+        (entries, bytes)
+    }
+
     /// Whether a request must be seen to know.
     pub fn needs_request(&self) -> bool {
         !(self.methods.is_empty() && self.paths.is_empty() && self.headers.is_empty())
@@ -269,6 +286,21 @@ mod tests {
         assert!(exact.matches("/a*b") && !exact.matches("/axb"), "a star is only a star here");
         assert!(prefix.matches("/a*/x") && !prefix.matches("/ab"));
         assert!(PathPattern::exact("api").is_err() && PathPattern::prefix("").is_err());
+    }
+
+    #[test]
+    fn every_list_counts_into_the_size() {
+        let size = |matcher: Match| matcher.size();
+        assert_eq!(size(Match::default()), (0, 0));
+        assert_eq!(size(Match { clients: vec!["10.0.0.0/8".parse().unwrap()], ..Match::default() }).0, 1);
+        assert_eq!(size(Match { methods: vec!["GET".into(), "PUT".into()], ..Match::default() }), (2, 6));
+        assert_eq!(size(Match { paths: vec!["/a/*/b".parse().unwrap()], ..Match::default() }), (1, 6));
+        let header =
+            |value: Option<&str>| HeaderMatch { name: "x-a".into(), value: value.map(str::to_owned) };
+        assert_eq!(
+            size(Match { headers: vec![header(None), header(Some("12"))], ..Match::default() }),
+            (2, 8)
+        );
     }
 
     #[test]

@@ -35,10 +35,10 @@ mod unbuilt;
 
 pub use delay::{Delay, Distribution};
 pub use error_reply::{ErrorReply, GARBAGE_INJECT_BYTES, GARBAGE_REPLACE_BYTES, Garbage, garbage};
-pub use matching::{ClientRange, HeaderMatch, Match, PathPattern, Shape};
+pub use matching::{ClientRange, HeaderMatch, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, Match, PathPattern, Shape};
 pub use options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, bytes, duration, nearest, rate};
 pub use reset::{Reset, ResetSide};
-pub use rule::{Rule, RuleError, Scope, Share, Triggers};
+pub use rule::{NAME_BYTES_MAX, Rule, RuleError, Scope, Share, Triggers};
 pub use rule_set::{CompiledRule, RuleSet};
 pub use text::{bytes_text, duration_text, rate_text};
 pub use throttle::{

@@ -188,7 +188,9 @@ impl<'a> Options<'a> {
             inner
                 .split(',')
                 .map(|code| code.trim().parse().ok().filter(|code| (200..=599).contains(code)))
-                .collect()
+                // There are no more than these.
+                .collect::<Option<Vec<u16>>>()
+                .filter(|codes| codes.len() <= 400)
         })
     }
 

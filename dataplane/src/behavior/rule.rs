@@ -2,7 +2,10 @@
 
 use std::str::FromStr;
 
-use super::{Behavior, Match, RULES_MAX};
+use super::{Behavior, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, Match, RULES_MAX};
+
+/// Bytes that the name of a rule, or of a group of rules, may have.
+pub const NAME_BYTES_MAX: usize = 128;
 
 /// A behavior with its share of the traffic, its match and its scope.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,6 +155,22 @@ pub enum RuleError {
     /// A throttle cannot wait for a request.
     #[error("rule `{0}` throttles a connection; leave out the match by method, path or header")]
     ThrottleMatch(String),
+    /// More entries than [`MATCH_ENTRIES_MAX`], or more bytes than [`MATCH_BYTES_MAX`].
+    #[error(
+        "rule `{rule}` matches {entries} entries of {bytes} bytes; use at most {MATCH_ENTRIES_MAX} entries and \
+         {MATCH_BYTES_MAX} bytes, or patterns with *"
+    )]
+    MatchSize {
+        /// The rule.
+        rule: String,
+        /// How many entries its lists have.
+        entries: usize,
+        /// How many bytes these have.
+        bytes: usize,
+    },
+    /// A name longer than [`NAME_BYTES_MAX`].
+    #[error("a rule's name or group has {0} bytes; use at most {NAME_BYTES_MAX}")]
+    NameLength(usize),
     /// A trigger that can never hold.
     #[error("rule `{rule}`: {trigger} counts from 1; give at least 1")]
     ZeroTrigger {

@@ -12,7 +12,8 @@ use rand::Rng as _;
 
 use super::{
     Act, Action, Behavior, ConnectionFacts, ConnectionPlan, Decision, Delay, Direction, Drawn, ErrorReply,
-    Hold, Per, RULES_MAX, Rule, RuleError, RuleMask, Scope, SharedBucket, ThrottlePlan, Triggers,
+    Hold, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, NAME_BYTES_MAX, Per, RULES_MAX, Rule, RuleError, RuleMask,
+    Scope, SharedBucket, ThrottlePlan, Triggers,
 };
 use crate::protocol::Protocol;
 use crate::protocol::http::RequestHead;
@@ -451,6 +452,16 @@ fn act_without_draw(behavior: &Behavior) -> Option<Action> {
 }
 
 fn check(rule: &Rule, protocol: Protocol) -> Result<(), RuleError> {
+    // A lease's rules bring the name of the lease along, so the limit is that of what follows its slash.
+    let own_bytes = |name: &String| name.rsplit('/').next().map_or(0, str::len);
+    let name_bytes = own_bytes(&rule.name).max(rule.group.as_ref().map_or(0, own_bytes));
+    if name_bytes > NAME_BYTES_MAX {
+        return Err(RuleError::NameLength(name_bytes));
+    }
+    let (entries, bytes) = rule.matcher.size();
+    if entries > MATCH_ENTRIES_MAX || bytes > MATCH_BYTES_MAX {
+        return Err(RuleError::MatchSize { rule: rule.name.clone(), entries, bytes });
+    }
     let needs_request = rule.matcher.needs_request();
     if needs_request && protocol != Protocol::Http {
         return Err(RuleError::NeedsHttp(rule.name.clone()));

@@ -1,16 +1,22 @@
 //! What is known of each proxy beside the workers: its settings, its rules, its leases and those that ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::calls::{EndReason, LeaseEnd, LeaseInfo, ProxyInfo, ProxySpec};
-use super::ended::{ENDED_RULES_MAX, EndedRule};
 use super::error::ProxyError;
 use super::leases::{Lease, LeaseBook, LeaseError, LeaseId, lease_name};
 use super::stats::RuleStats;
+use super::worker::Opening;
 use crate::behavior::{RuleSet, nearest};
 use crate::clock::Instant;
+
+/// Rules of ended leases that are kept for each proxy until its next change of rules; the oldest goes first.
+pub const ENDED_RULES_MAX: usize = 256;
 
 #[derive(Default)]
 pub(super) struct Book {
@@ -18,6 +24,8 @@ pub(super) struct Book {
     pub(super) next_id: u32,
     pub(super) proxies: BTreeMap<String, Entry>,
     pub(super) ended: VecDeque<LeaseEnd>,
+    /// Proxies that are being made: nobody else may take their names and addresses meanwhile.
+    reserved: Vec<(String, Option<SocketAddr>)>,
 }
 
 pub(super) struct Entry {
@@ -34,10 +42,38 @@ pub(super) struct Entry {
     /// Why a lease that is gone from `leases` is gone, unless its time was over.
     ending: BTreeMap<LeaseId, EndReason>,
     /// What the rules of ended leases did, since the base rules were changed.
-    pub(super) ended_rules: VecDeque<EndedRule>,
+    pub(super) ended_rules: VecDeque<RuleStats>,
 }
 
 impl Book {
+    /// Keeps a name, and the address if it is going to listen, for a proxy that is being made.
+    ///
+    /// # Errors
+    /// When somebody has the name; when one of our own proxies has the address, which the kernel would let them share.
+    pub(super) fn reserve(&mut self, spec: &ProxySpec) -> Result<(), ProxyError> {
+        let name = &spec.name;
+        if self.proxies.contains_key(name) || self.reserved.iter().any(|(other, _)| other == name) {
+            return Err(ProxyError::Exists(name.clone()));
+        }
+        let listen = spec.enabled.then_some(spec.listen);
+        let ours = self.proxies.values().filter(|other| other.spec.enabled).map(|other| other.spec.listen);
+        let taken = ours.chain(self.reserved.iter().filter_map(|(_, listen)| *listen));
+        if listen.is_some_and(|listen| taken.into_iter().any(|other| clashes(listen, other))) {
+            return Err(ProxyError::Listen {
+                name: name.clone(),
+                listen: spec.listen,
+                source: io::ErrorKind::AddrInUse.into(),
+            });
+        }
+        self.reserved.push((name.clone(), listen));
+        Ok(())
+    }
+
+    /// Gives a name and an address up that were reserved.
+    pub(super) fn unreserve(&mut self, name: &str) {
+        self.reserved.retain(|(other, _)| other != name);
+    }
+
     pub(super) fn entry(&mut self, name: &str) -> Result<&mut Entry, ProxyError> {
         if !self.proxies.contains_key(name) {
             let nearest = nearest(name, self.proxies.keys().map(String::as_str)).map(str::to_owned);
@@ -55,6 +91,12 @@ impl Book {
     }
 }
 
+/// Whether two listeners would meet: the same port, on one address or on all addresses.
+fn clashes(a: SocketAddr, b: SocketAddr) -> bool {
+    let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || is_any && a.is_ipv4() == b.is_ipv4())
+}
+
 impl Entry {
     pub(super) fn new(id: u32, spec: ProxySpec, rules: Arc<RuleSet>) -> Entry {
         Entry {
@@ -68,6 +110,25 @@ impl Entry {
             ending: BTreeMap::new(),
             ended_rules: VecDeque::new(),
         }
+    }
+
+    /// What a worker must know to open it.
+    pub(super) fn opening(&self) -> Opening {
+        Opening {
+            id: self.id,
+            name: self.spec.name.as_str().into(),
+            listen: self.spec.enabled.then_some(self.spec.listen),
+            upstream: self.spec.upstream_addresses.clone(),
+            source_addresses: self.spec.source_addresses.clone(),
+            connect_timeout: self.spec.connect_timeout,
+            held_bytes_max: self.spec.held_bytes_max,
+            rules: Arc::clone(&self.rules),
+            ordinals: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    pub(super) fn cannot_listen(&self, source: io::Error) -> ProxyError {
+        ProxyError::Listen { name: self.spec.name.clone(), listen: self.spec.listen, source }
     }
 
     pub(super) fn info(&self) -> ProxyInfo {
@@ -172,15 +233,14 @@ impl Entry {
                 _ => EndReason::Expired,
             });
             let mine = |rule: &mut RuleStats| rule.lease.as_deref() == Some(info.id.as_str());
-            let mut rules: Vec<EndedRule> =
-                gone.extract_if(.., mine).map(|rule| EndedRule::new(&rule)).collect();
+            let mut rules: Vec<RuleStats> = gone.extract_if(.., mine).collect();
             if rules.is_empty() && !self.began.contains_key(&id) {
                 // It never began: its rules did nothing.
                 let stats = lease.rules.iter().map(|rule| {
                     let name = format!("lease-{id}/{}", rule.name);
                     RuleStats::new(&name, rule.behavior.name(), Some(info.id.as_str().into()))
                 });
-                rules = stats.map(|rule| EndedRule::new(&rule)).collect();
+                rules = stats.collect();
             }
             self.began.remove(&id);
             self.ended_rules.extend(rules.iter().cloned());
@@ -190,5 +250,41 @@ impl Entry {
             self.ended_rules.pop_front();
         }
         ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_meet_on_one_port_of_one_address_or_of_all() {
+        for (a, b, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("0.0.0.0:80", "127.0.0.2:80", true),
+            ("[::1]:80", "0.0.0.0:80", false),
+            ("[::]:80", "[::1]:80", true),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let [a, b]: [SocketAddr; 2] = [a, b].map(|text| text.parse().unwrap());
+            assert_eq!((clashes(a, b), clashes(b, a)), (expected, expected), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn what_is_being_made_is_nobody_elses() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let spec = |name: &str, port| ProxySpec::new(name, address(port), address(9));
+        let mut book = Book::default();
+        book.reserve(&spec("a", 80)).unwrap();
+        assert!(matches!(book.reserve(&spec("a", 81)), Err(ProxyError::Exists(_))));
+        assert!(matches!(book.reserve(&spec("b", 80)), Err(ProxyError::Listen { .. })));
+        book.reserve(&ProxySpec { enabled: false, ..spec("c", 80) }).unwrap();
+        book.reserve(&spec("d", 0)).unwrap();
+        book.reserve(&spec("e", 0)).unwrap();
+        book.unreserve("a");
+        book.reserve(&spec("b", 80)).unwrap();
     }
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::ended::EndedRule;
 use super::leases::Term;
+use super::stats::RuleStats;
 use crate::behavior::{Rule, duration_text};
 use crate::clock::Instant;
 use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT};
@@ -188,7 +188,7 @@ pub struct LeaseEnd {
     /// Why.
     pub reason: EndReason,
     /// What its rules did.
-    pub rules: Vec<EndedRule>,
+    pub rules: Vec<RuleStats>,
 }
 
 /// Why a lease ended.

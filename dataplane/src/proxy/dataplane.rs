@@ -88,9 +88,9 @@ impl Dataplane {
                 .spawn(move || run_worker(index, &settings, features, events, &inbox, &ready))
                 .map_err(StartError::Thread)?;
             threads.push(thread);
-            let waker =
+            let (waker, figures) =
                 is_ready.recv().unwrap_or_else(|_| Err(RingError::Other(io::ErrorKind::Other.into())))?;
-            workers.push(Link { commands, waker });
+            workers.push(Link { commands, waker, figures });
         }
         let shared = Shared {
             settings,
@@ -122,7 +122,8 @@ impl Dataplane {
         for worker in done {
             let _ = worker.recv_timeout(deadline - Instant::now());
         }
-        let cut = self.handle.snapshots().map_or(0, |all| all.iter().map(|worker| worker.connections).sum());
+        let open = |worker: &Link| worker.figures.read_worker().connections;
+        let cut = self.handle.0.workers.iter().map(open).sum();
         Drained { cut }
     }
 }

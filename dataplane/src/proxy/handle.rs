@@ -1,10 +1,10 @@
 //! The proxy from outside: commands in, snapshots and events out. Every call returns when all workers have
 //! done what it asks, and none waits for traffic.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,12 +16,11 @@ use super::calls::{
 };
 use super::change::check_names;
 use super::dataplane::DataplaneSettings;
-use super::ended::EndedRule;
 use super::error::ProxyError;
 use super::event::{Detail, Event, EventKind};
 use super::keeper::Watch;
 use super::leases::lease_name;
-use super::stats::WorkerSnapshot;
+use super::stats::{ProxySnapshot, RuleStats, WorkerSnapshot};
 use super::thread::{Command, Link};
 use super::totals::{ProxyStats, Stats, WorkerStats, merge_by_name};
 use super::worker::Opening;
@@ -75,60 +74,96 @@ impl Handle {
     ///
     /// # Errors
     /// When the name is taken, an address or a rule is wrong. Nothing is left behind.
-    pub fn create(&self, mut spec: ProxySpec) -> Result<ProxyInfo, ProxyError> {
+    pub fn create(&self, spec: ProxySpec) -> Result<ProxyInfo, ProxyError> {
+        self.create_all(vec![spec])?.pop().ok_or(ProxyError::Stopped)
+    }
+
+    /// Makes many proxies as one generation; each worker opens all of them in one go.
+    ///
+    /// # Errors
+    /// Those of the first that cannot be made; then none is made, and nothing is left behind.
+    pub fn create_all(&self, specs: Vec<ProxySpec>) -> Result<Vec<ProxyInfo>, ProxyError> {
+        let mut reserved = Vec::new();
+        let made = self.make_all(specs, &mut reserved);
         let mut book = self.book();
-        if book.proxies.contains_key(&spec.name) {
-            return Err(ProxyError::Exists(spec.name));
+        reserved.iter().for_each(|name| book.unreserve(name));
+        made
+    }
+
+    fn make_all(
+        &self,
+        specs: Vec<ProxySpec>,
+        reserved: &mut Vec<String>,
+    ) -> Result<Vec<ProxyInfo>, ProxyError> {
+        let mut addresses = HashSet::new();
+        for spec in &specs {
+            if spec.upstream_addresses.is_empty() {
+                return Err(ProxyError::NoUpstream(spec.name.clone()));
+            }
+            check_names(&spec.name, &spec.rules)?;
+            // What cannot be compiled is refused before anything is opened.
+            self.compile(spec, spec.rules.clone(), 0, None)?;
+            self.book().reserve(spec)?;
+            reserved.push(spec.name.clone());
+            if spec.enabled && addresses.insert(spec.listen) {
+                // Waits for a listener that was just shut: without the book, which everybody needs.
+                check_free(spec.listen).map_err(|source| ProxyError::Listen {
+                    name: spec.name.clone(),
+                    listen: spec.listen,
+                    source,
+                })?;
+            }
         }
-        if spec.upstream_addresses.is_empty() {
-            return Err(ProxyError::NoUpstream(spec.name));
-        }
-        if book.next_id >= PROXIES_MAX {
+        let mut book = self.book();
+        if specs.len() > (PROXIES_MAX - book.next_id) as usize {
             return Err(ProxyError::TooMany);
         }
         let generation = book.generation + 1;
-        check_names(&spec.name, &spec.rules)?;
-        let rules = self.compile(&spec, spec.rules.clone(), generation, None)?;
-        if spec.enabled {
-            check_free(spec.listen).map_err(|source| ProxyError::Listen {
-                name: spec.name.clone(),
-                listen: spec.listen,
-                source,
-            })?;
+        let mut made = Vec::new();
+        for spec in specs {
+            // Taken even if it fails: a worker may still have something of it.
+            let id = book.next_id;
+            book.next_id = id + 1;
+            let rules = self.compile(&spec, spec.rules.clone(), generation, None)?;
+            made.push(Entry::new(id, spec, rules));
         }
-        // Taken even if it fails: a worker may still have something of it.
-        let id = book.next_id;
-        book.next_id = id + 1;
-        let mut opening = Opening {
-            id,
-            name: spec.name.as_str().into(),
-            listen: spec.enabled.then_some(spec.listen),
-            upstream: spec.upstream_addresses.clone(),
-            source_addresses: spec.source_addresses.clone(),
-            connect_timeout: spec.connect_timeout,
-            held_bytes_max: spec.held_bytes_max,
-            rules: Arc::clone(&rules),
-            ordinals: Arc::new(AtomicU64::new(0)),
-        };
-        for worker in &self.0.workers {
-            let reply = worker.ask(|reply| Command::Open(Box::new(opening.clone()), reply));
-            match reply.recv().map_err(|_| ProxyError::Stopped)? {
-                // The first worker finds the port of `:0`; the others listen beside it.
-                Ok(Some(address)) => (spec.listen, opening.listen) = (address, Some(address)),
-                Ok(None) => {}
-                Err(source) => {
-                    self.ask_all(|reply| Command::Remove(id, generation, reply));
-                    return Err(ProxyError::Listen { name: spec.name, listen: spec.listen, source });
-                }
+        if let Err(error) = self.open_all(&mut made) {
+            for id in made.iter().map(|entry| entry.id) {
+                self.ask_all(|reply| Command::Remove(id, generation, reply));
             }
+            return Err(error);
         }
         book.generation = generation;
-        let entry = Entry::new(id, spec, rules);
-        let info = entry.info();
-        let detail = format!("created: {}", mix::text(&info.spec.rules));
-        self.tell_changed(&info.spec.name, generation, Instant::now(), detail);
-        book.proxies.insert(info.spec.name.clone(), entry);
-        Ok(info)
+        let at = Instant::now();
+        let infos: Vec<ProxyInfo> = made.iter().map(Entry::info).collect();
+        for entry in made {
+            let detail = format!("created: {}", mix::text(&entry.spec.rules));
+            self.tell_changed(&entry.spec.name, generation, at, detail);
+            book.proxies.insert(entry.spec.name.clone(), entry);
+        }
+        Ok(infos)
+    }
+
+    /// Opens proxies on the first worker, which finds the ports of `:0`, then beside it on all others at once.
+    fn open_all(&self, made: &mut [Entry]) -> Result<(), ProxyError> {
+        let mut openings: Vec<Opening> = made.iter().map(Entry::opening).collect();
+        let Some((first, others)) = self.0.workers.split_first() else { return Err(ProxyError::Stopped) };
+        let opened = first.ask(|reply| Command::Open(openings.clone(), reply));
+        let opened = opened.recv().map_err(|_| ProxyError::Stopped)?;
+        for ((entry, opening), address) in made.iter_mut().zip(&mut openings).zip(opened) {
+            let address = address.map_err(|source| entry.cannot_listen(source))?;
+            if let Some(address) = address {
+                (entry.spec.listen, opening.listen) = (address, Some(address));
+            }
+        }
+        let asked = others.iter().map(|worker| worker.ask(|reply| Command::Open(openings.clone(), reply)));
+        for opened in asked.collect::<Vec<_>>() {
+            let opened = opened.recv().map_err(|_| ProxyError::Stopped)?;
+            for (entry, address) in made.iter().zip(opened) {
+                address.map_err(|source| entry.cannot_listen(source))?;
+            }
+        }
+        Ok(())
     }
 
     /// Changes where a proxy leads, what is spoken on it, or whether it listens.
@@ -390,20 +425,44 @@ impl Handle {
         self.book().ended.iter().cloned().collect()
     }
 
-    /// Everything counted so far.
+    /// Everything counted so far, read without a worker's help: it costs their threads nothing.
     ///
     /// # Errors
     /// When the data plane is shutting down.
     pub fn stats(&self) -> Result<Stats, ProxyError> {
-        let snapshots = self.snapshots()?;
-        let book = self.book();
-        let proxies = book.proxies.values().map(|entry| {
-            let stats = ProxyStats::sum(entry.id, &snapshots);
-            (entry.spec.name.clone(), stats)
+        self.check_running()?;
+        let ids: Vec<(String, u32)> = {
+            let book = self.book();
+            book.proxies.iter().map(|(name, entry)| (name.clone(), entry.id)).collect()
+        };
+        let snapshots: Vec<WorkerSnapshot> =
+            self.0.workers.iter().map(|worker| worker.figures.read()).collect();
+        let proxies = ids.into_iter().map(|(name, id)| {
+            (name, ProxyStats::sum(snapshots.iter().filter_map(|worker| worker.proxies.get(&id))))
         });
         let proxies = proxies.collect();
-        let workers = snapshots.into_iter().map(WorkerStats::from);
-        Ok(Stats { at: Instant::now(), workers: workers.collect(), proxies })
+        let workers = snapshots.into_iter().map(WorkerStats::from).collect();
+        Ok(Stats { at: Instant::now(), workers, proxies })
+    }
+
+    /// What was counted of one proxy so far.
+    ///
+    /// # Errors
+    /// When there is no such proxy, or the data plane is shutting down.
+    pub fn proxy_stats(&self, name: &str) -> Result<ProxyStats, ProxyError> {
+        self.check_running()?;
+        let id = self.book().entry(name)?.id;
+        let snapshots: Vec<ProxySnapshot> =
+            self.0.workers.iter().filter_map(|worker| worker.figures.proxy(id)).collect();
+        Ok(ProxyStats::sum(snapshots.iter()))
+    }
+
+    /// Whether the data plane still runs.
+    ///
+    /// # Errors
+    /// When it is shutting down.
+    pub fn check_running(&self) -> Result<(), ProxyError> {
+        if self.0.stopped.load(Ordering::Acquire) { Err(ProxyError::Stopped) } else { Ok(()) }
     }
 
     /// What the rules of a proxy's ended leases did, oldest first: since its rules were changed last, at most
@@ -411,20 +470,13 @@ impl Handle {
     ///
     /// # Errors
     /// When there is no such proxy.
-    pub fn ended_rules(&self, proxy: &str) -> Result<Vec<EndedRule>, ProxyError> {
+    pub fn ended_rules(&self, proxy: &str) -> Result<Vec<RuleStats>, ProxyError> {
         self.book().entry(proxy).map(|entry| entry.ended_rules.iter().cloned().collect())
     }
 
     /// The generation in force.
     pub fn generation(&self) -> u64 {
         self.book().generation
-    }
-
-    pub(super) fn snapshots(&self) -> Result<Vec<WorkerSnapshot>, ProxyError> {
-        self.ask_all(Command::Snapshot)
-            .into_iter()
-            .map(|reply| reply.recv().map_err(|_| ProxyError::Stopped))
-            .collect()
     }
 
     pub(super) fn ask_all<T>(&self, command: impl Fn(Sender<T>) -> Command) -> Vec<Receiver<T>> {

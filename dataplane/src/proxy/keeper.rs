@@ -65,12 +65,20 @@ impl Handle {
 
     /// The keeper's loop: hands events to whoever watches, starts and ends leases when it is time.
     pub(super) fn keep(&self, told: &Receiver<Vec<Event>>) {
+        let mut next = None;
+        let mut look = true;
         while !self.0.stopped.load(Ordering::Acquire) {
-            let next = self.change_leases();
+            if look || next.is_some_and(|at| at <= Instant::now()) {
+                next = self.change_leases();
+            }
             let wait = next.map_or(Duration::from_secs(3600), |at| at - Instant::now());
-            match told.recv_timeout(wait) {
-                Ok(events) if !events.is_empty() => self.tell_watchers(&events),
-                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            // An empty batch says that the leases have changed; a batch of events leaves them as they are.
+            look = match told.recv_timeout(wait) {
+                Ok(events) if !events.is_empty() => {
+                    self.tell_watchers(&events);
+                    false
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }

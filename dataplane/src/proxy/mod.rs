@@ -11,10 +11,10 @@ mod calls;
 mod change;
 mod connection;
 mod dataplane;
-mod ended;
 mod error;
 mod event;
 mod exchange;
+mod figures;
 mod handle;
 mod keeper;
 pub mod leases;
@@ -22,15 +22,16 @@ mod pipe;
 mod stats;
 mod telling;
 mod thread;
+mod times;
 mod totals;
 mod worker;
 
+pub use book::ENDED_RULES_MAX;
 pub use calls::{
     Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
     RulesChange,
 };
 pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
-pub use ended::{ENDED_RULES_MAX, EndedRule};
 pub use error::ProxyError;
 pub use event::{Detail, Event, EventKind, RuleName};
 pub use exchange::PIPELINE_MAX;
@@ -40,5 +41,6 @@ pub use keeper::{WATCH_EVENTS_MAX, Watcher};
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};
+pub use times::{Recorder, TIMES_BYTES_MAX, Times};
 pub use totals::{ProxyStats, Stats, WorkerStats};
 pub use worker::{Opening, Worker, WorkerSettings};

@@ -1,13 +1,11 @@
-//! What one worker counts of each proxy, and how exactly each rule did what was asked.
+//! What one worker has counted of each proxy, and how exactly each rule did what was asked.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use hdrhistogram::Histogram;
-
-use super::leases::lease_of;
-use crate::behavior::{Drawn, RuleSet};
+use super::times::Times;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident),+ $(,)?) => {
@@ -25,6 +23,20 @@ macro_rules! counters {
 
         impl AddAssign for Counters {
             fn add_assign(&mut self, other: Counters) { $(self.$name += other.$name;)+ }
+        }
+
+        /// The same, for any thread to read.
+        #[derive(Debug, Default)]
+        pub(super) struct SharedCounters { $($name: AtomicU64,)+ }
+
+        impl SharedCounters {
+            pub(super) fn publish(&self, counters: &Counters) {
+                $(self.$name.store(counters.$name, Ordering::Relaxed);)+
+            }
+
+            pub(super) fn read(&self) -> Counters {
+                Counters { $($name: self.$name.load(Ordering::Relaxed),)+ }
+            }
         }
     };
 }
@@ -64,13 +76,8 @@ counters! {
     pipeline_limit_reached,
 }
 
-/// A histogram of nanoseconds up to an hour, three digits.
-pub(super) fn nanoseconds() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("the bounds are in range")
-}
-
 /// What one rule has done on one proxy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleStats {
     /// The rule's name.
     pub name: Arc<str>,
@@ -84,15 +91,16 @@ pub struct RuleStats {
     pub acted: u64,
     /// Faults done: each held message or chunk, each error reply, each connection cut. One unit may give several.
     pub injected: u64,
-    /// Done − asked, in nanoseconds, of each delay: how late bytes left after their hold.
-    pub lateness: Option<Histogram<u64>>,
-    /// What was asked, in nanoseconds, of each delay; where several rules add up, their sum.
-    pub asked: Option<Histogram<u64>>,
+    /// Done − asked of each delay: how late bytes left after their hold. None for behaviors without a time.
+    pub lateness: Option<Times>,
+    /// What was asked of each delay; where several rules add up, their sum.
+    pub asked: Option<Times>,
 }
 
 impl RuleStats {
+    /// Those of a rule that has done nothing yet.
     pub(super) fn new(name: &str, behavior: &'static str, lease: Option<Arc<str>>) -> RuleStats {
-        let times = || (behavior == "delay").then(nanoseconds);
+        let times = || has_times(behavior).then(Times::default);
         let (name, lateness, asked) = (name.into(), times(), times());
         RuleStats { name, behavior, lease, matched: 0, acted: 0, injected: 0, lateness, asked }
     }
@@ -104,7 +112,7 @@ impl RuleStats {
         self.injected += other.injected;
         for (ours, theirs) in [(&mut self.lateness, &other.lateness), (&mut self.asked, &other.asked)] {
             match (ours, theirs) {
-                (Some(ours), Some(theirs)) => ours.add(theirs).expect("all have the same bounds"),
+                (Some(ours), Some(theirs)) => ours.add(theirs),
                 (ours @ None, Some(theirs)) => *ours = Some(theirs.clone()),
                 _ => {}
             }
@@ -112,36 +120,9 @@ impl RuleStats {
     }
 }
 
-/// Counts the units that rules met and chose.
-pub(super) fn count_drawn(rules: &mut [RuleStats], drawn: Drawn) {
-    let mut left = drawn.matched | drawn.acted;
-    while left != 0 {
-        let index = left.trailing_zeros();
-        left &= left - 1;
-        if let Some(stats) = rules.get_mut(index as usize) {
-            stats.matched += drawn.matched >> index & 1;
-            stats.acted += drawn.acted >> index & 1;
-        }
-    }
-}
-
-/// Statistics for the new rules of proxy `id`, in which a rule that is the same as before goes on counting; and those
-/// of the rules that are gone, or were changed.
-pub(super) fn stats_of(
-    id: u32,
-    rules: &RuleSet,
-    before: &RuleSet,
-    mut counted: Vec<RuleStats>,
-) -> (Vec<RuleStats>, Vec<RuleStats>) {
-    let now = rules.rules().iter().map(|rule| {
-        let is_same = before.rules().iter().any(|old| old.rule() == rule.rule());
-        let same = counted.iter().position(|old| is_same && *old.name == *rule.name());
-        match same {
-            Some(place) => counted.swap_remove(place),
-            None => RuleStats::new(rule.name(), rule.kind(), lease_of(id, rule.name())),
-        }
-    });
-    (now.collect(), counted)
+/// Whether rules of this behavior take a time that can be kept more or less exactly.
+pub(super) fn has_times(behavior: &str) -> bool {
+    behavior == "delay"
 }
 
 /// What one worker says of one proxy.
@@ -178,8 +159,8 @@ pub struct WorkerSnapshot {
     pub overflows: u64,
     /// Events it had no room for.
     pub events_lost: u64,
-    /// From when bytes were free to go until they were with the kernel of their sink, in nanoseconds.
-    pub residence: Histogram<u64>,
+    /// From when bytes were free to go until they were with the kernel of their sink.
+    pub residence: Times,
     /// By proxy number.
     pub proxies: BTreeMap<u32, ProxySnapshot>,
 }
@@ -200,15 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn merged_accuracy_is_what_one_worker_would_have_recorded() {
-        let (mut a, mut b) = (RuleStats::new("x", "delay", None), RuleStats::new("x", "delay", None));
-        let mut both = RuleStats::new("x", "delay", None);
-        for value in 1..1000 {
-            let one = if value % 3 == 0 { &mut a } else { &mut b };
-            one.lateness.as_mut().unwrap().record(value * 97).unwrap();
-            both.lateness.as_mut().unwrap().record(value * 97).unwrap();
-        }
-        a.merge(&b);
-        assert_eq!(a.lateness, both.lateness);
+    fn what_is_published_is_what_is_read() {
+        let counters = Counters { request_bytes: 7, pipeline_limit_reached: 9, ..Counters::default() };
+        let shared = SharedCounters::default();
+        shared.publish(&counters);
+        assert_eq!(shared.read(), counters);
     }
 }

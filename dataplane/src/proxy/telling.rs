@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::event::{Detail, Event, EventBuffer, EventKind, RuleName};
+use super::figures::count_drawn;
 use super::pipe::Item;
-use super::stats::{RuleStats, count_drawn};
 use super::worker::{Context, ProxyState};
 use crate::behavior::Drawn;
 use crate::clock::Instant;
@@ -14,7 +14,7 @@ impl ProxyState {
     /// Counts the units that rules met and chose.
     pub(super) fn count(&mut self, drawn: Drawn) {
         if drawn != Drawn::default() {
-            count_drawn(&mut self.rule_stats, drawn);
+            count_drawn(&self.rules_done, drawn);
         }
     }
 
@@ -28,10 +28,10 @@ impl ProxyState {
         cx: &mut Context<R>,
     ) {
         let event = self.event(EventKind::Injected, cx.now);
-        let Some(stats) = self.rule_stats.get_mut(usize::from(rule)) else { return };
-        stats.injected += 1;
-        let rule = Some(RuleName { name: stats.name.clone(), behavior: stats.behavior });
-        let (connection, lease) = (connection + 1, stats.lease.clone());
+        let Some(figures) = self.rules_done.get(usize::from(rule)) else { return };
+        figures.injected.add(1);
+        let rule = Some(RuleName { name: figures.name.clone(), behavior: figures.behavior });
+        let (connection, lease) = (connection + 1, figures.lease.clone());
         cx.events.push(Event { connection, exchange, rule, lease, detail, ..event });
     }
 
@@ -53,22 +53,14 @@ impl ProxyState {
                 .then(|| self.earlier.1.get(rule).filter(|_| item.generation == self.earlier.0).cloned());
             let place = match &known {
                 None => Some(rule),
-                // A rule that stayed as it is kept its statistics, and so its very name.
-                Some(Some((name, _))) => self.rule_stats.iter().position(|now| Arc::ptr_eq(&now.name, name)),
+                // A rule that stayed as it is kept its figures, and so its very name.
+                Some(Some((name, _))) => self.rules_done.iter().position(|now| Arc::ptr_eq(&now.name, name)),
                 Some(None) => None,
             };
-            let stats = match place.and_then(|place| self.rule_stats.get_mut(place)) {
-                Some(stats) => stats,
-                None => self.retired.entry("delay").or_insert_with(|| RuleStats::new("delay", "delay", None)),
-            };
-            stats.injected += 1;
-            if let Some(lateness) = &mut stats.lateness {
-                lateness.saturating_record(late.as_nanos() as u64);
-            }
-            if let Some(asked) = &mut stats.asked {
-                asked.saturating_record(item.asked.as_nanos() as u64);
-            }
-            let named = || (stats.name.clone(), stats.lease.clone());
+            let figures = place.and_then(|place| self.rules_done.get(place));
+            let figures = figures.map_or_else(|| self.figures.orphans(), |figures| &**figures);
+            figures.delayed(late.as_nanos() as u64, item.asked.as_nanos() as u64);
+            let named = || (figures.name.clone(), figures.lease.clone());
             let (name, lease) = known.flatten().unwrap_or_else(named);
             events.push(Event {
                 connection: connection + 1,

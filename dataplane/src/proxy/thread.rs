@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::dataplane::DataplaneSettings;
 use super::event::Event;
-use super::stats::{RuleStats, WorkerSnapshot};
+use super::figures::WorkerFigures;
+use super::stats::RuleStats;
 use super::worker::{Opening, Worker, WorkerSettings};
 use crate::behavior::RuleSet;
 use crate::clock::Instant;
@@ -31,20 +32,25 @@ pub(super) struct ProxyMet {
 pub(super) struct Link {
     pub(super) commands: Sender<Command>,
     pub(super) waker: Waker,
+    /// What it has counted, to be read without asking it.
+    pub(super) figures: Arc<WorkerFigures>,
 }
 
 pub(super) enum Command {
-    Open(Box<Opening>, Sender<io::Result<Option<SocketAddr>>>),
+    /// Answers for each where it listens.
+    Open(Vec<Opening>, Sender<Vec<io::Result<Option<SocketAddr>>>>),
     Listen(u32, SocketAddr, Sender<io::Result<Option<SocketAddr>>>),
     Shut(u32, Sender<()>),
     /// Answers how many connections it closes, and what its rules have done.
     Remove(u32, u64, Sender<ProxyMet>),
     SetRules(Arc<[(u32, Arc<RuleSet>)]>, Sender<RulesMet>),
     SetUpstream(u32, Vec<SocketAddr>, Duration, u64, Sender<()>),
-    Snapshot(Sender<WorkerSnapshot>),
     Drain(Sender<()>),
     Stop,
 }
+
+/// What a worker is reached by, once it runs.
+pub(super) type Started = (Waker, Arc<WorkerFigures>);
 
 impl Link {
     pub(super) fn tell(&self, command: Command) {
@@ -66,35 +72,45 @@ pub(super) fn run_worker(
     features: Features,
     events: Sender<Vec<Event>>,
     inbox: &Receiver<Command>,
-    ready: &Sender<Result<Waker, RingError>>,
+    ready: &Sender<Result<Started, RingError>>,
 ) {
     let ring = RingSettings { spin: settings.precise.then_some(SPIN), ..settings.ring };
     let ring = match KernelRing::new(&ring, features) {
         Ok(ring) => ring,
         Err(error) => return drop(ready.send(Err(error))),
     };
-    let _ = ready.send(Ok(ring.waker()));
+    let waker = ring.waker();
     let worker = WorkerSettings {
         index,
         held_bytes_max: settings.worker_held_bytes_max,
         options: settings.options.clone(),
     };
     let mut worker = Worker::new(ring, worker, events);
+    let _ = ready.send(Ok((waker, worker.figures())));
     let mut drained: Option<Sender<()>> = None;
     loop {
         worker.turn().expect("the ring goes on");
         if worker.take_woken() {
             for command in inbox.try_iter() {
                 match command {
-                    Command::Open(opening, reply) => drop(reply.send(worker.open(&opening))),
-                    Command::Listen(id, address, reply) => drop(reply.send(worker.listen(id, address))),
-                    Command::Shut(id, reply) => drop((worker.shut(id, true), reply.send(()))),
+                    Command::Open(openings, reply) => {
+                        let opened = openings.iter().map(|opening| worker.open(opening)).collect();
+                        answer(&mut worker, &reply, opened);
+                    }
+                    Command::Listen(id, address, reply) => {
+                        let listens = worker.listen(id, address);
+                        answer(&mut worker, &reply, listens);
+                    }
+                    Command::Shut(id, reply) => {
+                        worker.shut(id, true);
+                        answer(&mut worker, &reply, ());
+                    }
                     Command::Remove(id, generation, reply) => {
                         let connections = worker.connections_of(id);
                         let gone = worker.set_rules(id, &Arc::new(RuleSet::empty(generation)));
                         worker.remove(id);
                         worker.applies(generation);
-                        let _ = reply.send(ProxyMet { id, connections, gone });
+                        answer(&mut worker, &reply, ProxyMet { id, connections, gone });
                     }
                     Command::SetRules(changes, reply) => {
                         let set = changes.iter().map(|(id, rules)| {
@@ -102,14 +118,13 @@ pub(super) fn run_worker(
                             ProxyMet { id: *id, connections, gone: worker.set_rules(*id, rules) }
                         });
                         let proxies = set.collect();
-                        let _ = reply.send(RulesMet { at: Instant::now(), proxies });
+                        answer(&mut worker, &reply, RulesMet { at: Instant::now(), proxies });
                     }
                     Command::SetUpstream(id, upstream, timeout, generation, reply) => {
                         worker.set_upstream(id, upstream, timeout);
                         worker.applies(generation);
-                        let _ = reply.send(());
+                        answer(&mut worker, &reply, ());
                     }
-                    Command::Snapshot(reply) => drop(reply.send(worker.snapshot())),
                     Command::Drain(reply) => {
                         worker.drain();
                         drained = Some(reply);
@@ -121,9 +136,16 @@ pub(super) fn run_worker(
         if worker.open_connections() == 0
             && let Some(reply) = drained.take()
         {
-            let _ = reply.send(());
+            answer(&mut worker, &reply, ());
         }
     }
+}
+
+/// Answers a call; who reads figures after it finds what it did.
+fn answer<T>(worker: &mut Worker<KernelRing>, reply: &Sender<T>, answer: T) {
+    worker.publish();
+    // Who asked may have given up.
+    let _ = reply.send(answer);
 }
 
 /// Turns after a cut; each cancelled operation ends within one.

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
-
-use super::stats::{Counters, RuleStats, WorkerSnapshot, nanoseconds};
+use super::stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};
+use super::times::Times;
 use crate::clock::Instant;
 
 /// Everything counted so far, all workers together.
@@ -39,8 +38,8 @@ pub struct WorkerStats {
     pub overflows: u64,
     /// Events it had no room for.
     pub events_lost: u64,
-    /// From when bytes were free to go until the kernel of their sink had them, in nanoseconds.
-    pub residence: Histogram<u64>,
+    /// From when bytes were free to go until the kernel of their sink had them.
+    pub residence: Times,
 }
 
 /// One proxy's figures.
@@ -57,11 +56,11 @@ pub struct ProxyStats {
 }
 
 impl ProxyStats {
-    /// Adds up what the workers say of proxy number `id`.
-    pub(super) fn sum(id: u32, snapshots: &[WorkerSnapshot]) -> ProxyStats {
+    /// Adds up what each worker says of one proxy.
+    pub(super) fn sum<'a>(snapshots: impl Iterator<Item = &'a ProxySnapshot>) -> ProxyStats {
         let (mut counters, mut rules, mut held_bytes) = (Counters::default(), Vec::new(), 0);
         let mut retired: BTreeMap<&'static str, RuleStats> = BTreeMap::new();
-        for snapshot in snapshots.iter().filter_map(|worker| worker.proxies.get(&id)) {
+        for snapshot in snapshots {
             counters += snapshot.counters;
             held_bytes += snapshot.held_bytes;
             merge_by_name(&mut rules, &snapshot.rules);
@@ -94,11 +93,9 @@ impl From<WorkerSnapshot> for WorkerStats {
 /// A merged residence histogram of all workers.
 impl Stats {
     /// From when bytes were free to go until the kernel of their sink had them, all workers together.
-    pub fn residence(&self) -> Histogram<u64> {
-        let mut sum = nanoseconds();
-        for worker in &self.workers {
-            sum.add(&worker.residence).expect("all have the same bounds");
-        }
+    pub fn residence(&self) -> Times {
+        let mut sum = Times::default();
+        self.workers.iter().for_each(|worker| sum.add(&worker.residence));
         sum
     }
 }

@@ -2,21 +2,20 @@
 
 mod shortage;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use super::connection::{Connection, DOWNSTREAM, UPSTREAM};
 use super::event::{Detail, EVENT_DELAY, Event, EventBuffer, EventKind};
-use super::stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot, nanoseconds, stats_of};
+use super::figures::{ProxyFigures, Rules, WorkerFigures, figures_of};
+use super::stats::{Counters, RuleStats, WorkerSnapshot};
 use crate::behavior::{ConnectionFacts, Direction, RuleSet};
 use crate::clock::Instant;
-use crate::ring::{Errno, Outcome, Ring, SLOT_LIMIT, Socket, SocketOptions, Token, thread_cpu_ns};
+use crate::ring::{Errno, Outcome, Ring, SLOT_LIMIT, Socket, SocketOptions, Token};
 use crate::timers::Timers;
 
 /// The role of a listener in its tokens; its slot is the proxy's number.
@@ -56,8 +55,12 @@ pub(super) struct ProxyState {
     pub held_bytes_max: usize,
     pub rules: Arc<RuleSet>,
     pub counters: Counters,
-    pub rule_stats: Vec<RuleStats>,
-    pub retired: BTreeMap<&'static str, RuleStats>,
+    /// What each of its rules has done, in the rules' order.
+    pub rules_done: Rules,
+    /// Where others read all that; `counters` are published there once a turn.
+    pub figures: Arc<ProxyFigures>,
+    /// Its counters may have changed since they were published.
+    is_touched: bool,
     /// The generation before this one, and its rules: bytes that are held still carry their numbers.
     pub earlier: (u64, Vec<EarlierRule>),
     listener: Option<Socket>,
@@ -97,7 +100,7 @@ pub(super) struct Context<R> {
     /// Receives that found no buffer.
     pub starved: Vec<(u32, u16, Direction)>,
     pub events: EventBuffer,
-    pub residence: Histogram<u64>,
+    pub figures: Arc<WorkerFigures>,
 }
 
 /// Whose time has come.
@@ -155,6 +158,8 @@ pub struct Worker<R: Ring> {
     parting: Vec<Parting>,
     turns: u64,
     generation: u64,
+    /// Proxies whose counters may have changed since they were published.
+    touched: Vec<u32>,
     /// A timer will look for descriptors; it, or a connection that closed, says that it is time to.
     look_due: bool,
     look_again: bool,
@@ -183,7 +188,7 @@ impl<R: Ring> Worker<R> {
                 shortage: Errno(libc::EMFILE),
                 starved: Vec::new(),
                 events: EventBuffer::new(),
-                residence: nanoseconds(),
+                figures: Arc::new(WorkerFigures::new(settings.index)),
             },
             settings,
             proxies: Vec::new(),
@@ -193,6 +198,7 @@ impl<R: Ring> Worker<R> {
             parting: Vec::new(),
             turns: 0,
             generation: 0,
+            touched: Vec::new(),
             look_due: false,
             look_again: false,
             thinned_in: 0,
@@ -213,6 +219,8 @@ impl<R: Ring> Worker<R> {
         }
         // A command may have done something to a connection on which nothing else happens.
         self.plan_events();
+        // Before what this turn sends leaves: who reads a reply finds it counted.
+        self.publish();
         let deadline = self.cx.timers.next_due();
         self.cx.ring.wait_until(deadline)?;
         self.cx.now = self.cx.ring.now();
@@ -243,6 +251,39 @@ impl<R: Ring> Worker<R> {
         }
     }
 
+    /// Shows what has been counted to whoever reads figures.
+    pub(super) fn publish(&mut self) {
+        for id in self.touched.drain(..) {
+            if let Some(proxy) = &mut self.proxies[id as usize] {
+                proxy.is_touched = false;
+                proxy.figures.counters.publish(&proxy.counters);
+                proxy.figures.held_bytes.set(self.cx.held_by_proxy[id as usize] as u64);
+            }
+        }
+        let figures = &self.cx.figures;
+        figures.connections.set((self.connections.len() - self.free.len()) as u64);
+        figures.held_bytes.set(self.cx.held_bytes as u64);
+        figures.turns.set(self.turns);
+        figures.no_buffers.set(self.cx.no_buffers);
+        figures.generation.set(self.generation);
+        figures.overflows.set(self.cx.ring.overflows());
+        figures.events_lost.set(self.cx.events.lost);
+    }
+
+    /// Notes that something may be counted of a proxy.
+    fn touch(&mut self, id: u32) {
+        if let Some(Some(proxy)) = self.proxies.get_mut(id as usize)
+            && !std::mem::replace(&mut proxy.is_touched, true)
+        {
+            self.touched.push(id);
+        }
+    }
+
+    /// Where its figures can be read by any thread, at any time.
+    pub(super) fn figures(&self) -> Arc<WorkerFigures> {
+        Arc::clone(&self.cx.figures)
+    }
+
     /// When something is due next.
     pub fn next_due(&mut self) -> Instant {
         self.cx.timers.next_due()
@@ -264,6 +305,7 @@ impl<R: Ring> Worker<R> {
             self.cx.held_by_proxy.resize(place + 1, 0);
         }
         self.applies(opening.rules.generation);
+        let rules_done = figures_of(opening.id, &opening.rules, &opening.rules, &[]).0;
         let mut proxy = ProxyState {
             name: opening.name.clone(),
             upstream: opening.upstream.clone(),
@@ -272,8 +314,9 @@ impl<R: Ring> Worker<R> {
             held_bytes_max: opening.held_bytes_max,
             rules: Arc::clone(&opening.rules),
             counters: Counters::default(),
-            rule_stats: stats_of(opening.id, &opening.rules, &opening.rules, Vec::new()).0,
-            retired: BTreeMap::new(),
+            figures: Arc::new(ProxyFigures::new(Arc::clone(&rules_done))),
+            rules_done,
+            is_touched: false,
             earlier: (0, Vec::new()),
             listener: None,
             listening: 0,
@@ -293,6 +336,7 @@ impl<R: Ring> Worker<R> {
             }
             None => None,
         };
+        self.cx.figures.show(opening.id, Some(Arc::clone(&proxy.figures)));
         self.proxies[place] = Some(proxy);
         Ok(address)
     }
@@ -335,9 +379,14 @@ impl<R: Ring> Worker<R> {
         if let Some(proxy) = proxy_of(&mut self.proxies, id) {
             proxy.removed = true;
             if proxy.open == 0 {
-                self.proxies[id as usize] = None;
+                self.forget(id);
             }
         }
+    }
+
+    fn forget(&mut self, id: u32) {
+        self.proxies[id as usize] = None;
+        self.cx.figures.show(id, None);
     }
 
     /// Puts new rules in force, on live connections too; returns what the rules that are gone have done.
@@ -345,14 +394,12 @@ impl<R: Ring> Worker<R> {
         self.cx.now = self.cx.ring.now();
         self.applies(rules.generation);
         let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Vec::new() };
-        let earlier = proxy.rule_stats.iter().map(|old| (Arc::clone(&old.name), old.lease.clone())).collect();
+        let earlier = proxy.rules_done.iter().map(|old| (Arc::clone(&old.name), old.lease.clone())).collect();
         proxy.earlier = (proxy.rules.generation, earlier);
-        let (stats, gone) = stats_of(id, rules, &proxy.rules, std::mem::take(&mut proxy.rule_stats));
-        proxy.rule_stats = stats;
-        for old in gone.iter().filter(|old| old.injected > 0) {
-            let retired = proxy.retired.entry(old.behavior);
-            retired.or_insert_with(|| RuleStats::new(old.behavior, old.behavior, None)).merge(old);
-        }
+        let (done, gone) = figures_of(id, rules, &proxy.rules, &proxy.rules_done);
+        let gone: Vec<RuleStats> = gone.iter().map(|rule| rule.read()).collect();
+        proxy.figures.replace(Arc::clone(&done), &gone);
+        proxy.rules_done = done;
         let previous = std::mem::replace(&mut proxy.rules, Arc::clone(rules));
         if proxy.open > 0 {
             self.each_connection(id, |connection, cx, proxy| {
@@ -379,31 +426,11 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// What there is to tell.
+    /// What there is to tell, up to now.
     pub fn snapshot(&mut self) -> WorkerSnapshot {
-        let proxies = self.proxies.iter().enumerate().filter_map(|(id, proxy)| {
-            let ProxyState { counters, rule_stats, retired, .. } = proxy.as_ref()?;
-            let snapshot = ProxySnapshot {
-                counters: *counters,
-                rules: rule_stats.clone(),
-                retired: retired.clone(),
-                held_bytes: self.cx.held_by_proxy[id],
-            };
-            Some((id as u32, snapshot))
-        });
-        WorkerSnapshot {
-            worker: self.settings.index,
-            cpu_ns: thread_cpu_ns(),
-            connections: self.open_connections(),
-            held_bytes: self.cx.held_bytes,
-            turns: self.turns,
-            no_buffers: self.cx.no_buffers,
-            generation: self.generation,
-            overflows: self.cx.ring.overflows(),
-            events_lost: self.cx.events.lost,
-            residence: self.cx.residence.clone(),
-            proxies: proxies.collect(),
-        }
+        (0..self.proxies.len() as u32).for_each(|id| self.touch(id));
+        self.publish();
+        self.cx.figures.read()
     }
 
     /// Connections that are not closed yet.
@@ -450,6 +477,7 @@ impl<R: Ring> Worker<R> {
 
     fn on_listener(&mut self, token: Token, outcome: Outcome) {
         let id = token.slot;
+        self.touch(id);
         if let Some(place) = self.parting.iter().position(|parting| parting.token == token) {
             return self.on_parting(place, outcome);
         }
@@ -529,6 +557,8 @@ impl<R: Ring> Worker<R> {
             // A late word about an earlier tenant of the slot.
             return;
         }
+        let Some(id) = self.connections[token.slot as usize].as_ref().map(|it| it.proxy) else { return };
+        self.touch(id);
         let Some(connection) = &mut self.connections[token.slot as usize] else { return };
         let proxy =
             self.proxies[connection.proxy as usize].as_mut().expect("a proxy outlives its connections");
@@ -576,6 +606,8 @@ impl<R: Ring> Worker<R> {
         if self.generations.get(timer.slot as usize) != Some(&timer.generation) {
             return;
         }
+        let Some(id) = self.connections[timer.slot as usize].as_ref().map(|it| it.proxy) else { return };
+        self.touch(id);
         let Some(connection) = &mut self.connections[timer.slot as usize] else { return };
         let proxy =
             self.proxies[connection.proxy as usize].as_mut().expect("a proxy outlives its connections");
@@ -594,6 +626,8 @@ impl<R: Ring> Worker<R> {
             if self.generations[slot as usize] != generation {
                 continue;
             }
+            let Some(id) = self.connections[slot as usize].as_ref().map(|it| it.proxy) else { continue };
+            self.touch(id);
             let Some(connection) = &mut self.connections[slot as usize] else { continue };
             if !self.cx.ring.has_buffers(connection.pipe(direction).size.buffers()) {
                 self.cx.starved.push((slot, generation, direction));
@@ -610,6 +644,7 @@ impl<R: Ring> Worker<R> {
         id: u32,
         mut call: impl FnMut(&mut Connection, &mut Context<R>, &mut ProxyState),
     ) {
+        self.touch(id);
         for slot in 0..self.connections.len() {
             if let Some(connection) = &mut self.connections[slot]
                 && connection.proxy == id
@@ -628,12 +663,13 @@ impl<R: Ring> Worker<R> {
         self.free.push(slot);
         // Its descriptors may be what others wait for.
         self.look_again = true;
+        self.touch(connection.proxy);
         let entry = &mut self.proxies[connection.proxy as usize];
         let proxy = entry.as_mut().expect("a proxy outlives its connections");
         proxy.open -= 1;
         proxy.counters.connections_closed += 1;
         if proxy.removed && proxy.open == 0 {
-            *entry = None;
+            self.forget(connection.proxy);
         }
     }
 }

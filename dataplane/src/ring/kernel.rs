@@ -261,6 +261,32 @@ pub fn thread_cpu_ns() -> u64 {
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
+/// The CPU time of a thread, for other threads to read while it works.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CpuClock(Option<libc::clockid_t>);
+
+impl CpuClock {
+    /// That of the calling thread.
+    pub(crate) fn of_this_thread() -> CpuClock {
+        let mut clock: libc::clockid_t = 0;
+        // SAFETY: the calling thread lives, and `clock` is valid for the length of the call.
+        let result = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        CpuClock((result == 0).then_some(clock))
+    }
+
+    /// CPU time used so far, user and system, in nanoseconds; 0 once the thread has ended.
+    pub(crate) fn read_ns(self) -> u64 {
+        let Some(clock) = self.0 else { return 0 };
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is a valid timespec for the length of the call; the clock of a thread that has ended is
+        // refused (clock_gettime(2), EINVAL).
+        match unsafe { libc::clock_gettime(clock, &raw mut time) } {
+            0 => time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs(),
+            _ => 0,
+        }
+    }
+}
+
 /// One line of `fracas doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {

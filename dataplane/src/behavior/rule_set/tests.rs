@@ -333,3 +333,25 @@ fn a_rule_about_connections_counts_each_of_them_once() {
     let kept = again.on_change(&connection(0), &set, plans[0].active);
     assert_eq!((kept.active, kept.drawn), (plans[0].active, Drawn::default()), "it is not asked twice");
 }
+
+#[test]
+fn matches_and_names_have_limits_in_number_and_bytes() {
+    let with_paths = |count: usize, length: usize| {
+        let path = format!("/{}*", "x".repeat(length - 2));
+        let paths = vec![path.parse().unwrap(); count];
+        let matcher = Match { paths, ..Match::default() };
+        let rule = Rule { matcher, ..rule("slow", "delay", &[]) };
+        RuleSet::compile(vec![rule], Protocol::Http, 42, 1).err()
+    };
+    assert_eq!(with_paths(128, 128), None);
+    let says = |error: Option<RuleError>| error.unwrap().to_string();
+    let many = says(with_paths(800, 10));
+    assert!(
+        many.contains("`slow`") && many.contains("800 entries") && many.contains("at most 128"),
+        "{many}"
+    );
+    assert!(says(with_paths(1, 20_000)).contains("16384 bytes"));
+    let named = |name: &str| RuleSet::compile(vec![rule(name, "delay", &[])], Protocol::Tcp, 42, 1).err();
+    assert_eq!(named(&format!("lease-12/{}", "n".repeat(128))), None);
+    assert_eq!(named(&"n".repeat(129)), Some(RuleError::NameLength(129)));
+}

@@ -239,7 +239,7 @@ impl Connection {
         let (pipe, _, sink) = self.parts(direction);
         sink.sending = false;
         pipe.in_flight_bytes = 0;
-        cx.residence.saturating_record((now - pipe.in_flight_since).as_nanos() as u64);
+        cx.figures.residence.record((now - pipe.in_flight_since).as_nanos() as u64);
         if self.closing {
             return self.settle(cx);
         }

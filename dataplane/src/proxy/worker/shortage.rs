@@ -63,6 +63,8 @@ impl<R: Ring> Worker<R> {
         if self.generations[slot as usize] != generation {
             return;
         }
+        let Some(id) = self.connections[slot as usize].as_ref().map(|it| it.proxy) else { return };
+        self.touch(id);
         let Some(connection) = &mut self.connections[slot as usize] else { return };
         if connection.waits_for_descriptor() {
             let proxy =
