@@ -530,7 +530,10 @@ impl Execution {
             started_at_unix_ms,
             ran_for: over_at.since(start_at),
             ended_early: self.stopped().map(|stop| stop.reason().to_owned()),
-            faults: faults.map(|fault| self.fault_window(fault, start_at, over_at)).collect(),
+            faults: faults
+                .map(|fault| self.fault_window(fault, start_at, over_at))
+                .collect::<Vec<_>>()
+                .into(),
             environment,
             reproduce,
         };
@@ -574,6 +577,7 @@ impl Execution {
             seen: None,
             accuracy_p50_ns: None,
             accuracy_p99_ns: None,
+            around: None,
         }
     }
 

@@ -38,7 +38,7 @@ impl Finding {
             || probe.nodes.iter().flat_map(|node| &node.workers).any(is_busy);
         let is_answered = probe.answered_ratio.is_none_or(|ratio| ratio >= REPLIED_RATIO_KEPT);
         // Errors are what an objective says about them; without one, an error is no answer.
-        let about_errors = |slo: &Slo| matches!(slo.metric, Metric::ErrorRatio | Metric::RatePerSecond);
+        let about_errors = |slo: &Slo| matches!(slo.metric, Metric::ErrorRatio(_) | Metric::RatePerSecond);
         let failed = (probe.counts.error + probe.counts.timeout) as f64;
         let is_answered = is_answered
             && (probe.plan.slo.iter().any(about_errors)
@@ -189,7 +189,7 @@ fn limit_of(why: Finding) -> LimitedBy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Environment, Grade, RunFacts};
+    use crate::measure::{Environment, Faults, Grade, RunFacts};
     use crate::scenario::Plan;
     use proptest::prelude::*;
     use std::time::Duration;
@@ -217,7 +217,7 @@ mod tests {
             started_at_unix_ms: 0,
             ran_for: Duration::from_secs(10),
             ended_early: None,
-            faults: Vec::new(),
+            faults: Faults::default(),
             environment: Environment::default(),
             reproduce: String::new(),
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
-use fracas_loadgen::measure::Timeline;
+use fracas_loadgen::measure::{Faults, Timeline};
 use fracas_loadgen::runner::{RunError, prepare, run, summarize};
 use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Stop};
 use server::Server;
@@ -39,7 +39,7 @@ fn an_open_run_is_planned_sent_and_answered_to_the_last_request() {
     let counts = outcome.timeline.counts();
     assert_eq!((counts.planned, counts.sent, counts.ok), (500, 500, 500));
     assert_eq!((outcome.workers.len(), outcome.opened.open, outcome.notes()), (2, 4, vec![]));
-    let summary = summarize(&outcome, &plan, Vec::new(), String::new());
+    let summary = summarize(&outcome, &plan, Faults::default(), String::new());
     assert_eq!(summary.counts, counts);
     assert!(summary.response.p50 >= summary.service.min, "a response includes its service");
 }

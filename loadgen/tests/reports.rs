@@ -99,7 +99,9 @@ fn run() -> (Summary, Timeline) {
             seen: Some(5000),
             accuracy_p50_ns: Some(140_000),
             accuracy_p99_ns: Some(412_000),
-        }],
+            around: None,
+        }]
+        .into(),
         environment: Environment {
             version: "0.1.0".into(),
             kernel: "6.18.0".into(),
@@ -193,9 +195,98 @@ fn the_summary_fits_a_terminal() {
     let (summary, _) = run();
     let text = String::from_utf8(report::text(&summary, false)).unwrap();
     assert!(text.lines().count() <= 30, "{text}");
-    assert!(text.starts_with("SUSPECT"), "{text}");
+    assert!(
+        text.starts_with("SLO MISSED  p99<50ms (is 223.346 ms)\nmeasurement SUSPECT  checkout"),
+        "{text}"
+    );
     let coloured = String::from_utf8(report::text(&summary, true)).unwrap();
-    assert!(coloured.starts_with("\x1b[1;33mSUSPECT"));
+    assert!(coloured.starts_with("\x1b[1;31mSLO MISSED\x1b[0m"));
+}
+
+#[test]
+fn what_failed_is_said_before_what_may_be_believed() {
+    let (mut summary, _) = run();
+    let first = |summary: &Summary| {
+        let text = String::from_utf8(report::text(summary, false)).unwrap();
+        text.lines().next().unwrap().to_owned()
+    };
+    summary.verdict = Grade::Invalid;
+    assert!(first(&summary).starts_with("INVALID  checkout"), "objectives of an invalid run say nothing");
+    summary.verdict = Grade::Valid;
+    summary.slo[2].passed = false;
+    assert_eq!(first(&summary), "SLO MISSED  p99<50ms (is 223.346 ms), and 1 more");
+    summary.slo.iter_mut().for_each(|slo| slo.passed = true);
+    assert!(first(&summary).starts_with("SLO KEPT, measurement VALID  checkout"));
+    summary.slo.clear();
+    assert!(first(&summary).starts_with("VALID  checkout"));
+}
+
+/// A run in which request `k` of `count` took `k`² microseconds.
+fn squares(count: u64) -> (Summary, Timeline) {
+    let start = Instant::from_nanos(1);
+    let mut recorder = Recorder::new(start);
+    for k in 1..=count {
+        let (due, done) = (start, start + Duration::from_micros(k * k));
+        recorder.planned(due, false);
+        recorder.sent(due, false);
+        recorder.record(&Sample { due, ready: due, sent: due, done, outcome: Outcome::Ok, warm_up: false });
+    }
+    let timeline = recorder.finish();
+    let slo = "[p50<1s, p75<1s, p90<1s, p95<1s, p99<1s]";
+    let file = format!("target: http://h/\nphases: [{{users: 1, requests: {count}}}]\nslo: {slo}\n");
+    let facts = RunFacts {
+        plan: parse("run.yml", &file).unwrap(),
+        started_at_unix_ms: 0,
+        ran_for: Duration::from_secs(1),
+        ended_early: None,
+        faults: Vec::new().into(),
+        environment: Environment::default(),
+        reproduce: String::new(),
+    };
+    let node = NodeReport { timeline: timeline.clone(), ..NodeReport::default() };
+    (Summary::new(facts, &[node]), timeline)
+}
+
+#[test]
+fn all_outputs_agree_on_every_percentile_of_every_small_count() {
+    for count in 1..=200 {
+        let (summary, timeline) = squares(count);
+        let json: serde_json::Value = serde_json::from_slice(&report::json(&summary)).unwrap();
+        let hgrm = String::from_utf8(report::hgrm(&timeline.response())).unwrap();
+        let rows: Vec<Vec<f64>> = hgrm
+            .lines()
+            .filter_map(|line| line.split_whitespace().map(|word| word.parse().ok()).collect())
+            .filter(|row: &Vec<f64>| row.len() >= 3)
+            .collect();
+        let (text, html) = (report::text(&summary, false), report::html(&summary));
+        let [text, html] = [text, html].map(|bytes| String::from_utf8(bytes).unwrap());
+        let row: Vec<char> =
+            text.lines().find(|line| line.starts_with("response")).unwrap().chars().collect();
+        let shown: Vec<String> = row[9..]
+            .chunks(9)
+            .map(|cell| cell.iter().collect::<String>().replace('*', "").trim().to_owned())
+            .collect();
+        for (place, (percentile, share)) in
+            [("p50", 0.5), ("p75", 0.75), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)].into_iter().enumerate()
+        {
+            let ns = json["response"][percentile].as_u64().unwrap();
+            // By hand: the value at the rank, rounded up.
+            let rank = (count * (share * 100.0) as u64).div_ceil(100);
+            assert!(ns.abs_diff(rank * rank * 1000) <= rank * rank, "{percentile} of {count}: {ns}");
+            // The table jumps to 100 % once the largest value is reached.
+            if let Some(row) = rows.iter().find(|row| row[1] == share) {
+                assert!((row[0] - ns as f64 / 1e6).abs() < 0.0006, "{percentile} of {count}: {row:?} {ns}");
+            }
+            if let Some(point) = summary.curves[0].1.iter().find(|point| point.quantile == share) {
+                assert_eq!(point.value_ns, ns, "{percentile} of {count}");
+            }
+            assert_eq!(shown[place], report::latency(ns), "{percentile} of {count}: {text}");
+            assert!(html.contains(&report::latency(ns)), "{percentile} of {count}");
+            let objective = &summary.slo[place];
+            let exact = Duration::from_nanos(if ns < 1_000_000 { ns } else { ns / 1000 * 1000 });
+            assert_eq!(objective.actual, report::length(exact), "{percentile} of {count}");
+        }
+    }
 }
 
 #[test]
@@ -208,7 +299,7 @@ fn run_json_has_the_promised_shape() {
         assert!(json["counts"][key].is_u64(), "{key}");
     }
     for series in ["response", "service", "lag"] {
-        for key in ["p50", "p75", "p90", "p99", "p99.9", "p99.99", "max", "mean"] {
+        for key in ["p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99", "max", "mean"] {
             assert!(json[series][key].is_u64(), "{series} {key}");
         }
     }
@@ -248,6 +339,7 @@ fn the_interval_log_adds_up_to_the_run() {
         }
     }
     assert_eq!(totals["response"], timeline.response().count());
+    assert_eq!(totals["response_ok"], timeline.counts().ok);
     assert_eq!(totals["service"], timeline.service().count());
     assert_eq!(totals["lag"], timeline.lag().count());
 }

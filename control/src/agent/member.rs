@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
-use fracas_loadgen::measure::{Environment, NodeReport, RunFacts, Summary, Timeline, WorkerUse};
+use fracas_loadgen::measure::{Environment, Faults, NodeReport, RunFacts, Summary, Timeline, WorkerUse};
 use fracas_loadgen::scenario::Plan;
 
 use super::load::{Load, Outcome, Prepared};
@@ -268,7 +268,7 @@ impl Held {
             started_at_unix_ms: 0,
             ran_for: outcome.ended_at.since(self.start_at),
             ended_early: self.stopped.clone(),
-            faults: Vec::new(),
+            faults: Faults::default(),
             environment: Environment::default(),
             reproduce: String::new(),
         };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
-use fracas_loadgen::measure::{Grade, Summary};
+use fracas_loadgen::measure::{Faults, Grade, Summary};
 use fracas_loadgen::report;
 use fracas_loadgen::runner::{self, RunningLoad};
 use fracas_loadgen::scenario::Plan;
@@ -74,11 +74,11 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
     let interrupted = watch(&running, &mut live, start).await;
     let outcome = running.wait();
     live.done();
-    let (windows, events) = match via {
+    let (faults, events) = match via {
         Some(via) => via.finish(plan, &leases, start, outcome.ran_for).await,
-        None => (Vec::new(), Vec::new()),
+        None => (Faults::default(), Vec::new()),
     };
-    let summary = runner::summarize(&outcome, plan, windows, reproduce);
+    let summary = runner::summarize(&outcome, plan, faults, reproduce);
     let write = |directory| report::write_run_dir(directory, &summary, &outcome.timeline, &events);
     let written = args.out.as_deref().map_or(Ok(()), write);
     let mut out = std::io::stdout();

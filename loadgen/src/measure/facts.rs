@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::faults::Faults;
 use super::interval::Timeline;
 use crate::scenario::Plan;
 
@@ -18,8 +19,8 @@ pub struct RunFacts {
     pub ran_for: Duration,
     /// Why the run stopped before its plan did.
     pub ended_early: Option<String>,
-    /// Fault windows as the proxies reported them, or as planned.
-    pub faults: Vec<FaultWindow>,
+    /// The faults on its way, as the proxies reported them or as planned.
+    pub faults: Faults,
     /// Where it ran.
     pub environment: Environment,
     /// The command that repeats the run.
@@ -69,27 +70,6 @@ pub struct WorkerUse {
     pub cpu_ratio: f64,
     /// How often completions did not fit the completion queue.
     pub cq_overflows: u64,
-}
-
-/// A stretch of the run in which a proxy misbehaved on purpose.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FaultWindow {
-    /// Which proxy.
-    pub proxy: String,
-    /// The mix, as in `20:delay`.
-    pub behavior: String,
-    /// From the start of the run.
-    pub start_ns: u64,
-    /// From the start of the run.
-    pub end_ns: u64,
-    /// Faults injected, if the proxy said.
-    pub injected: Option<u64>,
-    /// Exchanges or connections that the window's rules looked at, if the proxy said.
-    pub seen: Option<u64>,
-    /// Done − asked of injected delays at p50, if the proxy said.
-    pub accuracy_p50_ns: Option<u64>,
-    /// Done − asked of injected delays at p99, if the proxy said.
-    pub accuracy_p99_ns: Option<u64>,
 }
 
 /// The machine and the versions.

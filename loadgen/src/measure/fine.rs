@@ -128,8 +128,10 @@ pub struct Tenth {
     pub planned: u64,
     /// Good replies that came in it, warm-up included.
     pub ok: u64,
-    /// Failures that came in it, by [`Failure`], warm-up included.
-    pub failed: [u64; Failure::COUNT],
+    /// Failures and timeouts that came in it, warm-up included.
+    pub failed: u64,
+    /// What became of those due in it that failed, by [`Failure`].
+    pub failures: [u64; Failure::COUNT],
     /// Response of those due in it that were answered well.
     pub good: Coarse,
     /// Response of the others due in it: failed, timed out, or unanswered at the end.
@@ -146,7 +148,8 @@ impl Tenth {
     pub fn merge(&mut self, other: &Tenth) {
         self.planned += other.planned;
         self.ok += other.ok;
-        for (ours, theirs) in self.failed.iter_mut().zip(other.failed) {
+        self.failed += other.failed;
+        for (ours, theirs) in self.failures.iter_mut().zip(other.failures) {
             *ours += theirs;
         }
         self.good.merge(&other.good);
@@ -161,46 +164,70 @@ impl Tenth {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        for number in [self.planned, self.ok].into_iter().chain(self.failed) {
-            out.extend(number.to_be_bytes());
+        for number in [self.planned, self.ok, self.failed].into_iter().chain(self.failures) {
+            push_number(out, number);
         }
         for coarse in [&self.good, &self.bad] {
-            out.extend((coarse.counts.len() as u16).to_be_bytes());
+            push_number(out, coarse.counts.len() as u64);
+            let mut last = 0;
             for (bucket, count) in &coarse.counts {
-                out.extend(bucket.to_be_bytes());
-                out.extend(count.to_be_bytes());
+                push_number(out, u64::from(bucket - last));
+                push_number(out, *count);
+                last = *bucket;
             }
         }
     }
 
-    /// Reads what `encode` wrote; `number` and `short` take the next count and the next 16 bits.
-    pub(super) fn decode<R>(
-        reader: &mut R,
-        number: impl Fn(&mut R) -> Result<u64, DecodeError>,
-        short: impl Fn(&mut R) -> Result<u16, DecodeError>,
-    ) -> Result<Tenth, DecodeError> {
-        let mut tenth = Tenth { planned: number(reader)?, ok: number(reader)?, ..Tenth::default() };
-        for failed in &mut tenth.failed {
-            *failed = number(reader)?;
+    /// Reads what `encode` wrote.
+    pub(super) fn decode(bytes: &mut &[u8]) -> Result<Tenth, DecodeError> {
+        let [planned, ok, failed] = [take_number(bytes)?, take_number(bytes)?, take_number(bytes)?];
+        let mut tenth = Tenth { planned, ok, failed, ..Tenth::default() };
+        for failures in &mut tenth.failures {
+            *failures = take_number(bytes)?;
         }
         for coarse in [&mut tenth.good, &mut tenth.bad] {
-            for _ in 0..short(reader)? {
-                let (bucket, count) = (short(reader)?, number(reader)?);
-                let rises = coarse.counts.last().is_none_or(|(last, _)| *last < bucket);
-                if usize::from(bucket) >= BUCKETS || count == 0 || !rises {
+            let mut last = None;
+            for _ in 0..take_number(bytes)? {
+                let (step, count) = (take_number(bytes)?, take_number(bytes)?);
+                let bucket = last.unwrap_or(0_u64).saturating_add(step);
+                if bucket >= BUCKETS as u64 || count == 0 || last.is_some() && step == 0 {
                     return Err(DecodeError("buckets out of order"));
                 }
-                coarse.counts.push((bucket, count));
+                coarse.counts.push((bucket as u16, count));
+                last = Some(bucket);
             }
         }
         Ok(tenth)
     }
 }
 
+/// Seven bits a byte, the lowest first; the highest bit says that more follow (LEB128).
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn take_number(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
+    let mut number = 0;
+    // Eight bytes hold 56 bits: far above any count, and sums of such numbers from many nodes cannot overflow.
+    for shift in (0..56).step_by(7) {
+        let (byte, rest) = bytes.split_first().ok_or(DecodeError("it ends early"))?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(DecodeError("a count out of range"))
+}
+
 /// A second to record into; nothing is allocated after it was made.
 #[derive(Debug)]
 pub(super) struct Second {
-    counters: [[u32; 2 + Failure::COUNT]; TENTHS],
+    counters: [[u32; 3 + Failure::COUNT]; TENTHS],
     /// Per tenth, the good and then the bad.
     buckets: Box<[u32]>,
 }
@@ -217,23 +244,28 @@ impl Second {
     }
 
     pub(super) fn ended(&mut self, tenth: usize, outcome: Outcome) {
-        match Failure::of(outcome) {
-            Some(failure) => self.counters[tenth][2 + failure as usize] += 1,
-            None if outcome == Outcome::Ok => self.counters[tenth][1] += 1,
-            None => {}
+        match outcome {
+            Outcome::Ok => self.counters[tenth][1] += 1,
+            Outcome::Error(_) | Outcome::Timeout => self.counters[tenth][2] += 1,
+            Outcome::Censored => {}
         }
     }
 
-    pub(super) fn response(&mut self, tenth: usize, is_good: bool, value_ns: u64) {
+    /// What became of a request that was due in this tenth.
+    pub(super) fn response(&mut self, tenth: usize, outcome: Outcome, value_ns: u64) {
+        let is_good = outcome == Outcome::Ok;
+        if let Some(failure) = Failure::of(outcome) {
+            self.counters[tenth][3 + failure as usize] += 1;
+        }
         self.buckets[(tenth * 2 + usize::from(!is_good)) * BUCKETS + bucket_of(value_ns)] += 1;
     }
 
     /// Hands over and forgets what was recorded; the memory stays.
     pub(super) fn take(&mut self) -> [Tenth; TENTHS] {
         let taken = std::array::from_fn(|tenth| {
-            let [planned, ok, failed @ ..] = self.counters[tenth].map(u64::from);
+            let [planned, ok, failed, failures @ ..] = self.counters[tenth].map(u64::from);
             let at = |part: usize| &self.buckets[(tenth * 2 + part) * BUCKETS..][..BUCKETS];
-            Tenth { planned, ok, failed, good: Coarse::of(at(0)), bad: Coarse::of(at(1)) }
+            Tenth { planned, ok, failed, failures, good: Coarse::of(at(0)), bad: Coarse::of(at(1)) }
         });
         self.counters = Default::default();
         self.buckets.fill(0);
@@ -262,11 +294,11 @@ mod tests {
         second.ended(4, Outcome::Timeout);
         second.ended(4, Outcome::Censored);
         second.ended(4, Outcome::Error(ErrorKind::Status5xx));
-        second.response(3, true, 5_000_000);
-        second.response(3, false, 90_000_000);
+        second.response(3, Outcome::Ok, 5_000_000);
+        second.response(3, Outcome::Error(ErrorKind::Status5xx), 90_000_000);
         let taken = second.take();
         assert_eq!((taken[3].planned, taken[3].good.count(), taken[3].bad.count()), (1, 1, 1));
-        assert_eq!((taken[4].ok, taken[4].failed), (1, [1, 0, 0, 1]));
+        assert_eq!((taken[4].ok, taken[4].failed, taken[3].failures), (1, 2, [1, 0, 0, 0]));
         assert_eq!(taken[3].response().count_above(50_000_000), 1);
         assert!(second.take().iter().all(Tenth::is_empty));
     }
@@ -289,7 +321,7 @@ mod tests {
         fn merging_equals_recording_together(a in prop::collection::vec(any::<u64>(), 0..50), b in prop::collection::vec(any::<u64>(), 0..50)) {
             let record = |values: &[u64]| {
                 let mut second = Second::default();
-                values.iter().for_each(|value| second.response(0, true, value >> 20));
+                values.iter().for_each(|value| second.response(0, Outcome::Ok, value >> 20));
                 let [first, ..] = second.take();
                 first.good
             };

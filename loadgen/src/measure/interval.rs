@@ -252,6 +252,11 @@ impl Timeline {
         Distribution::merged(self.intervals().flat_map(|interval| &interval.service))
     }
 
+    /// One outcome of the service series.
+    pub fn service_of(&self, class: OutcomeClass) -> Distribution {
+        Distribution::merged(self.intervals().map(|interval| &interval.service[class as usize]))
+    }
+
     /// One series over all seconds.
     pub fn lag(&self) -> Distribution {
         Distribution::merged(self.intervals().map(|interval| &interval.lag))
@@ -341,7 +346,7 @@ impl Timeline {
             for _ in 0..reader.short()? {
                 let number = usize::from(reader.short()?);
                 let tenth = interval.tenths.get_mut(number).ok_or(DecodeError("a tenth out of range"))?;
-                tenth.merge(&Tenth::decode(&mut reader, Reader::number, Reader::short)?);
+                tenth.merge(&Tenth::decode(&mut reader.0)?);
             }
             timeline.add(&interval);
         }
@@ -415,7 +420,7 @@ mod tests {
             timeline.add(&Interval { second: 4, connect: [7].into_iter().collect(), ..Interval::default() });
             let mut fine = super::super::fine::Second::default();
             fine.planned(7);
-            fine.response(7, true, 1_000_000);
+            fine.response(7, super::super::sample::Outcome::Timeout, 1_000_000);
             timeline.add(&Interval { second: 5, tenths: fine.take(), ..Interval::default() });
             prop_assert_eq!(&Timeline::decode(&timeline.encode()).unwrap(), &timeline);
             let mut bytes = timeline.encode();

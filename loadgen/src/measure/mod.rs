@@ -15,7 +15,10 @@
 //! waited: a lower bound, counted as such. Nothing slow is left out, so a percentile may be too small but never by
 //! leaving the worst cases away. Requests dropped by the late policy are in no series; they are counted.
 
+mod around;
+mod cause;
 mod facts;
+mod faults;
 mod fine;
 mod histogram;
 mod interval;
@@ -26,7 +29,8 @@ mod summarize;
 mod summary;
 mod verdict;
 
-pub use facts::{Environment, FaultWindow, NodeReport, RunFacts, Shortages, WorkerUse};
+pub use facts::{Environment, NodeReport, RunFacts, Shortages, WorkerUse};
+pub use faults::{Around, FaultWindow, Faults, Injected, Injection, Injections, Stretch};
 pub use fine::{Coarse, Failure, TENTH_NS, TENTHS, Tenth};
 pub use histogram::{
     DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
@@ -35,5 +39,8 @@ pub use interval::{Counts, Imbalance, Interval, Timeline};
 pub use quantile::Quantile;
 pub use recorder::{DropReason, Recorder};
 pub use sample::{ErrorKind, Outcome, OutcomeClass, Sample};
-pub use summary::{CurvePoint, ErrorCount, NodeSummary, PERCENTILES, Second, Series, SloResult, Summary};
+pub use summary::{
+    Causes, CurvePoint, ErrorCount, NodeSummary, PERCENTILES, Second, Series, SloResult, Summary,
+    TenthSummary,
+};
 pub use verdict::{Grade, Verdict, judge_so_far, thresholds};

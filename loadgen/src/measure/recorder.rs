@@ -89,7 +89,7 @@ impl Recorder {
         if unsent && !warm_up {
             self.histogram(due, OutcomeClass::Censored as usize, nanos(due, now));
             let (fine, tenth) = self.fine(due);
-            fine.response(tenth, false, nanos(due, now));
+            fine.response(tenth, Outcome::Censored, nanos(due, now));
         }
     }
 
@@ -117,7 +117,7 @@ impl Recorder {
         self.record_at(at, LAG, nanos(due, sent));
         self.record_at(at, OWN_LAG, nanos(ready, sent));
         let (fine, tenth) = self.fine(due);
-        fine.response(tenth, outcome == Outcome::Ok, nanos(due, done));
+        fine.response(tenth, outcome, nanos(due, done));
     }
 
     /// A connection is open, `since` having been asked for.
@@ -314,7 +314,7 @@ mod tests {
         let timeline = recorder.finish();
         let found: Vec<_> = timeline
             .tenths()
-            .map(|(number, t)| (number, t.planned, t.ok, t.failed[1], t.good.count(), t.bad.count()))
+            .map(|(number, t)| (number, t.planned, t.ok, t.failed, t.good.count(), t.failures[1]))
             .collect();
         assert_eq!(found, [(9, 1, 0, 0, 1, 0), (10, 1, 0, 0, 0, 1), (11, 0, 1, 1, 0, 0)]);
     }

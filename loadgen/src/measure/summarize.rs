@@ -1,15 +1,23 @@
 //! How a summary is made: merged seconds in, figures out. Every percentile comes from merged counts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::around::{Tenths, look_around};
+use super::cause;
 use super::facts::{NodeReport, RunFacts, Shortages};
+use super::faults::{FaultWindow, Injected};
+use super::fine::TENTH_NS;
 use super::histogram::Distribution;
 use super::interval::{Counts, Timeline};
+use super::quantile::Quantile;
 use super::sample::{ErrorKind, OutcomeClass};
-use super::summary::{CurvePoint, ErrorCount, NodeSummary, Second, Series, SloResult, Summary};
+use super::summary::{
+    Causes, CurvePoint, ErrorCount, NodeSummary, Second, Series, SloResult, Summary, TenthSummary,
+};
 use super::verdict::thresholds::WORKER_BUSY_KNOWN_FROM;
 use super::verdict::{Signals, judge};
-use crate::scenario::{Load, Metric, OnNodeLoss, Pace, Plan, SeriesName, Stop};
+use crate::scenario::{Cause, Load, Metric, OnNodeLoss, Pace, Replies, SeriesName, Slo, Stop};
 
 impl Summary {
     /// Merges what the nodes measured and judges it.
@@ -57,7 +65,22 @@ impl Summary {
             lost_nodes: lost_nodes(nodes, facts.plan.on_node_loss),
             ended_early: facts.ended_early.clone(),
         });
-        let slo = evaluate(&facts.plan, &distributions, &counts, ok_per_second);
+        let mut windows = facts.faults.windows;
+        let tenths: BTreeMap<_, _> = timeline.tenths().collect();
+        let injected = match &facts.faults.injected {
+            Injected::Known(injections) => {
+                Some(cause::injected(tenths.iter().map(|(number, tenth)| (*number, *tenth)), injections))
+            }
+            _ => None,
+        };
+        let causes = causes(&counts, injected.as_ref(), facts.faults.injected.unknown_because());
+        let first = nanos(window.warm_up).div_ceil(TENTH_NS);
+        let measured = first..first + nanos(window.measured).div_ceil(TENTH_NS);
+        look_around(&mut windows, &Tenths { all: tenths, injected, measured });
+        let good = [timeline.response_of(OutcomeClass::Ok), timeline.service_of(OutcomeClass::Ok)];
+        let figures =
+            Figures { all: &distributions, good: &good, counts: &counts, causes: &causes, ok_per_second };
+        let slo = facts.plan.slo.iter().map(|slo| figures.evaluate(slo)).collect();
         let [response, service, lag] = &distributions;
         Summary {
             format: 1,
@@ -74,6 +97,7 @@ impl Summary {
             connect: Series::of(&connect, 0),
             curves: SeriesName::ALL.into_iter().zip(distributions.iter().map(curve)).collect(),
             errors: error_counts(&timeline),
+            causes,
             measured_ns: nanos(window.measured),
             warm_up_ns: nanos(window.warm_up),
             planned_per_second: open_model.then(|| counts.planned as f64 / measured_seconds),
@@ -85,7 +109,8 @@ impl Summary {
             reconnects: sum(|i| i.reconnects),
             connect_failures: sum(|i| i.connect_failures),
             seconds: timeline.intervals().map(second).collect(),
-            faults: facts.faults,
+            tenths: tenths_around(&timeline, &windows),
+            faults: windows,
             slo,
             nodes: nodes.iter().map(node_summary).collect(),
             environment: facts.environment,
@@ -254,34 +279,122 @@ fn lost_nodes(nodes: &[NodeReport], policy: OnNodeLoss) -> Vec<(String, bool)> {
         .collect()
 }
 
-fn evaluate(plan: &Plan, series: &[Distribution; 3], counts: &Counts, ok_per_second: f64) -> Vec<SloResult> {
-    let failed = counts.error + counts.timeout + counts.censored + counts.dropped;
-    plan.slo
-        .iter()
-        .map(|slo| {
-            let actual = match slo.metric {
-                Metric::Percentile(name, percentile) => series[name as usize].percentile(percentile) as f64,
-                Metric::Max(name) => series[name as usize].max() as f64,
-                Metric::ErrorRatio => failed as f64 / counts.planned.max(1) as f64,
-                Metric::RatePerSecond => ok_per_second,
-            };
-            // A latency objective without a single value is not kept.
-            let known = match slo.metric {
-                Metric::Percentile(name, _) | Metric::Max(name) => series[name as usize].count() > 0,
-                Metric::ErrorRatio => counts.planned > 0,
-                Metric::RatePerSecond => true,
-            };
-            let actual_text = if known { slo.format(actual) } else { "no data".to_owned() };
-            SloResult { slo: slo.to_string(), passed: known && slo.holds(actual), actual: actual_text }
-        })
-        .collect()
+/// What objectives are about.
+struct Figures<'a> {
+    all: &'a [Distribution; 3],
+    /// Response and service of good replies.
+    good: &'a [Distribution; 2],
+    counts: &'a Counts,
+    causes: &'a Causes,
+    ok_per_second: f64,
+}
+
+impl Figures<'_> {
+    fn series(&self, name: SeriesName, replies: Replies) -> &Distribution {
+        match (replies, name) {
+            (Replies::Ok, SeriesName::Response) => &self.good[0],
+            (Replies::Ok, SeriesName::Service) => &self.good[1],
+            _ => &self.all[name as usize],
+        }
+    }
+
+    fn evaluate(&self, slo: &Slo) -> SloResult {
+        // A latency objective without a single value is not kept.
+        let of_values = |values: &Distribution, value: u64| (values.count() > 0).then_some(value as f64);
+        let actual = match slo.metric {
+            Metric::Percentile(name, replies, quantile) => {
+                let values = self.series(name, replies);
+                of_values(values, values.quantile(quantile))
+            }
+            Metric::Max(name, replies) => {
+                let values = self.series(name, replies);
+                of_values(values, values.max())
+            }
+            Metric::ErrorRatio(cause) => return self.evaluate_errors(slo, cause),
+            Metric::RatePerSecond => Some(self.ok_per_second),
+        };
+        let text = actual.map_or("no data".to_owned(), |actual| slo.format(actual));
+        SloResult {
+            slo: slo.to_string(),
+            passed: actual.is_some_and(|actual| slo.holds(actual)),
+            actual: text,
+        }
+    }
+
+    fn evaluate_errors(&self, slo: &Slo, cause: Cause) -> SloResult {
+        let Counts { planned, error, timeout, censored, dropped, .. } = *self.counts;
+        let all = error + timeout + censored + dropped;
+        let ratio = |count: u64| count as f64 / planned.max(1) as f64;
+        // From the least to the most that it can be: the same when it is known.
+        let (least, most) = match (cause, self.causes.injected) {
+            (Cause::Any, _) => (all, all),
+            (Cause::Natural, Some(injected)) => (all - injected, all - injected),
+            (Cause::Injected, Some(injected)) => (injected, injected),
+            // What is never sent or never answered is no injected failure.
+            (Cause::Natural, None) => (censored + dropped, all),
+            (Cause::Injected, None) => (0, error + timeout),
+        };
+        let (least, most) = (ratio(least), ratio(most));
+        let actual = match &self.causes.unknown_because {
+            _ if planned == 0 => "no data".to_owned(),
+            Some(why) if least != most => {
+                format!("{} to {}, not known: {why}", slo.format(least), slo.format(most))
+            }
+            _ => slo.format(most),
+        };
+        // What is not known is taken at its worst.
+        let passed = planned > 0 && slo.holds(least) && slo.holds(most);
+        SloResult { slo: slo.to_string(), passed, actual }
+    }
+}
+
+/// Failures and timeouts by who made them.
+fn causes(counts: &Counts, injected: Option<&BTreeMap<u64, u64>>, unknown: Option<&'static str>) -> Causes {
+    let failed = counts.error + counts.timeout;
+    let injected = injected.map(|injected| injected.values().sum::<u64>().min(failed));
+    // Of no failure, none is injected.
+    let injected = injected.or((failed == 0).then_some(0));
+    let unknown_because = if injected.is_none() { unknown.map(str::to_owned) } else { None };
+    Causes { injected, natural: injected.map(|injected| failed - injected), unknown_because }
+}
+
+/// Tenths before and after a window that the chart shows.
+const TENTHS_AROUND: u64 = 30;
+/// Tenths that a summary keeps: five minutes around windows.
+const TENTHS_MAX: usize = 3_000;
+
+fn tenths_around(timeline: &Timeline, windows: &[FaultWindow]) -> Vec<TenthSummary> {
+    let is_near = |tenth: u64| {
+        let near = |window: &FaultWindow| {
+            let recovery = window.around.as_ref().and_then(|around| around.recovery_ns).unwrap_or(0);
+            let from = (window.start_ns / TENTH_NS).saturating_sub(TENTHS_AROUND);
+            let to = (window.end_ns.saturating_add(recovery)).div_ceil(TENTH_NS) + TENTHS_AROUND;
+            (from..to).contains(&tenth)
+        };
+        windows.iter().any(near)
+    };
+    let near = timeline.tenths().filter(|(number, _)| is_near(*number)).take(TENTHS_MAX);
+    near.map(|(number, tenth)| {
+        let response = tenth.response();
+        TenthSummary {
+            tenth: number,
+            planned: tenth.planned,
+            ok: tenth.ok,
+            failed: tenth.failed,
+            samples: response.count(),
+            p50: response.quantile(Quantile::P50),
+            p99: response.quantile(Quantile::P99),
+            max: response.max(),
+        }
+    })
+    .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Environment, ErrorKind, Grade, Outcome, Recorder, Sample, WorkerUse};
-    use crate::scenario::{Phase, Rate};
+    use crate::measure::{Environment, ErrorKind, Faults, Grade, Outcome, Recorder, Sample, WorkerUse};
+    use crate::scenario::{Phase, Plan, Rate};
     use fracas_dataplane::clock::Instant;
 
     fn facts(slo: &[&str]) -> RunFacts {
@@ -297,7 +410,7 @@ mod tests {
             started_at_unix_ms: 0,
             ran_for: Duration::from_secs(10),
             ended_early: None,
-            faults: Vec::new(),
+            faults: Faults::default(),
             environment: Environment::default(),
             reproduce: String::new(),
         }
@@ -455,7 +568,7 @@ mod tests {
     #[test]
     fn percentiles_with_few_samples_are_marked() {
         let series = |n: u64| Series::of(&(0..n).collect(), 0).under_sampled;
-        assert_eq!(series(19), ["p50", "p75", "p90", "p99", "p99.9", "p99.99"]);
+        assert_eq!(series(19), ["p50", "p75", "p90", "p95", "p99", "p99.9", "p99.99"]);
         assert_eq!(series(1000), ["p99.9", "p99.99"]);
         assert!(series(100_000).is_empty());
     }

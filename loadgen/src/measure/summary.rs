@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Environment, FaultWindow, WorkerUse};
+use super::facts::{Environment, WorkerUse};
+use super::faults::FaultWindow;
 use super::histogram::Distribution;
 use super::interval::Counts;
+use super::quantile::Quantile;
 use super::verdict::Grade;
 use crate::scenario::{Plan, SeriesName};
 
@@ -40,6 +42,9 @@ pub struct Summary {
     pub curves: Vec<(SeriesName, Vec<CurvePoint>)>,
     /// Failures by kind, most frequent first.
     pub errors: Vec<ErrorCount>,
+    /// Failures and timeouts by whether a proxy injected them.
+    #[serde(default)]
+    pub causes: Causes,
     /// Length of the measured part.
     pub measured_ns: u64,
     /// Length of the warm-up.
@@ -64,6 +69,9 @@ pub struct Summary {
     pub connect_failures: u64,
     /// The run second by second, warm-up and drain included.
     pub seconds: Vec<Second>,
+    /// The tenths of a second around fault windows.
+    #[serde(default)]
+    pub tenths: Vec<TenthSummary>,
     /// Fault windows.
     pub faults: Vec<FaultWindow>,
     /// Objectives and what became of them.
@@ -99,6 +107,9 @@ pub struct Series {
     pub p75: u64,
     /// 90 %.
     pub p90: u64,
+    /// 95 %.
+    #[serde(default)]
+    pub p95: u64,
     /// 99 %.
     pub p99: u64,
     /// 99.9 %.
@@ -114,35 +125,53 @@ pub struct Series {
 }
 
 /// The percentiles every report shows.
-pub const PERCENTILES: [(&str, f64); 6] =
-    [("p50", 50.0), ("p75", 75.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)];
+pub const PERCENTILES: [(&str, Quantile); 7] = [
+    ("p50", Quantile::P50),
+    ("p75", Quantile::P75),
+    ("p90", Quantile::P90),
+    ("p95", Quantile::P95),
+    ("p99", Quantile::P99),
+    ("p99.9", Quantile::P99_9),
+    ("p99.99", Quantile::P99_99),
+];
 
 impl Series {
     pub(super) fn of(distribution: &Distribution, lower_bounds: u64) -> Series {
-        let at = |percentile| distribution.percentile(percentile);
-        let needed = |percentile: f64| 10.0 / (1.0 - percentile / 100.0) - 1e-6;
-        let thin = PERCENTILES.iter().filter(|(_, p)| (distribution.count() as f64) < needed(*p));
+        let at = |quantile| distribution.quantile(quantile);
+        let thin = PERCENTILES.iter().filter(|(_, q)| distribution.count() < q.values_needed());
         Series {
             count: distribution.count(),
             lower_bounds,
             min: distribution.min(),
             mean: distribution.mean() as u64,
             stddev: distribution.standard_deviation() as u64,
-            p50: at(50.0),
-            p75: at(75.0),
-            p90: at(90.0),
-            p99: at(99.0),
-            p99_9: at(99.9),
-            p99_99: at(99.99),
+            p50: at(Quantile::P50),
+            p75: at(Quantile::P75),
+            p90: at(Quantile::P90),
+            p95: at(Quantile::P95),
+            p99: at(Quantile::P99),
+            p99_9: at(Quantile::P99_9),
+            p99_99: at(Quantile::P99_99),
             max: distribution.max(),
             under_sampled: thin.map(|(name, _)| (*name).to_owned()).collect(),
         }
     }
 
     /// The values in the order of [`PERCENTILES`].
-    pub fn percentiles(&self) -> [u64; 6] {
-        [self.p50, self.p75, self.p90, self.p99, self.p99_9, self.p99_99]
+    pub fn percentiles(&self) -> [u64; PERCENTILES.len()] {
+        [self.p50, self.p75, self.p90, self.p95, self.p99, self.p99_9, self.p99_99]
     }
+}
+
+/// Failures and timeouts by who made them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Causes {
+    /// Injected by a proxy; `None` when that is not known.
+    pub injected: Option<u64>,
+    /// Not injected; `None` when that is not known.
+    pub natural: Option<u64>,
+    /// Why it is not known.
+    pub unknown_because: Option<String>,
 }
 
 /// A point of a percentile curve.
@@ -194,6 +223,28 @@ pub struct Second {
     pub lag_max: u64,
 }
 
+/// A tenth of a second of the run, 1.6 % off at most. Latencies and their failures are those of the requests *due* in it;
+/// `ok` and `failed` those that *came* in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenthSummary {
+    /// `[tenth, tenth + 1)` from the start of the run.
+    pub tenth: u64,
+    /// Requests due, warm-up included.
+    pub planned: u64,
+    /// Good replies, warm-up included.
+    pub ok: u64,
+    /// Failures and timeouts, warm-up included.
+    pub failed: u64,
+    /// Values behind the figures below.
+    pub samples: u64,
+    /// Response.
+    pub p50: u64,
+    /// Response.
+    pub p99: u64,
+    /// Response.
+    pub max: u64,
+}
+
 /// What became of an objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SloResult {
@@ -228,6 +279,16 @@ impl Summary {
     /// True when every objective was kept.
     pub fn slo_passed(&self) -> bool {
         self.slo.iter().all(|result| result.passed)
+    }
+
+    /// The first objective that was not kept.
+    pub fn slo_missed(&self) -> Option<&SloResult> {
+        self.slo.iter().find(|result| !result.passed)
+    }
+
+    /// Response of requests with this outcome, by [`OutcomeClass::name`](super::OutcomeClass::name).
+    pub fn response_of(&self, outcome: &str) -> Option<&Series> {
+        self.response_by_outcome.iter().find(|(name, _)| name == outcome).map(|(_, series)| series)
     }
 
     /// A series by name.

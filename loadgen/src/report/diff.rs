@@ -16,7 +16,9 @@ pub fn diff(before: &Summary, after: &Summary) -> Vec<u8> {
     row("verdict", before.verdict.name().into(), after.verdict.name().into(), None);
     for name in SeriesName::ALL {
         let (a, b) = (before.series(name), after.series(name));
-        for (figure, a, b) in [("p50", a.p50, b.p50), ("p99", a.p99, b.p99), ("max", a.max, b.max)] {
+        for (figure, a, b) in
+            [("p50", a.p50, b.p50), ("p95", a.p95, b.p95), ("p99", a.p99, b.p99), ("max", a.max, b.max)]
+        {
             row(&format!("{} {figure}", name.name()), latency(a), latency(b), Some(b as f64 / a as f64));
         }
     }

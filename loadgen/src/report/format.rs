@@ -1,7 +1,7 @@
-//! Numbers for people: three digits and a unit, thousands apart.
+//! Numbers for people, written in one way wherever fracas shows them: three digits, a space and a unit, thousands apart.
 
 /// `1.30 s`, `87.3 ms`, `152 µs`, `999 ns`.
-pub(super) fn latency(ns: u64) -> String {
+pub fn latency(ns: u64) -> String {
     let value = ns as f64;
     let (scaled, unit) = match ns {
         0..1_000 => return format!("{ns} ns"),
@@ -22,7 +22,7 @@ pub(super) fn three_digits(value: f64) -> String {
 }
 
 /// `1,234,567`.
-pub(super) fn count(value: u64) -> String {
+pub fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -35,7 +35,7 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// `2,999.8/s`, `0.300/s`.
-pub(super) fn rate(per_second: f64) -> String {
+pub fn rate(per_second: f64) -> String {
     if per_second >= 100.0 {
         let tenths = (per_second * 10.0).round() as u64;
         return match tenths % 10 {
@@ -47,7 +47,7 @@ pub(super) fn rate(per_second: f64) -> String {
 }
 
 /// `12.3 MiB`.
-pub(super) fn bytes(value: u64) -> String {
+pub fn bytes(value: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.into_iter().find(|(_, shift)| value >> shift > 0) {
         Some((unit, shift)) => format!("{} {unit}", three_digits(value as f64 / (1_u64 << shift) as f64)),
@@ -56,7 +56,7 @@ pub(super) fn bytes(value: u64) -> String {
 }
 
 /// `99.98 %`; never rounds a loss away to 100, nor a small share to 0.
-pub(super) fn percent(part: u64, whole: u64) -> String {
+pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "–".to_owned();
     }
@@ -69,14 +69,31 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 }
 
 /// `30 s`, `1.4 s`: for lengths of the run.
-pub(super) fn seconds(ns: u64) -> String {
+pub fn seconds(ns: u64) -> String {
     let text = format!("{:.3}", ns as f64 / 1e9);
     format!("{} s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
+/// `1 connection`, `2 connections`, `1,000 connections`.
+pub fn plural(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// A length that was asked for: `150 ms`, `1.5 s`, `2 min`, `90 s`.
+pub fn length(time: std::time::Duration) -> String {
+    let text = crate::scenario::units::format_duration(time);
+    let unit = text.find(|c: char| c.is_ascii_alphabetic() || c == 'µ').unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let unit = match unit {
+        "m" => "min",
+        "us" => "µs",
+        unit => unit,
+    };
+    format!("{number} {unit}")
+}
+
 /// The plan in one line: `3,000/s constant for 30 s · 300 connections`.
 pub(super) fn plan(plan: &crate::scenario::Plan) -> String {
-    use crate::scenario::units::format_duration;
     use crate::scenario::{Load, Pace, Stop};
     let phases: Vec<String> = plan
         .phases
@@ -88,12 +105,11 @@ pub(super) fn plan(plan: &crate::scenario::Plan) -> String {
                 Load::Open(Pace::Ramp { from, to }) => {
                     format!("ramp {} to {}", rate(from.as_f64()), rate(to.as_f64()))
                 }
-                Load::Open(Pace::Steps(steps)) => format!("{} steps", steps.len()),
-                Load::Closed { users: 1, .. } => "1 user".to_owned(),
-                Load::Closed { users, .. } => format!("{} users", count(u64::from(*users))),
+                Load::Open(Pace::Steps(steps)) => plural(steps.len() as u64, "step"),
+                Load::Closed { users, .. } => plural(u64::from(*users), "user"),
             };
             let stop = match phase.stop {
-                Stop::After(over) => format!("for {}", format_duration(over)),
+                Stop::After(over) => format!("for {}", length(over)),
                 Stop::Requests(n) => format!("× {}", count(n)),
             };
             let warm_up = if phase.warm_up { "warm-up " } else { "" };
@@ -106,8 +122,7 @@ pub(super) fn plan(plan: &crate::scenario::Plan) -> String {
         phases.join(", ")
     };
     let nodes = if plan.nodes > 1 { format!(" · {} nodes", plan.nodes) } else { String::new() };
-    let plural = if plan.connections == 1 { "" } else { "s" };
-    format!("{shown} · {} connection{plural}{nodes}", count(u64::from(plan.connections)))
+    format!("{shown} · {}{nodes}", plural(u64::from(plan.connections), "connection"))
 }
 
 /// A wall-clock label in UTC: `2026-11-24 03:52:44`.
@@ -163,6 +178,17 @@ mod tests {
             (percent(1, 1_000_000), percent(999_999, 1_000_000), percent(1, 1), percent(0, 5)),
             ("< 0.01 %".into(), "> 99.99 %".into(), "100.00 %".into(), "0.00 %".into())
         );
+    }
+
+    #[test]
+    fn lengths_and_plurals_are_written_as_figures_are() {
+        use std::time::Duration;
+        let lengths = [(0, "0 s"), (1_500, "1.5 s"), (120_000, "2 min"), (90_000, "90 s"), (150, "150 ms")];
+        for (ms, text) in lengths {
+            assert_eq!(length(Duration::from_millis(ms)), text);
+        }
+        assert_eq!(length(Duration::from_micros(50)), "50 µs");
+        assert_eq!([0, 1, 1000].map(|n| plural(n, "user")), ["0 users", "1 user", "1,000 users"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! `latency.hlog`: HdrHistogram's interval log (format 1.3, V2 payloads), one line per second and series,
-//! tagged `response`, `service` and `lag`. Values are nanoseconds; the interval maximum, which readers ignore,
+//! tagged `response`, `response_ok` (good replies alone), `service` and `lag`. Values are nanoseconds; the interval maximum, which readers ignore,
 //! is in milliseconds as Java's writer has it. A line belongs to the second in which its requests were *due*.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::format::utc;
-use crate::measure::{Distribution, Timeline};
+use crate::measure::{Distribution, OutcomeClass, Timeline};
 
 /// Writes the log; `started_at_unix_ms` is the wall clock at the start of the run.
 pub fn hlog(timeline: &Timeline, started_at_unix_ms: u64) -> Vec<u8> {
@@ -39,8 +39,9 @@ fn interval_lines(timeline: &Timeline) -> Vec<u8> {
         .begin_log_with(&mut lines, &mut serializer)
         .expect("a vector takes every byte");
     for interval in timeline.intervals() {
-        let series: [(&str, Distribution); 3] = [
+        let series: [(&str, Distribution); 4] = [
             ("response", interval.response_all()),
+            ("response_ok", interval.response[OutcomeClass::Ok as usize].clone()),
             ("service", interval.service_all()),
             ("lag", interval.lag.clone()),
         ];

@@ -11,6 +11,7 @@ mod run_dir;
 mod text;
 
 pub use diff::diff;
+pub use format::{bytes, count, latency, length, percent, plural, rate, seconds};
 pub use hgrm::hgrm;
 pub use hlog::hlog;
 pub use html::html;

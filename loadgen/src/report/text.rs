@@ -1,12 +1,17 @@
-//! The summary on the terminal: the verdict first, then the three series apart, within thirty lines.
+//! The summary on the terminal: what was missed first, then whether the measurement may be believed, then the three
+//! series apart, within thirty lines.
 
 use std::fmt::Write;
 
 use super::format::{bytes, count, latency, percent, plan, rate, seconds};
-use crate::measure::{Grade, PERCENTILES, Series, Summary};
+use crate::measure::{Around, FaultWindow, Grade, PERCENTILES, Series, Stretch, Summary};
 
 /// Lists longer than this are cut, and say so.
 const ROWS_MAX: usize = 3;
+/// Of more fault windows than this, only the first is shown before, during and after.
+const AROUND_MAX: usize = 2;
+/// The share of failed requests, one in so many, from which good replies are shown by themselves.
+const GOOD_APART_FROM: u64 = 100;
 
 /// Writes the summary; `colour` adds ANSI colours to the verdict and the objectives.
 pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
@@ -22,26 +27,46 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
     // A run without a name of its own has its target's.
     let target = summary.plan.target.to_string();
     let target = if target == summary.name { String::new() } else { format!(" → {target}") };
-    let _ = writeln!(out, "{}  {}{target}", paint(word, code), summary.name);
+    let title = format!("{}{target}", summary.name);
+    match summary.slo_missed() {
+        // Nothing is known of the objectives then.
+        _ if summary.verdict == Grade::Invalid => {
+            let _ = writeln!(out, "{}  {title}", paint(word, code));
+        }
+        Some(missed) => {
+            let more = summary.slo.iter().filter(|slo| !slo.passed).count() - 1;
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            let word_missed = paint("SLO MISSED", "1;31");
+            let _ = writeln!(out, "{word_missed}  {} (is {}){more}", missed.slo, missed.actual);
+            let _ = writeln!(out, "measurement {}  {title}", paint(word, code));
+        }
+        None if summary.slo.is_empty() => {
+            let _ = writeln!(out, "{}  {title}", paint(word, code));
+        }
+        None => {
+            let _ =
+                writeln!(out, "{}, measurement {}  {title}", paint("SLO KEPT", "1;32"), paint(word, code));
+        }
+    }
     cut(&mut out, &summary.reasons, |reason| format!("  because {reason}"));
     let _ = writeln!(out, "  {}\n", plan(&summary.plan));
 
-    let _ = write!(out, "{:<10}", "");
+    let _ = write!(out, "{:<9}", "");
     PERCENTILES.iter().map(|(name, _)| *name).chain(["max", "mean"]).for_each(|name| {
-        let _ = write!(out, "{name:>10}");
+        let _ = write!(out, "{name:>9}");
     });
     out.push('\n');
     let lag_note = match summary.planned_per_second {
         Some(_) => format!("sent − due; the generator's own part: p99 {}", latency(summary.own_lag.p99)),
         None => "sent − due; a closed model has no schedule".to_owned(),
     };
-    for (name, series, note) in [
-        ("response", &summary.response, "reply − due: what a user waits"),
-        ("service", &summary.service, "reply − sent"),
-        ("lag", &summary.lag, lag_note.as_str()),
-    ] {
-        series_row(&mut out, name, series, note);
+    series_row(&mut out, "response", &summary.response, "reply − due: what a user waits");
+    let failed = summary.counts.error + summary.counts.timeout;
+    if let Some(good) = summary.response_of("ok").filter(|_| failed * GOOD_APART_FROM > summary.counts.sent) {
+        series_row(&mut out, "  if ok", good, "of good replies alone");
     }
+    series_row(&mut out, "service", &summary.service, "reply − sent");
+    series_row(&mut out, "lag", &summary.lag, &lag_note);
     notes(&mut out, summary);
 
     let c = &summary.counts;
@@ -97,16 +122,10 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
             percent(error.count, c.sent)
         )
     });
-    cut(&mut out, &summary.faults, |fault| {
-        let injected = fault.injected.map_or(String::new(), |n| format!(", {} injected", count(n)));
-        format!(
-            "fault     {} – {}  {} on {}{injected}",
-            seconds(fault.start_ns),
-            seconds(fault.end_ns),
-            fault.behavior,
-            fault.proxy
-        )
-    });
+    if let Some(causes) = causes(summary) {
+        let _ = writeln!(out, "          {causes}");
+    }
+    faults(&mut out, &summary.faults);
     if summary.nodes.len() > 1 {
         cut(&mut out, &summary.nodes, |node| {
             let lost = node.lost.as_ref().map_or(String::new(), |why| format!("  lost: {why}"));
@@ -126,19 +145,84 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// Who made the failures; `None` when there were none.
+fn causes(summary: &Summary) -> Option<String> {
+    let failed = summary.counts.error + summary.counts.timeout;
+    let causes = &summary.causes;
+    match (causes.injected, causes.natural, &causes.unknown_because) {
+        _ if failed == 0 => None,
+        (Some(injected), Some(natural), _) => Some(format!(
+            "of {} failed: {} injected, {} natural",
+            count(failed),
+            count(injected),
+            count(natural)
+        )),
+        (_, _, Some(why)) => Some(format!("injected or natural: not known, {why}")),
+        _ => None,
+    }
+}
+
+/// A line for each fault window, and of the first ones what the load saw before, during and after.
+fn faults(out: &mut String, faults: &[FaultWindow]) {
+    let shown = if faults.len() > AROUND_MAX { 1 } else { AROUND_MAX };
+    for (index, fault) in faults.iter().take(ROWS_MAX).enumerate() {
+        let injected = fault.injected.map_or(String::new(), |n| format!(", {} injected", count(n)));
+        let (from, to) = (seconds(fault.start_ns), seconds(fault.end_ns));
+        let back = fault.around.as_ref().map_or(String::new(), recovery);
+        let _ =
+            writeln!(out, "fault     {from} – {to}  {} on {}{injected}{back}", fault.behavior, fault.proxy);
+        if let Some(around) = fault.around.as_ref().filter(|_| index < shown) {
+            for (name, stretch) in
+                [("before", &around.before), ("during", &around.during), ("after", &around.after)]
+            {
+                stretch_row(out, name, stretch);
+            }
+        }
+    }
+    if faults.len() > ROWS_MAX {
+        let _ = writeln!(out, "          … and {} more in run.json", faults.len() - ROWS_MAX);
+    }
+}
+
+fn recovery(around: &Around) -> String {
+    match around.recovery_ns {
+        Some(0) => "; p99 was back at once".to_owned(),
+        Some(ns) => format!("; p99 was back after {}", seconds(ns)),
+        None if around.before.ok == 0 || around.after.due == 0 => String::new(),
+        None => "; p99 was not back within the run".to_owned(),
+    }
+}
+
+fn stretch_row(out: &mut String, name: &str, stretch: &Stretch) {
+    if stretch.due == 0 {
+        let _ = writeln!(out, "  {name:<7} nothing was due");
+        return;
+    }
+    let causes = match (stretch.injected, stretch.natural()) {
+        (Some(injected), Some(natural)) if stretch.failed > 0 => {
+            format!(" ({} injected, {} natural)", count(injected), count(natural))
+        }
+        _ => String::new(),
+    };
+    let failed = format!("{} failed{causes}", count(stretch.failed));
+    let [ok, p50, p95, p99] =
+        [rate(stretch.ok_per_second), latency(stretch.p50), latency(stretch.p95), latency(stretch.p99)];
+    let _ = writeln!(out, "  {name:<7} {ok:>9} ok  p50 {p50:>7}  p95 {p95:>7}  p99 {p99:>7}  {failed}");
+}
+
 fn series_row(out: &mut String, name: &str, series: &Series, note: &str) {
-    let _ = write!(out, "{name:<10}");
+    let _ = write!(out, "{name:<9}");
     for ((percentile, _), value) in PERCENTILES.iter().zip(series.percentiles()) {
         let mark = if series.under_sampled.iter().any(|thin| thin == percentile) { "*" } else { "" };
         let value = if series.count == 0 { "–".to_owned() } else { format!("{}{mark}", latency(value)) };
-        let _ = write!(out, "{value:>10}");
+        let _ = write!(out, "{value:>9}");
     }
     let last = if series.count == 0 {
         ["–".to_owned(), "–".to_owned()]
     } else {
         [latency(series.max), latency(series.mean)]
     };
-    let _ = writeln!(out, "{:>10}{:>10}   {note}", last[0], last[1]);
+    let _ = writeln!(out, "{:>9}{:>9}   {note}", last[0], last[1]);
 }
 
 fn notes(out: &mut String, summary: &Summary) {

@@ -3,17 +3,17 @@
 use std::fs;
 
 use super::handle::Outcome;
-use crate::measure::{Environment, FaultWindow, NodeReport, RunFacts, Summary};
+use crate::measure::{Environment, Faults, NodeReport, RunFacts, Summary};
 use crate::scenario::Plan;
 
-/// Judges a run of one node. `faults` are its fault windows, `reproduce` is the command that repeats it.
-pub fn summarize(outcome: &Outcome, plan: &Plan, faults: Vec<FaultWindow>, reproduce: String) -> Summary {
+/// Judges a run of one node. `faults` are what is known of faults on its way, `reproduce` is the command that repeats it.
+pub fn summarize(outcome: &Outcome, plan: &Plan, faults: impl Into<Faults>, reproduce: String) -> Summary {
     let facts = RunFacts {
         plan: plan.clone(),
         started_at_unix_ms: outcome.started_at_unix_ms,
         ran_for: outcome.ran_for,
         ended_early: outcome.ended_early.clone(),
-        faults,
+        faults: faults.into(),
         environment: outcome.environment.clone(),
         reproduce,
     };

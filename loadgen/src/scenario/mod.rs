@@ -13,6 +13,6 @@ pub mod units;
 pub use model::{BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Step, Stop};
 
 pub use parse::{ParseError, parse};
-pub use slo::{Comparison, Metric, SeriesName, Slo, SloError};
+pub use slo::{Cause, Comparison, Metric, Replies, SeriesName, Slo, SloError};
 pub use target::{Target, TargetError};
 pub use units::Rate;

@@ -447,7 +447,7 @@ on_node_loss: invalid                     # or: continue
             (edit("rate: 3000/s", "rat: 3000/s"), "run.yml:6:6: unknown key `rat`; did you mean `rate`?"),
             (
                 edit("3000/s", "fast"),
-                "run.yml:6:12: phases[0].rate: `fast` is not a rate; write a number, k or M if you like, and /s, /min or /h, such as 20k/s",
+                "run.yml:6:12: phases[0].rate: `fast` is not a rate; write a number, k or M if you like, and /s (meant without a unit), /min or /h, such as 20k/s",
             ),
             (
                 edit("for: 30s", "for: 30"),

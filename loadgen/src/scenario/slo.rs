@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::units::{format_duration, parse_duration};
+use super::units::parse_duration;
+use crate::measure::Quantile;
+use crate::report::{length, rate};
 
 /// One of the three series every report keeps apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,15 +36,35 @@ impl SeriesName {
     }
 }
 
+/// Which of the requests a percentile is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replies {
+    /// All that were due: nothing slow is left out.
+    All,
+    /// Good replies alone, written `{ok}`: an error that comes fast makes nothing look quick.
+    Ok,
+}
+
+/// Which of the failures are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// All of them.
+    Any,
+    /// Those that no proxy injected, written `{natural}`.
+    Natural,
+    /// Those that a proxy injected, written `{injected}`.
+    Injected,
+}
+
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Metric {
-    /// A percentile of a series, 0 < percentile ≤ 100.
-    Percentile(SeriesName, f64),
+    /// A percentile of a series.
+    Percentile(SeriesName, Replies, Quantile),
     /// The largest value of a series.
-    Max(SeriesName),
-    /// Share of sent requests that failed or timed out, or that were never sent at all.
-    ErrorRatio,
+    Max(SeriesName, Replies),
+    /// Share of due requests that failed or timed out, or that were never sent at all.
+    ErrorRatio(Cause),
     /// Good replies a second of the measured time.
     RatePerSecond,
 }
@@ -86,6 +108,17 @@ pub enum SloError {
         /// As written.
         metric: String,
     },
+    /// What stands in braces.
+    #[error("`{metric}`: {hint}")]
+    Filter {
+        /// As written.
+        metric: String,
+        /// What may stand there.
+        hint: &'static str,
+    },
+    /// It can only come out one way.
+    #[error("`{0}` {1}; write a bound that a run can keep and miss, such as p99<50ms or errors<0.1%")]
+    Decided(String, &'static str),
     /// Right side not understood.
     #[error("`{bound}` is not a bound for {metric}; {hint}")]
     Bound {
@@ -112,14 +145,14 @@ impl Slo {
     /// A value of this metric with its unit.
     pub fn format(&self, value: f64) -> String {
         match self.metric {
-            Metric::Percentile(..) | Metric::Max(_) => {
+            Metric::Percentile(..) | Metric::Max(..) => {
                 // Above a millisecond the digits below a microsecond are the histogram's, not the target's.
                 let ns = value as u64;
                 let shown = if ns < 1_000_000 { ns } else { ns / 1_000 * 1_000 };
-                format_duration(Duration::from_nanos(shown))
+                length(Duration::from_nanos(shown))
             }
-            Metric::ErrorRatio => format!("{:.4}%", value * 100.0),
-            Metric::RatePerSecond => format!("{value:.1}/s"),
+            Metric::ErrorRatio(_) => format!("{:.4} %", value * 100.0),
+            Metric::RatePerSecond => rate(value),
         }
     }
 }
@@ -141,15 +174,14 @@ impl FromStr for Slo {
         .find_map(|(sign, comparison)| Some((comparison, rest.strip_prefix(sign)?.trim())))
         .ok_or_else(|| SloError::Comparison(text.into()))?;
         let metric_text = metric_text.trim();
-        let metric =
-            parse_metric(metric_text).ok_or_else(|| SloError::Metric { metric: metric_text.into() })?;
+        let metric = parse_metric(metric_text)?;
         let bound_error =
             |hint| SloError::Bound { bound: bound_text.into(), metric: metric_text.into(), hint };
         let bound = match metric {
-            Metric::Percentile(..) | Metric::Max(_) => parse_duration(bound_text)
+            Metric::Percentile(..) | Metric::Max(..) => parse_duration(bound_text)
                 .map(|bound| bound.as_nanos() as f64)
                 .map_err(|_| bound_error("write a duration such as 50ms"))?,
-            Metric::ErrorRatio => {
+            Metric::ErrorRatio(_) => {
                 parse_ratio(bound_text).ok_or_else(|| bound_error("write a percentage such as 0.1%"))?
             }
             Metric::RatePerSecond => bound_text
@@ -157,30 +189,71 @@ impl FromStr for Slo {
                 .map(super::Rate::as_f64)
                 .map_err(|_| bound_error("write a rate such as 19k/s"))?,
         };
+        if let Some(why) = decided(metric, comparison, bound) {
+            return Err(SloError::Decided(text.to_owned(), why));
+        }
         Ok(Slo { metric, comparison, bound, text: text.to_owned() })
     }
 }
 
-fn parse_metric(text: &str) -> Option<Metric> {
-    match text {
-        "errors" => return Some(Metric::ErrorRatio),
-        "rate" => return Some(Metric::RatePerSecond),
+/// Why an objective comes out the same whatever a run does; `None` for one that says something.
+fn decided(metric: Metric, comparison: Comparison, bound: f64) -> Option<&'static str> {
+    use Comparison::*;
+    const NEVER: &str = "can never be kept";
+    const ALWAYS: &str = "is always kept";
+    match (metric, comparison) {
+        (Metric::ErrorRatio(_), _) if bound > 1.0 => Some("asks for more than 100 %"),
+        (Metric::ErrorRatio(_), Below) if bound <= 0.0 => Some(NEVER),
+        (Metric::ErrorRatio(_), AtLeast) if bound <= 0.0 => Some(ALWAYS),
+        (Metric::ErrorRatio(_), AtMost) if bound >= 1.0 => Some(ALWAYS),
+        (Metric::ErrorRatio(_), Above) if bound >= 1.0 => Some(NEVER),
+        (Metric::Percentile(..) | Metric::Max(..), Below | AtMost) if bound <= 0.0 => Some(NEVER),
+        (Metric::Percentile(..) | Metric::Max(..), Above | AtLeast) if bound <= 0.0 => Some(ALWAYS),
+        _ => None,
+    }
+}
+
+fn parse_metric(text: &str) -> Result<Metric, SloError> {
+    let unknown = || SloError::Metric { metric: text.to_owned() };
+    let filtered = |hint| SloError::Filter { metric: text.to_owned(), hint };
+    let (plain, filter) = match text.split_once('{') {
+        Some((plain, rest)) => (plain.trim(), Some(rest.strip_suffix('}').ok_or_else(unknown)?.trim())),
+        None => (text, None),
+    };
+    match (plain, filter) {
+        ("errors", None) => return Ok(Metric::ErrorRatio(Cause::Any)),
+        ("errors", Some("natural")) => return Ok(Metric::ErrorRatio(Cause::Natural)),
+        ("errors", Some("injected")) => return Ok(Metric::ErrorRatio(Cause::Injected)),
+        ("errors", Some(_)) => return Err(filtered("write errors, errors{natural} or errors{injected}")),
+        ("rate", None) => return Ok(Metric::RatePerSecond),
+        ("rate", Some(_)) => return Err(filtered("a rate is of good replies anyway; write rate")),
         _ => {}
     }
-    let (series, value) = text.split_once('.').map_or((SeriesName::Response, text), |(series, value)| {
+    let (series, value) = plain.split_once('.').map_or((SeriesName::Response, plain), |(series, value)| {
         match SeriesName::ALL.into_iter().find(|known| known.name() == series) {
             Some(known) => (known, value),
             // The dot of p99.9 is not a series.
-            None => (SeriesName::Response, text),
+            None => (SeriesName::Response, plain),
         }
     });
-    if value == "max" {
-        return Some(Metric::Max(series));
-    }
-    let digits = value.strip_prefix('p')?;
-    let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let percentile: f64 = digits.parse().ok().filter(|_| plain)?;
-    (percentile > 0.0 && percentile <= 100.0).then_some(Metric::Percentile(series, percentile))
+    let quantile = match value {
+        "max" => None,
+        value => Some(value.strip_prefix('p').and_then(|digits| digits.parse().ok()).ok_or_else(unknown)?),
+    };
+    let replies = match (filter, series) {
+        (None, _) => Replies::All,
+        (Some(_), SeriesName::Lag) => {
+            return Err(filtered(
+                "lag is known when a request is sent, whatever its reply; leave the braces away",
+            ));
+        }
+        (Some("ok"), _) => Replies::Ok,
+        (Some(_), _) => return Err(filtered("only good replies can be asked for: {ok}")),
+    };
+    Ok(match quantile {
+        Some(quantile) => Metric::Percentile(series, replies, quantile),
+        None => Metric::Max(series, replies),
+    })
 }
 
 fn parse_ratio(text: &str) -> Option<f64> {
@@ -214,17 +287,27 @@ mod tests {
     #[test]
     fn objectives_are_read() {
         use Comparison::*;
+        use Replies::*;
         use SeriesName::*;
+        let p = |text: &str| text.parse::<Quantile>().unwrap();
         for (text, metric, comparison, bound) in [
-            ("p99<50ms", Metric::Percentile(Response, 99.0), Below, 50e6),
-            ("p99.9 <= 50ms", Metric::Percentile(Response, 99.9), AtMost, 50e6),
-            ("service.p50<5ms", Metric::Percentile(Service, 50.0), Below, 5e6),
-            ("lag.p99.99<1ms", Metric::Percentile(Lag, 99.99), Below, 1e6),
-            ("errors<0.1%", Metric::ErrorRatio, Below, 0.001),
+            ("p99<50ms", Metric::Percentile(Response, All, p("99")), Below, 50e6),
+            ("p95<50ms", Metric::Percentile(Response, All, p("95")), Below, 50e6),
+            ("p99.9 <= 50ms", Metric::Percentile(Response, All, p("99.9")), AtMost, 50e6),
+            ("p99{ok}<50ms", Metric::Percentile(Response, Ok, p("99")), Below, 50e6),
+            ("service.p50<5ms", Metric::Percentile(Service, All, p("50")), Below, 5e6),
+            ("service.p99.9{ok} < 5ms", Metric::Percentile(Service, Ok, p("99.9")), Below, 5e6),
+            ("lag.p99.99<1ms", Metric::Percentile(Lag, All, p("99.99")), Below, 1e6),
+            ("errors<0.1%", Metric::ErrorRatio(Cause::Any), Below, 0.001),
+            ("errors<=0%", Metric::ErrorRatio(Cause::Any), AtMost, 0.0),
+            ("errors{natural}<1%", Metric::ErrorRatio(Cause::Natural), Below, 0.01),
+            ("errors{injected}>4%", Metric::ErrorRatio(Cause::Injected), Above, 0.04),
             ("rate>19k/s", Metric::RatePerSecond, Above, 19_000.0),
+            ("rate>19k", Metric::RatePerSecond, Above, 19_000.0),
             ("rate>=300/min", Metric::RatePerSecond, AtLeast, 5.0),
-            ("max<1s", Metric::Max(Response), Below, 1e9),
-            ("lag.max<1s", Metric::Max(Lag), Below, 1e9),
+            ("max<1s", Metric::Max(Response, All), Below, 1e9),
+            ("max{ok}<1s", Metric::Max(Response, Ok), Below, 1e9),
+            ("lag.max<1s", Metric::Max(Lag, All), Below, 1e9),
         ] {
             let slo: Slo = text.parse().unwrap();
             assert_eq!((slo.metric, slo.comparison, slo.bound), (metric, comparison, bound), "{text}");
@@ -245,6 +328,23 @@ mod tests {
             ("errors<0.1", "write a percentage"),
             ("errors<NaN%", "write a percentage"),
             ("rate>fast", "write a rate"),
+            ("errors<101%", "more than 100 %"),
+            ("errors>=101%", "more than 100 %"),
+            ("errors<0%", "can never be kept"),
+            ("errors>100%", "can never be kept"),
+            ("errors<=100%", "is always kept"),
+            ("errors>=0%", "is always kept"),
+            ("p99<0", "can never be kept"),
+            ("p99<=0s", "can never be kept"),
+            ("p99>0ms", "is always kept"),
+            ("max{ok}<0", "can never be kept"),
+            ("rate>0/s", "write a rate"),
+            ("p99{natural}<5ms", "only good replies"),
+            ("p99{ok<5ms", "is not a metric"),
+            ("lag.p99{ok}<5ms", "whatever its reply"),
+            ("errors{ok}<1%", "errors{natural} or errors{injected}"),
+            ("rate{ok}>5/s", "good replies anyway"),
+            ("p-99<5ms", "is not a metric"),
         ] {
             let error = text.parse::<Slo>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -16,7 +16,9 @@ pub enum UnitError {
     #[error("`{0}` is not a duration; write a number and ns, us, ms, s, m or h, such as 150ms")]
     Duration(String),
     /// Not a rate.
-    #[error("`{0}` is not a rate; write a number, k or M if you like, and /s, /min or /h, such as 20k/s")]
+    #[error(
+        "`{0}` is not a rate; write a number, k or M if you like, and /s (meant without a unit), /min or /h, such as 20k/s"
+    )]
     Rate(String),
     /// A rate of nothing would never send a request.
     #[error("a rate must be above 0; leave the phase out if nothing is to be sent")]
@@ -135,7 +137,8 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Rate, UnitError> {
         let bad = || UnitError::Rate(text.to_owned());
-        let (amount, per) = text.trim().split_once('/').ok_or_else(bad)?;
+        // A bare number is a second's: who writes `500` means no other time.
+        let (amount, per) = text.trim().split_once('/').unwrap_or((text.trim(), "s"));
         let (number, multiplier) = split_number(amount.trim());
         let multiplier: u128 = match multiplier.trim() {
             "" => 1,
@@ -344,6 +347,9 @@ mod tests {
             ("1.5M/s", 1_500_000, 1_000_000_000),
             ("7/3ns", 7, 3),
             ("1/h", 1, 3_600_000_000_000),
+            ("500", 500, 1_000_000_000),
+            ("20k", 20_000, 1_000_000_000),
+            ("0.5", 1, 2_000_000_000),
         ] {
             let rate: Rate = text.parse().unwrap();
             assert_eq!(u128::from(rate.events) * per_ns, events * u128::from(rate.per_ns), "{text}");
@@ -366,7 +372,7 @@ mod tests {
 
     #[test]
     fn wrong_rates_say_what_to_write() {
-        for text in ["", "20", "20k", "k/s", "20q/s", "20/fortnight", "-3/s", "/s"] {
+        for text in ["", "k", "20q", "20/", "20 s", "k/s", "20q/s", "20/fortnight", "-3/s", "/s"] {
             assert_eq!(text.parse::<Rate>(), Err(UnitError::Rate(text.into())), "{text}");
         }
         assert_eq!("0/s".parse::<Rate>(), Err(UnitError::RateZero));

@@ -1,31 +1,40 @@
 //! A proxy beside the load: its events on the run's time axis, and the run's faults flipped there.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod story;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use fracas_dataplane::address::Address;
 use fracas_dataplane::clock::Instant;
-use fracas_loadgen::measure::FaultWindow;
-use fracas_loadgen::scenario::Plan;
+use fracas_loadgen::measure::Faults;
+use fracas_loadgen::scenario::{Plan, Target};
 use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
 use fracas_proto::v1::{
-    AcquireLeaseRequest, BehaviorOptions, Event, EventKind, ReleaseLeaseRequest, RenewLeaseRequest, RuleSet,
-    WatchEventsRequest,
+    AcquireLeaseRequest, BehaviorOptions, Event, EventKind, GetStatsRequest, ListProxiesRequest, Proxy,
+    ReleaseLeaseRequest, RenewLeaseRequest, RuleSet, WatchEventsRequest, WatchEventsResponse,
 };
 use serde_json::json;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use self::story::{Story, nanos};
 use crate::cli::access::AccessArgs;
 use crate::cli::client;
 use crate::wire::dial::Caller;
 
 /// Events of one run that are kept for its report; more are counted.
 const EVENTS_MAX: usize = 1_000_000;
-/// A rule that did nothing for so long begins a new window.
-const WINDOW_GAP_NS: u64 = 1_000_000_000;
 /// How long a call may take; none waits for traffic.
 const CALL_MAX: Duration = Duration::from_secs(5);
+/// How long the proxy may take to come up: who starts it and the load in one line has it ready by then.
+const COMES_UP_WITHIN: Duration = Duration::from_secs(2);
+/// Between two tries to reach it.
+const TRY_EVERY: Duration = Duration::from_millis(50);
+/// Proxies of a process that are asked for at a time: all that it may list.
+const PROXIES_MAX: u32 = 1_000;
 /// A lease lives so long without being renewed: a fault ends at most this long after the load that planned it.
 const LEASE_TTL: Duration = Duration::from_secs(30);
 /// How often leases are renewed: two calls may fail, or take [`CALL_MAX`], before one expires.
@@ -42,15 +51,26 @@ pub struct Via {
 #[derive(Default)]
 struct Watched {
     events: Vec<Event>,
+    /// Events that the proxy could not tell, or that were too many to keep.
     lost: u64,
+    story: Story,
+    /// The last message came from this instant.
+    heard_ns: u64,
 }
 
-/// A fault of the run file, as it was planned on the proxy.
-pub struct PlannedFault {
-    lease: String,
-    /// Its place in the plan.
-    fault: usize,
+impl Watched {
+    fn on(&mut self, batch: WatchEventsResponse) {
+        self.heard_ns = batch.monotonic_ns;
+        self.lost = self.lost.max(batch.lost);
+        let room = EVENTS_MAX - self.events.len();
+        let is_injected = |event: &&Event| event.kind() == EventKind::Injected;
+        batch.events.iter().for_each(|event| self.story.on(event));
+        self.events.extend(batch.events.iter().filter(is_injected).take(room).cloned());
+    }
 }
+
+/// A fault of the run file, as it was planned on the proxy: the id of its lease.
+pub struct PlannedFault(String);
 
 impl Via {
     /// Connects to a proxy's API and begins to watch.
@@ -58,24 +78,45 @@ impl Via {
     /// # Errors
     /// When nobody answers there, or does not let us in.
     pub async fn connect(api: &str, access: &AccessArgs) -> anyhow::Result<Via> {
+        comes_up(api).await;
         let hint = format!("start one with `fracas proxy … --api {api}`");
         let mut client = ProxyServiceClient::new(client::connect(api, access, "proxy", &hint).await?);
-        let watch =
-            WatchEventsRequest { kinds: vec![EventKind::Injected.into()], ..WatchEventsRequest::default() };
+        let kinds = [
+            EventKind::Injected,
+            EventKind::Changed,
+            EventKind::LeaseAcquired,
+            EventKind::LeaseStarted,
+            EventKind::LeaseEnded,
+        ];
+        let watch = WatchEventsRequest {
+            kinds: kinds.map(i32::from).to_vec(),
+            heartbeat: proto_duration(Duration::from_secs(1)),
+            ..WatchEventsRequest::default()
+        };
         let mut stream = client.watch_events(watch).await.map_err(client::error)?.into_inner();
-        let watched = Arc::new(Mutex::new(Watched::default()));
+        // The first message says that the stream stands: what is listed now and what it tells leave no gap.
+        let first = stream.message().await.map_err(client::error)?;
+        let mut watched = Watched::default();
+        for proxy in list(&client).await? {
+            watched.story.begin(&proxy);
+        }
+        first.into_iter().for_each(|batch| watched.on(batch));
+        let watched = Arc::new(Mutex::new(watched));
         let shared = Arc::clone(&watched);
         tokio::spawn(async move {
             // The stream ends with the proxy; the run goes on.
             while let Ok(Some(batch)) = stream.message().await {
-                let mut watched = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                let room = EVENTS_MAX - watched.events.len();
-                watched.lost += batch.lost.max(watched.lost) - watched.lost;
-                watched.lost += batch.events.len().saturating_sub(room) as u64;
-                watched.events.extend(batch.events.into_iter().take(room));
+                lock(&shared).on(batch);
             }
+            let mut watched = lock(&shared);
+            watched.story.broke_off_ns = Some(watched.heard_ns);
         });
         Ok(Via { client, watched, renewals: JoinSet::new() })
+    }
+
+    /// The faults in force now, as `PROXY BEHAVIOR`.
+    pub fn in_force(&self) -> Vec<String> {
+        lock(&self.watched).story.in_force()
     }
 
     /// Plans the run's faults as leases that begin and end on the proxy's clock, and keeps them alive from now on.
@@ -86,14 +127,14 @@ impl Via {
         let mut planned = Vec::new();
         for fault in 0..plan.faults.len() {
             match self.acquire(plan, fault, start).await {
-                Ok(lease) => planned.push(PlannedFault { lease, fault }),
+                Ok(lease) => planned.push(PlannedFault(lease)),
                 Err(error) => {
                     self.release(&planned).await;
                     return Err(error);
                 }
             }
         }
-        let leases = planned.iter().map(|fault| fault.lease.clone()).collect();
+        let leases = planned.iter().map(|PlannedFault(lease)| lease.clone()).collect();
         self.renewals.spawn(renew(self.client.clone(), leases));
         Ok(planned)
     }
@@ -126,7 +167,7 @@ impl Via {
     }
 
     async fn release(&self, planned: &[PlannedFault]) {
-        for PlannedFault { lease, .. } in planned {
+        for PlannedFault(lease) in planned {
             let mut request = tonic::Request::new(ReleaseLeaseRequest {
                 lease_id: lease.clone(),
                 ..ReleaseLeaseRequest::default()
@@ -137,29 +178,85 @@ impl Via {
         }
     }
 
-    /// Ends the run's faults; returns the windows on the run's time axis, and the events as JSON lines.
+    /// Ends the run's faults; returns what is known of all faults on the run's time axis, and the events as JSON lines.
     pub async fn finish(
         mut self,
         plan: &Plan,
         planned: &[PlannedFault],
         start: Instant,
         ran_for: Duration,
-    ) -> (Vec<FaultWindow>, Vec<String>) {
+    ) -> (Faults, Vec<String>) {
         self.renewals.abort_all();
         self.release(planned).await;
         // Events are handed over every 20 ms: let the last ones come.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let watched = std::mem::take(&mut *self.watched.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut request = tonic::Request::new(GetStatsRequest {});
+        request.set_timeout(CALL_MAX);
+        // A proxy that is gone has told what it could.
+        let stats = self.client.clone().get_stats(request).await.map(|stats| stats.into_inner().proxies);
+        let proxies = list(&self.client).await.unwrap_or_default();
+        let mut watched = std::mem::take(&mut *lock(&self.watched));
+        proxies.iter().for_each(|proxy| watched.story.listens(proxy));
         if watched.lost > 0 {
-            eprintln!(
-                "note: {} proxy events were too many to keep; the windows' counts are lower bounds",
+            note(&format!(
+                "{} proxy events were too many to tell; what was injected outside leases is a lower bound",
                 watched.lost
-            );
+            ));
+        }
+        if let Some(at_ns) = watched.story.broke_off_ns {
+            let at = at_ns.saturating_sub(start.as_nanos()) as f64 / 1e9;
+            note(&format!("the proxy's API broke off {at:.1} s into the run; later faults are not known"));
         }
         let ran_ns = u64::try_from(ran_for.as_nanos()).unwrap_or(u64::MAX);
-        let windows = windows(plan, planned, &watched.events, start.as_nanos(), ran_ns);
-        (windows, watched.events.iter().map(|event| line(event, start.as_nanos())).collect())
+        let is_on_the_way = |listen: &str| leads_to(&plan.target, listen);
+        let faults =
+            watched.story.faults(start.as_nanos(), ran_ns, is_on_the_way, &stats.unwrap_or_default());
+        (faults, watched.events.iter().map(|event| line(event, start.as_nanos())).collect())
     }
+}
+
+fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
+    watched.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A line beside the report; a terminal that is gone does not need it.
+fn note(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "note: {text}");
+}
+
+/// Waits until something listens there, but not for long: whoever dials next says what is wrong.
+async fn comes_up(api: &str) {
+    let listens = async {
+        while TcpStream::connect(api).await.is_err() {
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+    };
+    let _ = tokio::time::timeout(COMES_UP_WITHIN, listens).await;
+}
+
+/// All proxies of the process, with their rules and leases.
+async fn list(client: &ProxyServiceClient<Caller>) -> anyhow::Result<Vec<Proxy>> {
+    let mut request =
+        tonic::Request::new(ListProxiesRequest { page_size: PROXIES_MAX, ..ListProxiesRequest::default() });
+    request.set_timeout(CALL_MAX);
+    Ok(client.clone().list_proxies(request).await.map_err(client::error)?.into_inner().proxies)
+}
+
+/// Whether a load on `target` goes through a proxy that listens at `listen`, as far as can be told without a look-up.
+fn leads_to(target: &Target, listen: &str) -> bool {
+    let Ok(listen) = listen.parse::<SocketAddr>() else { return false };
+    let target = Address { host: target.host().to_owned(), port: target.port() };
+    let same_host = match target.literal().map(|target| target.ip()) {
+        // A name may be this machine's.
+        None => true,
+        Some(ip) => ip == listen.ip() || listen.ip().is_unspecified() || both_local(ip, listen.ip()),
+    };
+    same_host && target.port == listen.port()
+}
+
+fn both_local(a: IpAddr, b: IpAddr) -> bool {
+    a.is_loopback() && b.is_loopback()
 }
 
 /// Renews leases until all have ended.
@@ -183,128 +280,6 @@ async fn renew(client: ProxyServiceClient<Caller>, mut leases: Vec<String>) {
     }
 }
 
-/// Windows of the planned faults by their plan; of everything else that happened, by its events: from the first
-/// decision to the end of the last fault.
-fn windows(
-    plan: &Plan,
-    planned: &[PlannedFault],
-    events: &[Event],
-    start_ns: u64,
-    ran_ns: u64,
-) -> Vec<FaultWindow> {
-    let mut of_plan = vec![Vec::new(); planned.len()];
-    let mut runs: BTreeMap<(&str, &str, &str), Vec<Run>> = BTreeMap::new();
-    let mut in_order: Vec<&Event> = events.iter().collect();
-    // What lost its rule comes last, when it is known which windows there are.
-    in_order.sort_by_key(|event| (has_lost_its_rule(event), began_ns(event)));
-    for event in in_order {
-        let (began, ended) = (began_ns(event), event.monotonic_ns);
-        if let Some(index) = planned.iter().position(|fault| is_of(event, plan, fault, start_ns)) {
-            of_plan[index].push(event);
-            continue;
-        }
-        if ended < start_ns {
-            continue;
-        }
-        if has_lost_its_rule(event) {
-            let of_this = runs.iter_mut().filter(|((proxy, behavior, _), _)| {
-                (*proxy, *behavior) == (event.proxy.as_str(), event.behavior.as_str())
-            });
-            let near = of_this.flat_map(|(_, runs)| runs).find(|run| run.is_near(began));
-            if let Some(run) = near {
-                run.add(event, began);
-                continue;
-            }
-        }
-        let runs = runs.entry((&event.proxy, &event.behavior, &event.rule)).or_default();
-        match runs.last_mut().filter(|run| run.is_near(began)) {
-            Some(run) => run.add(event, began),
-            None => runs.push(Run { from_ns: began, to_ns: ended, events: vec![event] }),
-        }
-    }
-    let on_axis = |at_ns: u64| at_ns.saturating_sub(start_ns).min(ran_ns);
-    let mut windows: Vec<FaultWindow> = planned
-        .iter()
-        .zip(&of_plan)
-        .map(|(PlannedFault { fault, .. }, events)| {
-            let fault = &plan.faults[*fault];
-            let at = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(ran_ns);
-            window(&fault.proxy, &fault.behavior, at(fault.at), at(fault.at + fault.over), events)
-        })
-        .collect();
-    for ((proxy, behavior, _), runs) in &runs {
-        for Run { from_ns, to_ns, events } in runs {
-            windows.push(window(proxy, behavior, on_axis(*from_ns), on_axis(*to_ns), events));
-        }
-    }
-    windows.sort_by_key(|window| window.start_ns);
-    windows
-}
-
-/// Faults of one rule without a long pause between them.
-struct Run<'a> {
-    from_ns: u64,
-    to_ns: u64,
-    events: Vec<&'a Event>,
-}
-
-impl<'a> Run<'a> {
-    fn is_near(&self, began_ns: u64) -> bool {
-        (self.from_ns.saturating_sub(WINDOW_GAP_NS)..=self.to_ns.saturating_add(WINDOW_GAP_NS))
-            .contains(&began_ns)
-    }
-
-    fn add(&mut self, event: &'a Event, began_ns: u64) {
-        self.from_ns = self.from_ns.min(began_ns);
-        self.to_ns = self.to_ns.max(event.monotonic_ns);
-        self.events.push(event);
-    }
-}
-
-/// A delay is told when it has ended; it was decided on when its time had begun.
-fn began_ns(event: &Event) -> u64 {
-    event.monotonic_ns.saturating_sub(nanos(event.done.as_ref()))
-}
-
-/// A delay that ends after its rules were taken away is told with its behavior in place of its rule.
-fn has_lost_its_rule(event: &Event) -> bool {
-    event.rule == event.behavior && event.lease_id.is_empty()
-}
-
-fn is_of(event: &Event, plan: &Plan, fault: &PlannedFault, start_ns: u64) -> bool {
-    if !has_lost_its_rule(event) {
-        return event.lease_id == fault.lease;
-    }
-    let fault = &plan.faults[fault.fault];
-    let at = |time: Duration| start_ns + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
-    event.proxy == fault.proxy
-        && fault.behavior.contains(&event.behavior)
-        && (at(fault.at)..at(fault.at + fault.over)).contains(&began_ns(event))
-}
-
-fn window(proxy: &str, behavior: &str, start_ns: u64, end_ns: u64, events: &[&Event]) -> FaultWindow {
-    let late = |event: &&Event| {
-        let asked = nanos(event.asked.as_ref());
-        (asked > 0).then(|| nanos(event.done.as_ref()).saturating_sub(asked))
-    };
-    let mut lateness: Vec<u64> = events.iter().filter_map(late).collect();
-    lateness.sort_unstable();
-    let percentile = |percent: usize| {
-        let rank = (lateness.len() * percent).div_ceil(100);
-        lateness.get(rank.saturating_sub(1)).copied()
-    };
-    FaultWindow {
-        proxy: proxy.to_owned(),
-        behavior: behavior.to_owned(),
-        start_ns,
-        end_ns,
-        injected: Some(events.len() as u64),
-        seen: None,
-        accuracy_p50_ns: percentile(50),
-        accuracy_p99_ns: percentile(99),
-    }
-}
-
 fn line(event: &Event, start_ns: u64) -> String {
     json!({
         "at_ns": i128::from(event.monotonic_ns) - i128::from(start_ns),
@@ -320,10 +295,6 @@ fn line(event: &Event, start_ns: u64) -> String {
     .to_string()
 }
 
-fn nanos(duration: Option<&prost_types::Duration>) -> u64 {
-    duration.map_or(0, |d| d.seconds.unsigned_abs() * 1_000_000_000 + u64::from(d.nanos.unsigned_abs()))
-}
-
 fn proto_duration(duration: Duration) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 })
 }
@@ -332,56 +303,18 @@ fn proto_duration(duration: Duration) -> Option<prost_types::Duration> {
 mod tests {
     use super::*;
 
-    fn event(at_ms: u64, rule: &str, lease: &str, late_us: u32) -> Event {
-        Event {
-            monotonic_ns: 1_000_000_000 + at_ms * 1_000_000,
-            proxy: "p".into(),
-            rule: rule.into(),
-            behavior: "delay".into(),
-            lease_id: lease.into(),
-            asked: proto_duration(Duration::from_millis(50)),
-            done: proto_duration(Duration::from_millis(50) + Duration::from_micros(late_us.into())),
-            ..Event::default()
+    #[test]
+    fn a_load_goes_through_the_proxy_that_listens_at_its_target() {
+        for (target, listen, expected) in [
+            ("http://127.0.0.1:8081/", "127.0.0.1:8081", true),
+            ("localhost:8081", "127.0.0.1:8081", true),
+            ("http://shop.test:8081/", "10.0.0.7:8081", true),
+            ("tcp://10.0.0.7:8081", "0.0.0.0:8081", true),
+            ("http://127.0.0.1:8080/", "127.0.0.1:8081", false),
+            ("http://10.0.0.8:8081/", "10.0.0.7:8081", false),
+            ("http://127.0.0.1:8081/", "", false),
+        ] {
+            assert_eq!(leads_to(&target.parse().unwrap(), listen), expected, "{target} {listen}");
         }
-    }
-
-    #[test]
-    fn planned_faults_have_their_plan_and_others_their_events() {
-        let mut plan = Plan::for_target("http://127.0.0.1:1/".parse().expect("a target"));
-        plan.faults.push(fracas_loadgen::scenario::Fault {
-            proxy: "p".into(),
-            behavior: "20:delay".into(),
-            options: BTreeMap::new(),
-            at: Duration::from_secs(1),
-            over: Duration::from_secs(2),
-        });
-        let planned = [PlannedFault { lease: "L".into(), fault: 0 }];
-        let events = [
-            event(100, "set", "", 5),
-            event(200, "set", "", 7),
-            event(1100, "x", "L", 10),
-            event(1200, "x", "L", 30),
-            event(2000, "set", "", 9),
-        ];
-        let windows = windows(&plan, &planned, &events, 1_000_000_000, 2_500_000_000);
-        let short: Vec<_> =
-            windows.iter().map(|w| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected)).collect();
-        assert_eq!(short, [(49, 200, Some(2)), (1000, 2500, Some(2)), (1949, 2000, Some(1))]);
-        assert_eq!((windows[1].accuracy_p50_ns, windows[1].accuracy_p99_ns), (Some(10_000), Some(30_000)));
-    }
-
-    #[test]
-    fn a_delay_that_outlives_its_rules_belongs_to_their_window() {
-        let plan = Plan::for_target("http://127.0.0.1:1/".parse().expect("a target"));
-        let events = [
-            event(100, "lease-1/delay", "L", 0),
-            event(500, "lease-1/delay", "L", 0),
-            event(530, "delay", "", 0),
-            event(9000, "delay", "", 0),
-        ];
-        let windows = windows(&plan, &[], &events, 1_000_000_000, 10_000_000_000);
-        let short: Vec<_> =
-            windows.iter().map(|w| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected)).collect();
-        assert_eq!(short, [(50, 530, Some(3)), (8950, 9000, Some(1))]);
     }
 }

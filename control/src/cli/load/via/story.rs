@@ -1,0 +1,397 @@
+//! What a watched proxy tells, put together: when which rules were in force, what they injected, and which failures of
+//! the load that must have made. No I/O: it is fed with the state at the beginning and with events.
+
+use std::collections::BTreeMap;
+
+use fracas_dataplane::behavior::Kind;
+use fracas_loadgen::measure::{Failure, FaultWindow, Faults, Injected, Injection, Injections};
+use fracas_loadgen::scenario::units::parse_duration;
+use fracas_proto::v1::{self, Event, EventKind, LeaseState};
+
+/// Lateness of delays that one window keeps; more are counted.
+const LATENESS_MAX: usize = 100_000;
+/// What a window of a listener that was closed by hand is called.
+const SWITCHED_OFF: &str = "switched off";
+
+/// Whose rules a window is made of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    /// A lease.
+    Lease(String),
+    /// The base rules since this generation.
+    Base(u64),
+    /// The listener is closed.
+    Off(u64),
+}
+
+/// Rules in force.
+#[derive(Clone, Debug)]
+struct Window {
+    behavior: String,
+    from_ns: u64,
+    to_ns: Option<u64>,
+}
+
+/// What was injected by one owner.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    count: u64,
+    lateness: Vec<u64>,
+}
+
+/// An injected fault whose rule was gone when it was told: a delay that outlived it.
+#[derive(Clone, Debug)]
+struct Orphan {
+    behavior: String,
+    began_ns: u64,
+    late_ns: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Proxy {
+    listen: String,
+    windows: BTreeMap<Owner, Window>,
+    tallies: BTreeMap<Owner, Tally>,
+    orphans: Vec<Orphan>,
+    injections: Vec<(u64, Failure)>,
+    /// Changes up to this generation are in the state that it began with.
+    known_generation: u64,
+}
+
+/// The proxies of one process, from the moment at which they are watched.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    proxies: BTreeMap<String, Proxy>,
+    /// When the proxy was heard of last; set when it broke off.
+    pub broke_off_ns: Option<u64>,
+}
+
+impl Story {
+    /// Takes in how a proxy is: its rules and leases may have been in force for long.
+    pub fn begin(&mut self, proxy: &v1::Proxy) {
+        let entry = self.proxies.entry(proxy.name.clone()).or_default();
+        entry.listen.clone_from(&proxy.listen);
+        entry.known_generation = proxy.generation;
+        let mut open = |owner, behavior: String| {
+            let window = Window { behavior, from_ns: 0, to_ns: None };
+            entry.windows.insert(owner, window);
+        };
+        if let Some(mix) = faults_in(&mix_of(&proxy.rules)) {
+            open(Owner::Base(0), mix);
+        }
+        if !proxy.enabled {
+            open(Owner::Off(0), SWITCHED_OFF.to_owned());
+        }
+        for lease in proxy.leases.iter().filter(|lease| lease.state() == LeaseState::Active) {
+            if let Some(mix) = faults_in(&mix_of(&lease.rules)) {
+                open(Owner::Lease(lease.id.clone()), mix);
+            }
+        }
+    }
+
+    /// Takes in where a proxy listens, which events do not say.
+    pub fn listens(&mut self, proxy: &v1::Proxy) {
+        self.proxies.entry(proxy.name.clone()).or_default().listen.clone_from(&proxy.listen);
+    }
+
+    /// Takes in what happened.
+    pub fn on(&mut self, event: &Event) {
+        if event.proxy.is_empty() {
+            return;
+        }
+        let proxy = self.proxies.entry(event.proxy.clone()).or_default();
+        let at = event.monotonic_ns;
+        match event.kind() {
+            EventKind::Injected => proxy.injected(event),
+            EventKind::LeaseStarted => {
+                if let Some(behavior) = faults_in(&event.detail) {
+                    let window = Window { behavior, from_ns: at, to_ns: None };
+                    // One that was in force at the beginning keeps its own.
+                    proxy.windows.entry(Owner::Lease(event.lease_id.clone())).or_insert(window);
+                }
+            }
+            EventKind::LeaseEnded => {
+                if let Some(window) = proxy.windows.get_mut(&Owner::Lease(event.lease_id.clone())) {
+                    window.to_ns.get_or_insert(at);
+                }
+            }
+            EventKind::Changed if event.generation > proxy.known_generation => proxy.changed(event),
+            _ => {}
+        }
+    }
+
+    /// The rules in force now, as `PROXY BEHAVIOR`.
+    pub fn in_force(&self) -> Vec<String> {
+        let of = |(name, proxy): (&String, &Proxy)| {
+            let open = proxy.windows.values().filter(|window| window.to_ns.is_none());
+            open.map(|window| format!("{name} {}", window.behavior)).collect::<Vec<_>>()
+        };
+        self.proxies.iter().flat_map(of).collect()
+    }
+
+    /// What a run from `start_ns` on, which lasted `ran_ns`, met; `is_on_the_way` tells by where a proxy listens whether
+    /// the load went through it, `stats` are the figures of its rules at the end.
+    pub fn faults(
+        &self,
+        start_ns: u64,
+        ran_ns: u64,
+        is_on_the_way: impl Fn(&str) -> bool,
+        stats: &[v1::ProxyStats],
+    ) -> Faults {
+        let on_axis = |at_ns: u64| at_ns.saturating_sub(start_ns).min(ran_ns);
+        let mut windows = Vec::new();
+        let mut injections = Injections::default();
+        let (mut is_any_on_the_way, mut is_any_behind) = (false, false);
+        for (name, proxy) in &self.proxies {
+            let stats = stats.iter().find(|stats| &stats.proxy == name);
+            let met = proxy.finished(stats, self.broke_off_ns);
+            let met = met.into_iter().filter(|(window, _)| {
+                window.to_ns.is_none_or(|to| to > start_ns)
+                    && window.from_ns < start_ns.saturating_add(ran_ns)
+            });
+            let met: Vec<_> = met.collect();
+            if is_on_the_way(&proxy.listen) {
+                is_any_on_the_way = true;
+                let told = proxy.injections.iter().filter(|(at, _)| *at >= start_ns);
+                injections.extend(told.map(|(at, failure)| Injection {
+                    at_ns: at - start_ns,
+                    failure: *failure,
+                    count: 1,
+                }));
+                for (window, figures) in &met {
+                    let (from, to) = (on_axis(window.from_ns), window.to_ns.map_or(ran_ns, on_axis));
+                    spread(&mut injections, figures.untold, from, to);
+                    if window.behavior.contains("throttle") {
+                        // It is told once for a connection, and may keep any of its requests waiting.
+                        spread(&mut injections, u64::MAX >> 20, from, to);
+                    }
+                    if window.behavior == SWITCHED_OFF {
+                        spread_of(&mut injections, Failure::Cut, u64::MAX >> 20, from, to);
+                    }
+                }
+            } else {
+                is_any_behind |= !met.is_empty();
+            }
+            windows.extend(met.into_iter().map(|(window, figures)| FaultWindow {
+                proxy: name.clone(),
+                behavior: window.behavior,
+                start_ns: on_axis(window.from_ns),
+                end_ns: window.to_ns.map_or(ran_ns, on_axis),
+                injected: Some(figures.injected),
+                seen: figures.seen,
+                accuracy_p50_ns: figures.late_p50,
+                accuracy_p99_ns: figures.late_p99,
+                around: None,
+            }));
+        }
+        windows.sort_by_key(|window| window.start_ns);
+        let injected = match (is_any_on_the_way, is_any_behind) {
+            (false, true) => Injected::Behind,
+            _ => Injected::Known(injections),
+        };
+        Faults { windows, injected }
+    }
+}
+
+/// Lays `count` silent failures evenly over a window.
+fn spread(injections: &mut Injections, count: u64, from_ns: u64, to_ns: u64) {
+    spread_of(injections, Failure::Silent, count, from_ns, to_ns);
+}
+
+fn spread_of(injections: &mut Injections, failure: Failure, count: u64, from_ns: u64, to_ns: u64) {
+    const STEP_NS: u64 = 100_000_000;
+    if count == 0 {
+        return;
+    }
+    let steps = (to_ns.saturating_sub(from_ns) / STEP_NS).max(1);
+    for step in 0..steps {
+        let share = count / steps + u64::from(step < count % steps);
+        injections.add(Injection { at_ns: from_ns + step * STEP_NS, failure, count: share });
+    }
+}
+
+/// What a window came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    injected: u64,
+    seen: Option<u64>,
+    late_p50: Option<u64>,
+    late_p99: Option<u64>,
+    /// Units that were chosen and not told of as injected: delays whose client left before they were over.
+    untold: u64,
+}
+
+impl Proxy {
+    fn injected(&mut self, event: &Event) {
+        let (asked, done) = (nanos(event.asked.as_ref()), nanos(event.done.as_ref()));
+        let late_ns = (asked > 0).then(|| done.saturating_sub(asked));
+        // A delay is told when it has ended; it was decided on when its time had begun.
+        let began_ns = event.monotonic_ns.saturating_sub(done);
+        if let Some((after_ns, failure)) = failure_of(event) {
+            self.injections.push((event.monotonic_ns.saturating_add(after_ns), failure));
+        }
+        let owner = match event.lease_id.as_str() {
+            // A delay that ends after its rules were taken away is told with its behavior in place of its rule.
+            "" if event.rule == event.behavior && asked > 0 && !self.has_base(event) => {
+                let behavior = event.behavior.clone();
+                return self.orphans.push(Orphan { behavior, began_ns, late_ns });
+            }
+            "" => Owner::Base(event.generation),
+            lease => Owner::Lease(lease.to_owned()),
+        };
+        self.tallies.entry(owner).or_default().add(late_ns);
+    }
+
+    /// Whether base rules of the event's behavior are in force as far as is known.
+    fn has_base(&self, event: &Event) -> bool {
+        let mut open = self
+            .windows
+            .iter()
+            .filter(|(owner, window)| matches!(owner, Owner::Base(_)) && window.to_ns.is_none());
+        open.any(|(_, window)| window.behavior.contains(&event.behavior))
+    }
+
+    fn changed(&mut self, event: &Event) {
+        let (at, generation) = (event.monotonic_ns, event.generation);
+        let close = |windows: &mut BTreeMap<Owner, Window>, is_of: fn(&Owner) -> bool| {
+            for (_, window) in windows.iter_mut().filter(|(owner, _)| is_of(owner)) {
+                window.to_ns.get_or_insert(at);
+            }
+        };
+        let words: Vec<&str> = event.detail.split(", ").collect();
+        if words.contains(&SWITCHED_OFF) {
+            let window = Window { behavior: SWITCHED_OFF.to_owned(), from_ns: at, to_ns: None };
+            self.windows.insert(Owner::Off(generation), window);
+            return;
+        }
+        if words.contains(&"switched on") {
+            return close(&mut self.windows, |owner| matches!(owner, Owner::Off(_)));
+        }
+        if event.detail == "deleted" {
+            return close(&mut self.windows, |_| true);
+        }
+        let mix = event.detail.strip_prefix("created: ").or(event.detail.strip_prefix("reset: "));
+        let mix = mix.unwrap_or(&event.detail);
+        if !is_mix(mix) {
+            return;
+        }
+        close(&mut self.windows, |owner| matches!(owner, Owner::Base(_)));
+        if let Some(behavior) = faults_in(mix) {
+            self.windows.insert(Owner::Base(generation), Window { behavior, from_ns: at, to_ns: None });
+        }
+    }
+
+    /// The windows with what is known of each.
+    fn finished(&self, stats: Option<&v1::ProxyStats>, broke_off_ns: Option<u64>) -> Vec<(Window, Figures)> {
+        let mut tallies: BTreeMap<&Owner, Tally> = BTreeMap::new();
+        for (owner, tally) in &self.tallies {
+            // Base rules are those of the last change before.
+            let of_base =
+                || self.windows.range(..=owner.clone()).rev().find(|(o, _)| matches!(o, Owner::Base(_)));
+            let known = match owner {
+                Owner::Base(_) => of_base(),
+                _ => self.windows.get_key_value(owner),
+            };
+            if let Some((owner, _)) = known {
+                tallies.entry(owner).or_default().merge(tally);
+            }
+        }
+        for orphan in &self.orphans {
+            let was_in_force = |window: &Window| {
+                window.behavior.contains(&orphan.behavior)
+                    && window.from_ns <= orphan.began_ns.saturating_add(ORPHAN_SLACK_NS)
+                    && window.to_ns.is_none_or(|to| orphan.began_ns <= to.saturating_add(ORPHAN_SLACK_NS))
+            };
+            if let Some((owner, _)) = self.windows.iter().find(|(_, window)| was_in_force(window)) {
+                tallies.entry(owner).or_default().add(orphan.late_ns);
+            }
+        }
+        let all = self.windows.iter().map(|(owner, window)| {
+            let tally = tallies.remove(owner).unwrap_or_default();
+            let mut figures = Figures {
+                injected: tally.count,
+                late_p50: tally.late(50),
+                late_p99: tally.late(99),
+                ..Figures::default()
+            };
+            if let (Owner::Lease(lease), Some(stats)) = (owner, stats) {
+                let rules = || stats.rules.iter().filter(|rule| &rule.lease_id == lease);
+                figures.injected = figures.injected.max(rules().map(|rule| rule.injected).sum());
+                figures.seen = rules().map(|rule| rule.matched).max();
+                let delays = rules().filter(|rule| rule.behavior == "delay");
+                let acted: u64 = delays.map(|rule| rule.acted).sum();
+                figures.untold = acted.saturating_sub(tally.count);
+            }
+            let to_ns = window.to_ns.or(broke_off_ns);
+            (Window { to_ns, ..window.clone() }, figures)
+        });
+        all.collect()
+    }
+}
+
+/// An event may be a turn older or newer than the change that it is of.
+const ORPHAN_SLACK_NS: u64 = 20_000_000;
+
+impl Tally {
+    fn add(&mut self, late_ns: Option<u64>) {
+        self.count += 1;
+        self.lateness.extend(late_ns.filter(|_| self.lateness.len() < LATENESS_MAX));
+    }
+
+    fn merge(&mut self, other: &Tally) {
+        self.count += other.count;
+        self.lateness.extend(&other.lateness);
+    }
+
+    fn late(&self, percent: usize) -> Option<u64> {
+        let mut sorted = self.lateness.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100);
+        sorted.get(rank.saturating_sub(1)).copied()
+    }
+}
+
+/// What the client of an injected fault must see, and how long after; `None` for one that is no failure by itself.
+fn failure_of(event: &Event) -> Option<(u64, Failure)> {
+    let failure = match event.behavior.as_str() {
+        "error" | "transient" => match event.detail.strip_prefix("replied ") {
+            // A status below 400 is an answer as good as any.
+            Some(code) => code.parse::<u16>().is_ok_and(|code| code >= 400).then_some(Failure::Refused)?,
+            None => Failure::Garbled,
+        },
+        "blackout" | "abort" | "reset" => Failure::Cut,
+        "hang" => Failure::Silent,
+        _ => return None,
+    };
+    let after = event.detail.strip_prefix("resets after ").and_then(|text| parse_duration(text).ok());
+    Some((after.map_or(0, |after| after.as_nanos() as u64), failure))
+}
+
+/// Whether a text is a mix, as in `20:delay,error`.
+fn is_mix(text: &str) -> bool {
+    text.split(',').all(|part| Kind::find(part.rsplit(':').next().unwrap_or_default()).is_some())
+}
+
+/// A mix without what is normal in it; `None` when that is all of it.
+fn faults_in(mix: &str) -> Option<String> {
+    let is_fault = |part: &&str| part.rsplit(':').next() != Some("normal");
+    let faults: Vec<&str> = mix.split(',').filter(is_fault).filter(|part| !part.is_empty()).collect();
+    (!faults.is_empty()).then(|| faults.join(","))
+}
+
+fn mix_of(rules: &[v1::Rule]) -> String {
+    let part = |rule: &v1::Rule| match rule.share_percent {
+        Some(share) if share < 100.0 => format!("{share}:{}", rule.behavior),
+        _ => rule.behavior.clone(),
+    };
+    rules.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+/// A duration of the wire in nanoseconds; 0 when missing.
+pub fn nanos(duration: Option<&prost_types::Duration>) -> u64 {
+    duration.map_or(0, |d| d.seconds.unsigned_abs() * 1_000_000_000 + u64::from(d.nanos.unsigned_abs()))
+}
+
+#[cfg(test)]
+#[path = "story_tests.rs"]
+mod tests;

@@ -1,0 +1,256 @@
+use super::*;
+
+const START: u64 = 100_000_000_000;
+
+fn ms(at: u64) -> u64 {
+    START + at * 1_000_000
+}
+
+fn event(kind: EventKind, at_ms: u64, generation: u64, detail: &str) -> Event {
+    Event {
+        kind: kind.into(),
+        monotonic_ns: ms(at_ms),
+        proxy: "p".into(),
+        detail: detail.into(),
+        generation,
+        ..Event::default()
+    }
+}
+
+fn lease(kind: EventKind, at_ms: u64, id: &str, detail: &str) -> Event {
+    Event { lease_id: id.into(), ..event(kind, at_ms, 5, detail) }
+}
+
+fn injected(at_ms: u64, behavior: &str, lease: &str, generation: u64, detail: &str) -> Event {
+    let rule = if lease.is_empty() { behavior.to_owned() } else { format!("{lease}/{behavior}") };
+    Event {
+        rule,
+        behavior: behavior.into(),
+        lease_id: lease.into(),
+        ..event(EventKind::Injected, at_ms, generation, detail)
+    }
+}
+
+fn delayed(at_ms: u64, lease: &str, generation: u64, late_us: i32) -> Event {
+    let duration = |us: i32| Some(prost_types::Duration { seconds: 0, nanos: us * 1_000 });
+    let event = injected(at_ms, "delay", lease, generation, "");
+    Event { asked: duration(50_000), done: duration(50_000 + late_us), ..event }
+}
+
+fn proxy(rules: &[(&str, f64)]) -> v1::Proxy {
+    let rule = |(behavior, share): &(&str, f64)| v1::Rule {
+        behavior: (*behavior).into(),
+        share_percent: Some(*share),
+        ..v1::Rule::default()
+    };
+    v1::Proxy {
+        name: "p".into(),
+        listen: "127.0.0.1:8081".into(),
+        enabled: true,
+        generation: 3,
+        rules: rules.iter().map(rule).collect(),
+        ..v1::Proxy::default()
+    }
+}
+
+fn story(proxy: &v1::Proxy, events: &[Event]) -> Story {
+    let mut story = Story::default();
+    story.begin(proxy);
+    events.iter().for_each(|event| story.on(event));
+    story
+}
+
+/// From, to and injected of each window of a run of 10 s, in milliseconds, with its behavior.
+fn windows(story: &Story) -> Vec<(u64, u64, Option<u64>, String)> {
+    let faults = story.faults(START, 10_000_000_000, |_| true, &[]);
+    let short = |w: FaultWindow| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected, w.behavior);
+    faults.windows.into_iter().map(short).collect()
+}
+
+fn window(from: u64, to: u64, injected: u64, behavior: &str) -> (u64, u64, Option<u64>, String) {
+    (from, to, Some(injected), behavior.to_owned())
+}
+
+#[test]
+fn a_window_is_the_life_of_its_rules_on_every_path() {
+    use EventKind::{Changed, LeaseAcquired, LeaseEnded, LeaseStarted};
+    let cases: Vec<(&str, v1::Proxy, Vec<Event>, Vec<(u64, u64, Option<u64>, String)>)> = vec![
+        (
+            "a lease that injects only at its beginning",
+            proxy(&[]),
+            vec![
+                lease(LeaseAcquired, 900, "L", "hang"),
+                lease(LeaseStarted, 1000, "L", "hang"),
+                injected(1010, "hang", "L", 5, "hung"),
+                injected(1050, "hang", "L", 5, "hung"),
+                lease(LeaseEnded, 3000, "L", "expired: hang"),
+            ],
+            vec![window(1000, 3000, 2, "hang")],
+        ),
+        (
+            "long pauses between faults",
+            proxy(&[]),
+            vec![
+                lease(LeaseStarted, 1000, "L", "blackout"),
+                injected(1001, "blackout", "L", 5, "closed"),
+                injected(3500, "blackout", "L", 5, "closed"),
+                lease(LeaseEnded, 4000, "L", "released: blackout"),
+            ],
+            vec![window(1000, 4000, 2, "blackout")],
+        ),
+        (
+            "base rules set, set again and taken away by hand",
+            proxy(&[]),
+            vec![
+                event(Changed, 1000, 4, "20:delay"),
+                delayed(1500, "", 4, 10),
+                event(Changed, 2000, 5, "20:delay,5:error"),
+                injected(2500, "error", "", 5, "replied 500"),
+                injected(2600, "error", "", 6, "replied 500"),
+                event(Changed, 3000, 7, "reset: normal"),
+            ],
+            vec![window(1000, 2000, 1, "20:delay"), window(2000, 3000, 2, "20:delay,5:error")],
+        ),
+        (
+            "rules that were there before and stay",
+            proxy(&[("delay", 20.0), ("normal", 80.0)]),
+            vec![event(Changed, 500, 3, "20:delay"), delayed(700, "", 3, 5)],
+            vec![window(0, 10_000, 1, "20:delay")],
+        ),
+        (
+            "a lease that was active before",
+            v1::Proxy {
+                leases: vec![v1::Lease {
+                    id: "L".into(),
+                    state: LeaseState::Active.into(),
+                    rules: proxy(&[("reset", 100.0)]).rules,
+                    ..v1::Lease::default()
+                }],
+                ..proxy(&[])
+            },
+            vec![lease(LeaseStarted, 10, "L", "reset"), lease(LeaseEnded, 700, "L", "expired: reset")],
+            vec![window(0, 700, 0, "reset")],
+        ),
+        (
+            "two leases at once, one never ended",
+            proxy(&[]),
+            vec![
+                lease(LeaseStarted, 1000, "A", "hang"),
+                lease(LeaseStarted, 2000, "B", "5:error"),
+                lease(LeaseEnded, 3000, "A", "expired: hang"),
+            ],
+            vec![window(1000, 3000, 0, "hang"), window(2000, 10_000, 0, "5:error")],
+        ),
+        ("nothing but normal", proxy(&[("normal", 100.0)]), vec![event(Changed, 1, 4, "normal")], vec![]),
+        (
+            "switched off and on, and other settings",
+            proxy(&[]),
+            vec![
+                event(Changed, 1000, 4, "upstream 127.0.0.1:9, switched off"),
+                event(Changed, 2000, 5, "switched on"),
+                event(Changed, 3000, 6, "connect timeout 3s"),
+            ],
+            vec![window(1000, 2000, 0, "switched off")],
+        ),
+        (
+            "deleted with its rules",
+            proxy(&[]),
+            vec![event(Changed, 1000, 4, "created: 5:error"), event(Changed, 2000, 5, "deleted")],
+            vec![window(1000, 2000, 0, "5:error")],
+        ),
+    ];
+    for (what, proxy, events, expected) in cases {
+        assert_eq!(windows(&story(&proxy, &events)), expected, "{what}");
+    }
+}
+
+#[test]
+fn what_was_over_before_the_run_is_no_window_of_it() {
+    let mut before = lease(EventKind::LeaseStarted, 0, "L", "hang");
+    before.monotonic_ns = START - 2_000;
+    let mut ended = lease(EventKind::LeaseEnded, 0, "L", "expired: hang");
+    ended.monotonic_ns = START - 1_000;
+    let late = lease(EventKind::LeaseStarted, 11_000, "M", "hang");
+    assert_eq!(windows(&story(&proxy(&[]), &[before, ended, late])), []);
+}
+
+#[test]
+fn a_delay_that_outlives_its_rules_belongs_to_their_window() {
+    let orphan = |at_ms| Event { rule: "delay".into(), ..delayed(at_ms, "", 9, 30) };
+    let events = [
+        lease(EventKind::LeaseStarted, 100, "L", "20:delay"),
+        delayed(500, "L", 5, 10),
+        lease(EventKind::LeaseEnded, 520, "L", "expired: 20:delay"),
+        orphan(530),
+        orphan(9000),
+    ];
+    let story = story(&proxy(&[]), &events);
+    assert_eq!(windows(&story), [window(100, 520, 2, "20:delay")]);
+    let faults = story.faults(START, 10_000_000_000, |_| true, &[]);
+    let accuracy = (faults.windows[0].accuracy_p50_ns, faults.windows[0].accuracy_p99_ns);
+    assert_eq!(accuracy, (Some(10_000), Some(30_000)));
+}
+
+#[test]
+fn a_proxy_that_is_gone_has_no_rules_in_force_any_more() {
+    let mut story = story(&proxy(&[]), &[lease(EventKind::LeaseStarted, 1000, "L", "hang")]);
+    assert_eq!(story.in_force(), ["p hang"]);
+    story.broke_off_ns = Some(ms(4000));
+    assert_eq!(windows(&story), [window(1000, 4000, 0, "hang")]);
+}
+
+#[test]
+fn what_a_client_must_see_of_a_fault_is_known() {
+    let of = |behavior: &str, detail: &str| failure_of(&injected(0, behavior, "", 1, detail));
+    for (behavior, detail, seen) in [
+        ("error", "replied 503", Some((0, Failure::Refused))),
+        ("error", "replied 204", None),
+        ("transient", "replied 500", Some((0, Failure::Refused))),
+        ("error", "replaced a reply chunk by random bytes", Some((0, Failure::Garbled))),
+        ("blackout", "closed", Some((0, Failure::Cut))),
+        ("abort", "closes without a reply", Some((0, Failure::Cut))),
+        ("reset", "reset", Some((0, Failure::Cut))),
+        ("reset", "resets after 250ms", Some((250_000_000, Failure::Cut))),
+        ("hang", "hung", Some((0, Failure::Silent))),
+        ("delay", "", None),
+        ("throttle", "limited to 1MB/s", None),
+    ] {
+        assert_eq!(of(behavior, detail), seen, "{behavior}: {detail}");
+    }
+}
+
+#[test]
+fn only_a_proxy_on_the_way_tells_which_failures_were_injected() {
+    let events =
+        [lease(EventKind::LeaseStarted, 1000, "L", "error"), injected(1100, "error", "L", 5, "replied 500")];
+    let story = story(&proxy(&[]), &events);
+    let injected = |on_the_way: bool| story.faults(START, 10_000_000_000, |_| on_the_way, &[]).injected;
+    let expected = Injection { at_ns: 1_100_000_000, failure: Failure::Refused, count: 1 };
+    assert_eq!(injected(true), Injected::Known([expected].into_iter().collect()));
+    assert_eq!(injected(false), Injected::Behind);
+    let calm = Story::default().faults(START, 1, |_| false, &[]).injected;
+    assert_eq!(calm, Injected::Known(Injections::default()), "where no fault was, none was injected");
+}
+
+#[test]
+fn delays_that_clients_did_not_wait_for_are_laid_over_their_window() {
+    let events = [
+        lease(EventKind::LeaseStarted, 1000, "L", "delay"),
+        delayed(1100, "L", 5, 0),
+        lease(EventKind::LeaseEnded, 1300, "L", "expired: delay"),
+    ];
+    let rule = v1::RuleStats {
+        behavior: "delay".into(),
+        lease_id: "L".into(),
+        matched: 9,
+        acted: 5,
+        injected: 1,
+        ..v1::RuleStats::default()
+    };
+    let stats = v1::ProxyStats { proxy: "p".into(), rules: vec![rule], ..v1::ProxyStats::default() };
+    let faults = story(&proxy(&[]), &events).faults(START, 10_000_000_000, |_| true, &[stats]);
+    assert_eq!((faults.windows[0].injected, faults.windows[0].seen), (Some(1), Some(9)));
+    let silent = |at_ms: u64, count| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count };
+    let expected = [silent(1000, 2), silent(1100, 1), silent(1200, 1)].into_iter().collect();
+    assert_eq!(faults.injected, Injected::Known(expected));
+}

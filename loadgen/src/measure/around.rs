@@ -1,0 +1,211 @@
+//! Before, during and after each fault window, from tenths of a second.
+
+use std::collections::BTreeMap;
+
+use super::faults::{Around, FaultWindow, Stretch};
+use super::fine::{Coarse, TENTH_NS, Tenth};
+use super::quantile::Quantile;
+
+/// How far before and after are looked at.
+const REACH: u64 = 100;
+/// So many tenths in a row must be as before for the load to be called recovered.
+const CALM: u64 = 10;
+/// p99 is back within this factor: buckets are 3 % wide, and the noise of a tenth is more.
+const BACK_WITHIN: f64 = 1.5;
+
+/// The tenths of a run.
+pub(super) struct Tenths<'a> {
+    pub(super) all: BTreeMap<u64, &'a Tenth>,
+    /// Injected failures by tenth; `None` when not known.
+    pub(super) injected: Option<BTreeMap<u64, u64>>,
+    /// The measured part, from its first tenth to behind its last.
+    pub(super) measured: std::ops::Range<u64>,
+}
+
+/// Fills in what the load saw around each window.
+pub(super) fn look_around(windows: &mut [FaultWindow], tenths: &Tenths<'_>) {
+    let spans: Vec<(u64, u64)> = windows.iter().map(span).collect();
+    for (index, window) in windows.iter_mut().enumerate() {
+        let (start, end) = spans[index];
+        let others = || spans.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, span)| *span);
+        // What was in flight when the rules came is not of the calm before: a tenth is left out.
+        let calm_end = start.saturating_sub(1);
+        let earlier = others().filter(|(from, _)| *from <= start).map(|(_, to)| to.min(calm_end)).max();
+        let calm_start = calm_end.saturating_sub(REACH).max(earlier.unwrap_or(0)).max(tenths.measured.start);
+        // A lower bound on the end of the calm after: the first other window that begins, or still is in force.
+        let later = others().filter(|(_, to)| *to > end).map(|(from, _)| from.max(end)).min();
+        let after_end = (end + REACH).min(later.unwrap_or(u64::MAX)).min(tenths.measured.end);
+        let before = tenths.stretch(calm_start, calm_end);
+        let during = tenths.stretch(start, end.min(tenths.measured.end));
+        let after = tenths.stretch(end, after_end);
+        let recovery_ns =
+            tenths.recovery(window.end_ns, end..later.unwrap_or(u64::MAX).min(tenths.measured.end), &before);
+        window.around = Some(Around { before, during, after, recovery_ns });
+    }
+}
+
+/// The tenths of a window: from the one it begins in to behind the one it ends in.
+fn span(window: &FaultWindow) -> (u64, u64) {
+    let start = window.start_ns / TENTH_NS;
+    (start, window.end_ns.div_ceil(TENTH_NS).max(start + 1))
+}
+
+impl Tenths<'_> {
+    fn within(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, &Tenth)> {
+        self.all.range(start..end.max(start)).map(|(number, tenth)| (*number, *tenth))
+    }
+
+    fn stretch(&self, start: u64, end: u64) -> Stretch {
+        let end = end.max(start);
+        let (mut good, mut bad) = (Coarse::default(), Coarse::default());
+        let mut failed = 0;
+        for (_, tenth) in self.within(start, end) {
+            good.merge(&tenth.good);
+            bad.merge(&tenth.bad);
+            failed += tenth.failures.iter().sum::<u64>();
+        }
+        let injected =
+            self.injected.as_ref().map(|injected| injected.range(start..end).map(|(_, n)| n).sum());
+        let mut all = good.clone();
+        all.merge(&bad);
+        let seconds = (end - start) as f64 * TENTH_NS as f64 / 1e9;
+        Stretch {
+            start_ns: start * TENTH_NS,
+            end_ns: end * TENTH_NS,
+            due: all.count(),
+            ok: good.count(),
+            ok_per_second: if end > start { good.count() as f64 / seconds } else { 0.0 },
+            failed,
+            injected,
+            p50: all.quantile(Quantile::P50),
+            p95: all.quantile(Quantile::P95),
+            p99: all.quantile(Quantile::P99),
+            ok_p99: good.quantile(Quantile::P99),
+        }
+    }
+
+    /// How long after `lifted_ns` it took until a second's tenths in a row were as before.
+    fn recovery(&self, lifted_ns: u64, after: std::ops::Range<u64>, before: &Stretch) -> Option<u64> {
+        if before.due == 0 || before.ok == 0 {
+            return None;
+        }
+        let bound = (before.ok_p99 as f64 * BACK_WITHIN) as u64;
+        let failed_before = before.due - before.ok;
+        let is_calm = |tenth: &Tenth| {
+            let due = tenth.good.count() + tenth.bad.count();
+            // One in a hundred may be slower than p99, and as many fail as before; one more is chance.
+            let slow = tenth.good.count_above(bound) <= due.div_ceil(100);
+            let failed = u128::from(tenth.bad.count().saturating_sub(1)) * u128::from(before.due)
+                <= u128::from(failed_before) * u128::from(due);
+            slow && failed
+        };
+        let (mut calm_since, mut seen) = (after.start, false);
+        for (number, tenth) in self.within(after.start, after.end) {
+            let has_requests = tenth.good.count() + tenth.bad.count() > 0;
+            if !has_requests {
+                continue;
+            }
+            if seen && number >= calm_since + CALM {
+                break;
+            }
+            seen = true;
+            if !is_calm(tenth) {
+                calm_since = number + 1;
+            }
+        }
+        // A run that ends earlier has not shown it.
+        let is_long_enough = after.end >= calm_since + CALM;
+        let found = (calm_since * TENTH_NS).saturating_sub(lifted_ns);
+        let at_once = calm_since == after.start;
+        (seen && is_long_enough).then_some(if at_once { 0 } else { found })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fine::Second;
+    use super::super::sample::{ErrorKind, Outcome};
+    use super::*;
+
+    /// Ten requests in each tenth of twenty seconds; `answer` gives the outcome and the time of the one due in a tenth.
+    fn run(answer: impl Fn(u64) -> (Outcome, u64)) -> BTreeMap<u64, Tenth> {
+        let mut all = BTreeMap::new();
+        for second in 0..20 {
+            let mut fine = Second::default();
+            for tenth in 0..10 {
+                let (outcome, ms) = answer(second * 10 + tenth);
+                (0..10).for_each(|_| fine.response(tenth as usize, outcome, ms * 1_000_000));
+            }
+            all.extend((second * 10..).zip(fine.take()));
+        }
+        all
+    }
+
+    fn window(from_ms: u64, to_ms: u64) -> FaultWindow {
+        FaultWindow { start_ns: from_ms * 1_000_000, end_ns: to_ms * 1_000_000, ..FaultWindow::default() }
+    }
+
+    fn look(windows: &mut [FaultWindow], run: &BTreeMap<u64, Tenth>, injected: Option<BTreeMap<u64, u64>>) {
+        let all = run.iter().map(|(number, tenth)| (*number, tenth)).collect();
+        look_around(windows, &Tenths { all, injected, measured: 10..200 });
+    }
+
+    #[test]
+    fn an_outage_stands_between_its_before_and_its_after() {
+        const CUT: Outcome = Outcome::Error(ErrorKind::EndedEarly);
+        // Slow for another 0.7 s when it is over.
+        let run = run(|tenth| match tenth {
+            50..80 => (CUT, 1),
+            80..87 => (Outcome::Ok, 400),
+            _ => (Outcome::Ok, 5),
+        });
+        let mut windows = [window(5_000, 8_000)];
+        let injected = (50..80).map(|tenth| (tenth, 9)).collect();
+        look(&mut windows, &run, Some(injected));
+        let around = windows[0].around.clone().unwrap();
+        assert_eq!((around.before.start_ns, around.before.end_ns), (1_000_000_000, 4_900_000_000));
+        assert_eq!((around.before.due, around.before.failed, around.before.ok_per_second), (390, 0, 100.0));
+        assert_eq!((around.during.due, around.during.ok, around.during.failed), (300, 0, 300));
+        assert_eq!((around.during.injected, around.during.natural()), (Some(270), Some(30)));
+        assert_eq!((around.after.start_ns, around.after.end_ns), (8_000_000_000, 18_000_000_000));
+        assert_eq!((around.after.due, around.after.failed), (1000, 0));
+        assert_eq!(around.recovery_ns, Some(700_000_000));
+        assert!(around.before.p50.abs_diff(5_000_000) < 80_000, "{}", around.before.p50);
+    }
+
+    #[test]
+    fn recovery_is_at_once_never_or_not_known() {
+        let calm = run(|_| (Outcome::Ok, 5));
+        let mut windows = [window(5_000, 8_050)];
+        look(&mut windows, &calm, None);
+        assert_eq!(windows[0].around.as_ref().unwrap().recovery_ns, Some(0));
+        assert_eq!(windows[0].around.as_ref().unwrap().during.natural(), None);
+        let slow = run(|tenth| (Outcome::Ok, if tenth < 50 { 5 } else { 50 }));
+        look(&mut windows, &slow, None);
+        assert_eq!(windows[0].around.as_ref().unwrap().recovery_ns, None, "never");
+        let failing = run(|tenth| (if tenth < 50 { Outcome::Ok } else { Outcome::Timeout }, 5));
+        look(&mut windows, &failing, None);
+        assert_eq!(windows[0].around.as_ref().unwrap().recovery_ns, None, "a failure is no answer");
+        let mut from_the_start = [window(0, 8_000)];
+        look(&mut from_the_start, &calm, None);
+        assert_eq!(from_the_start[0].around.as_ref().unwrap().recovery_ns, None, "no before");
+        let mut to_the_end = [window(5_000, 19_500)];
+        look(&mut to_the_end, &calm, None);
+        assert_eq!(to_the_end[0].around.as_ref().unwrap().recovery_ns, None, "too short an after");
+    }
+
+    #[test]
+    fn a_window_ends_its_neighbours_before_and_after() {
+        let calm = run(|_| (Outcome::Ok, 5));
+        let mut windows = [window(5_000, 6_000), window(8_000, 9_000), window(8_500, 10_000)];
+        look(&mut windows, &calm, None);
+        let spans: Vec<_> = windows
+            .iter()
+            .map(|window| {
+                let Around { before, after, .. } = window.around.as_ref().unwrap();
+                [before.start_ns, before.end_ns, after.start_ns, after.end_ns].map(|ns| ns / 100_000_000)
+            })
+            .collect();
+        assert_eq!(spans, [[10, 49, 60, 80], [60, 79, 90, 90], [84, 84, 100, 200]]);
+    }
+}

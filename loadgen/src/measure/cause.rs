@@ -1,0 +1,89 @@
+//! Which failures were injected: what a proxy says it did, laid beside what the load saw.
+//!
+//! A proxy does not know the load's requests, nor the load the proxy's, so the two are matched by time and kind: a request
+//! that failed is an injected failure if a fault of its kind was injected between its due time and its end, a tenth of a
+//! second to spare on both sides, and if no other request has been put down to that fault. So no more failures are called
+//! injected than were, and a failure at a time at which nothing was injected is natural.
+
+use std::collections::BTreeMap;
+
+use super::faults::Injections;
+use super::fine::{Failure, TENTH_NS, Tenth};
+
+const ALL: [Failure; Failure::COUNT] = [Failure::Refused, Failure::Cut, Failure::Garbled, Failure::Silent];
+
+/// How many of the failures among the requests due in each tenth were injected; tenths without any are missing.
+pub(super) fn injected<'a>(
+    tenths: impl Iterator<Item = (u64, &'a Tenth)> + Clone,
+    injections: &Injections,
+) -> BTreeMap<u64, u64> {
+    let mut found = BTreeMap::new();
+    for failure in ALL {
+        let of_kind = injections.by_tenth.range((failure, 0)..=(failure, u64::MAX));
+        let mut left: BTreeMap<u64, u64> = of_kind.map(|((_, tenth), count)| (*tenth, *count)).collect();
+        for (tenth, seen) in tenths.clone() {
+            let mut failures = seen.failures[failure as usize];
+            let until = tenth + seen.bad.max().div_ceil(TENTH_NS) + 1;
+            // The earliest first: later ones may still serve later requests.
+            while failures > 0
+                && let Some((at, count)) = left.range_mut(tenth.saturating_sub(1)..=until).next()
+            {
+                let (at, matched) = (*at, failures.min(*count));
+                failures -= matched;
+                *count -= matched;
+                if *count == 0 {
+                    left.remove(&at);
+                }
+                *found.entry(tenth).or_default() += matched;
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults::Injection;
+    use super::super::fine::{Second, TENTHS};
+    use super::super::sample::{ErrorKind, Outcome};
+    use super::*;
+
+    /// One second in which requests due in these tenths failed like this, after so many milliseconds.
+    fn second(failed: &[(usize, Outcome, u64)]) -> [Tenth; TENTHS] {
+        let mut second = Second::default();
+        failed.iter().for_each(|(tenth, outcome, ms)| second.response(*tenth, *outcome, ms * 1_000_000));
+        second.take()
+    }
+
+    fn found(failed: &[(usize, Outcome, u64)], injected: &[(u64, Failure, u64)]) -> Vec<(u64, u64)> {
+        let seconds = second(failed);
+        let injections = injected
+            .iter()
+            .map(|(ms, failure, count)| Injection { at_ns: ms * 1_000_000, failure: *failure, count: *count })
+            .collect();
+        super::injected((0..).zip(&seconds), &injections).into_iter().collect()
+    }
+
+    const CUT: Outcome = Outcome::Error(ErrorKind::EndedEarly);
+    const REFUSED: Outcome = Outcome::Error(ErrorKind::Status5xx);
+
+    #[test]
+    fn a_failure_is_injected_if_a_fault_of_its_kind_was_injected_meanwhile() {
+        use Failure::*;
+        type Case<'a> = (&'a [(usize, Outcome, u64)], &'a [(u64, Failure, u64)], &'a [(u64, u64)], &'a str);
+        let cases: [Case<'_>; 9] = [
+            (&[(3, CUT, 1)], &[(350, Cut, 1)], &[(3, 1)], "at once"),
+            (&[(3, CUT, 1)], &[(350, Refused, 1)], &[], "of another kind"),
+            (&[(3, CUT, 1)], &[(650, Cut, 1)], &[], "long after it failed"),
+            (&[(5, CUT, 1)], &[(350, Cut, 1)], &[], "before it was due"),
+            (&[(2, Outcome::Timeout, 500)], &[(650, Silent, 1)], &[(2, 1)], "while it waited"),
+            (&[(3, REFUSED, 1), (3, REFUSED, 1)], &[(310, Refused, 1)], &[(3, 1)], "only one of two"),
+            (&[(3, CUT, 1), (4, CUT, 1)], &[(399, Cut, 2)], &[(3, 1), (4, 1)], "clocks a tenth apart"),
+            (&[(3, CUT, 1)], &[(350, Cut, 50)], &[(3, 1)], "never more than failed"),
+            (&[], &[(350, Cut, 50)], &[], "idle connections"),
+        ];
+        for (failed, injected, expected, what) in cases {
+            assert_eq!(found(failed, injected), expected, "{what}");
+        }
+    }
+}

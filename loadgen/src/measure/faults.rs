@@ -1,0 +1,160 @@
+//! Faults on the way of the load: when their rules were in force, and what they injected.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::fine::{Failure, TENTH_NS};
+
+/// What is known of the faults on the way of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Faults {
+    /// When rules were in force.
+    pub windows: Vec<FaultWindow>,
+    /// Which failures they made.
+    pub injected: Injected,
+}
+
+impl From<Vec<FaultWindow>> for Faults {
+    /// Windows alone: what was injected is not known.
+    fn from(windows: Vec<FaultWindow>) -> Faults {
+        Faults { windows, injected: Injected::default() }
+    }
+}
+
+/// Whether injected failures can be told from natural ones.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Injected {
+    /// No proxy was asked.
+    #[default]
+    NotWatched,
+    /// The proxies that were asked stand behind the target: which of its errors they caused is not known.
+    Behind,
+    /// The load went through the proxies, and this is what they injected.
+    Known(Injections),
+}
+
+impl Injected {
+    /// Why it is not known; `None` when it is.
+    pub fn unknown_because(&self) -> Option<&'static str> {
+        match self {
+            Injected::NotWatched => Some("no proxy was watched (--via, or faults in the run file)"),
+            Injected::Behind => Some("the proxies with faults stand behind the target"),
+            Injected::Known(_) => None,
+        }
+    }
+}
+
+/// Failures that a proxy injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Injection {
+    /// From the start of the run.
+    pub at_ns: u64,
+    /// What its client must have seen.
+    pub failure: Failure,
+    /// How many.
+    pub count: u64,
+}
+
+/// How many failures were injected when, in tenths of a second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Injections {
+    pub(super) by_tenth: BTreeMap<(Failure, u64), u64>,
+}
+
+impl Injections {
+    /// Adds one.
+    pub fn add(&mut self, injection: Injection) {
+        let Injection { at_ns, failure, count } = injection;
+        if count > 0 {
+            *self.by_tenth.entry((failure, at_ns / TENTH_NS)).or_default() += count;
+        }
+    }
+}
+
+impl Extend<Injection> for Injections {
+    fn extend<I: IntoIterator<Item = Injection>>(&mut self, all: I) {
+        all.into_iter().for_each(|injection| self.add(injection));
+    }
+}
+
+impl FromIterator<Injection> for Injections {
+    fn from_iter<I: IntoIterator<Item = Injection>>(all: I) -> Injections {
+        let mut injections = Injections::default();
+        injections.extend(all);
+        injections
+    }
+}
+
+/// A stretch of the run in which rules of a proxy were in force: from when all its workers had them until they were
+/// lifted, or their lease ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FaultWindow {
+    /// Which proxy.
+    pub proxy: String,
+    /// The mix, as in `20:delay`.
+    pub behavior: String,
+    /// From the start of the run.
+    pub start_ns: u64,
+    /// From the start of the run.
+    pub end_ns: u64,
+    /// Faults injected, if the proxy said.
+    pub injected: Option<u64>,
+    /// Exchanges or connections that the window's rules looked at, if the proxy said.
+    pub seen: Option<u64>,
+    /// Done − asked of injected delays at p50, if the proxy said.
+    pub accuracy_p50_ns: Option<u64>,
+    /// Done − asked of injected delays at p99, if the proxy said.
+    pub accuracy_p99_ns: Option<u64>,
+    /// What the load saw before, during and after; made with the summary.
+    #[serde(default)]
+    pub around: Option<Around>,
+}
+
+/// What the load saw around a fault window; requests by when they were due, percentiles 1.6 % off at most.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Around {
+    /// Up to ten seconds before, without warm-up and other windows.
+    pub before: Stretch,
+    /// While the rules were in force.
+    pub during: Stretch,
+    /// Up to ten seconds from when they were lifted, until another window begins.
+    pub after: Stretch,
+    /// From lifting until p99 was back where it had been before and no more requests failed than before, for a second;
+    /// `None` when it was not, or when there is no before or no after to say it of.
+    pub recovery_ns: Option<u64>,
+}
+
+/// A stretch of the run in figures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// From the start of the run.
+    pub start_ns: u64,
+    /// From the start of the run.
+    pub end_ns: u64,
+    /// Requests due in it.
+    pub due: u64,
+    /// Of them, those that had a good reply.
+    pub ok: u64,
+    /// Good replies a second.
+    pub ok_per_second: f64,
+    /// Requests due in it that failed or timed out.
+    pub failed: u64,
+    /// Of the failed, those that a proxy injected; `None` when that is not known.
+    pub injected: Option<u64>,
+    /// Response of all, lower bounds among them.
+    pub p50: u64,
+    /// Response of all, lower bounds among them.
+    pub p95: u64,
+    /// Response of all, lower bounds among them.
+    pub p99: u64,
+    /// Response of good replies.
+    pub ok_p99: u64,
+}
+
+impl Stretch {
+    /// Of the failed, those that no proxy injected; `None` when that is not known.
+    pub fn natural(&self) -> Option<u64> {
+        self.injected.map(|injected| self.failed.saturating_sub(injected))
+    }
+}
