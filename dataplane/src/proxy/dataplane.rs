@@ -27,7 +27,12 @@ pub struct DataplaneSettings {
     pub ring: RingSettings,
     /// Options of every socket.
     pub options: SocketOptions,
+    /// How often buffers are looked at: those unused since the look before go back to the system.
+    pub tidy_every: Duration,
 }
+
+/// How often memory is looked at that a peak has left behind.
+const TIDY_EVERY_DEFAULT: Duration = Duration::from_secs(10);
 
 impl Default for DataplaneSettings {
     fn default() -> DataplaneSettings {
@@ -38,6 +43,7 @@ impl Default for DataplaneSettings {
             worker_held_bytes_max: 256 << 20,
             ring: RingSettings::default(),
             options: SocketOptions::default(),
+            tidy_every: TIDY_EVERY_DEFAULT,
         }
     }
 }

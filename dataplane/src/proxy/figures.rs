@@ -192,6 +192,8 @@ pub(super) struct WorkerFigures {
     pub(super) connections: Count,
     pub(super) held_bytes: Count,
     pub(super) turns: Count,
+    /// Completions that were not wake-ups: by these it is known whether it does anything.
+    pub(super) completions: Count,
     pub(super) no_buffers: Count,
     pub(super) generation: Count,
     pub(super) overflows: Count,
@@ -210,6 +212,7 @@ impl WorkerFigures {
             connections: Count::default(),
             held_bytes: Count::default(),
             turns: Count::default(),
+            completions: Count::default(),
             no_buffers: Count::default(),
             generation: Count::default(),
             overflows: Count::default(),

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::book::Entry;
 use super::event::Event;
 use super::handle::{Handle, lock};
+use super::thread::Command;
 use crate::clock::Instant;
+use crate::ring::give_back_heap;
 
 /// Events that wait for one watcher, some 10 MB; those that would be more are lost to it.
 pub const WATCH_EVENTS_MAX: usize = 65_536;
@@ -67,21 +69,41 @@ impl Handle {
     pub(super) fn keep(&self, told: &Receiver<Vec<Event>>) {
         let mut next = None;
         let mut look = true;
+        let mut tidying = Tidying::default();
+        let tidy_every = self.0.settings.tidy_every;
+        let mut tidy_at = Instant::now() + tidy_every;
         while !self.0.stopped.load(Ordering::Acquire) {
             if look || next.is_some_and(|at| at <= Instant::now()) {
                 next = self.change_leases();
             }
-            let wait = next.map_or(Duration::from_secs(3600), |at| at - Instant::now());
+            if tidy_at <= Instant::now() {
+                tidy_at = Instant::now() + tidy_every;
+                self.tidy(&mut tidying);
+            }
+            let wait = next.map_or(tidy_at, |at| at.min(tidy_at)) - Instant::now();
             // An empty batch says that the leases have changed; a batch of events leaves them as they are.
             look = match told.recv_timeout(wait) {
                 Ok(events) if !events.is_empty() => {
                     self.tell_watchers(&events);
                     false
                 }
-                Ok(_) | Err(RecvTimeoutError::Timeout) => true,
+                Ok(_) => true,
+                Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Lets workers that did something give back what they do not use any more; the heap when all of them are calm.
+    fn tidy(&self, tidying: &mut Tidying) {
+        let done: Vec<u64> = self.0.workers.iter().map(|worker| worker.figures.completions.read()).collect();
+        for index in tidying.untidy(&done) {
+            self.0.workers[index].tell(Command::Tidy);
+        }
+        if tidying.is_calm_again(&done) {
+            give_back_heap();
+        }
+        tidying.before = done;
     }
 
     /// Applies the leases whose time has come or gone; returns when the next one changes.
@@ -105,6 +127,53 @@ impl Handle {
             // A watcher hears what happens from its own beginning on; what waited for the keeper then is older.
             watch.tell(events.iter().filter(|event| event.at >= watch.since).cloned().collect())
         });
+    }
+}
+
+/// Rounds after the last activity of a worker until all that it used has been found unused.
+const TIDY_ROUNDS: u8 = 2;
+/// Completions of all workers in one round below which they are calm: a lock of the heap in their way would not be
+/// noticed.
+const CALM_COMPLETIONS: u64 = 10_000;
+/// Completions of all workers in one round that may have left something on the heap.
+const BUSY_COMPLETIONS: u64 = 100;
+
+/// Which workers may have memory to give back.
+#[derive(Debug, Default)]
+struct Tidying {
+    /// Completions of each worker when they were looked at last.
+    before: Vec<u64>,
+    /// Rounds that each still needs.
+    rounds: Vec<u8>,
+    /// How often the heap is still to be given back.
+    heap_rounds: u8,
+}
+
+impl Tidying {
+    /// The workers that did something lately.
+    fn untidy(&mut self, done: &[u64]) -> Vec<usize> {
+        self.rounds.resize(done.len(), 0);
+        let mut untidy = Vec::new();
+        for (index, rounds) in self.rounds.iter_mut().enumerate() {
+            let since = done[index] - self.before.get(index).copied().unwrap_or(0);
+            *rounds = if since > 0 { TIDY_ROUNDS + 1 } else { rounds.saturating_sub(1) };
+            if *rounds > 0 {
+                untidy.push(index);
+            }
+        }
+        untidy
+    }
+
+    /// Whether little goes on, and more than nothing did since this was last so.
+    fn is_calm_again(&mut self, done: &[u64]) -> bool {
+        let since: u64 = done.iter().sum::<u64>() - self.before.iter().sum::<u64>();
+        if since >= BUSY_COMPLETIONS {
+            // Once more after the first calm: other threads end what they did for it a little later.
+            self.heap_rounds = TIDY_ROUNDS;
+        }
+        let is_due = since < CALM_COMPLETIONS && self.heap_rounds > 0;
+        self.heap_rounds -= u8::from(is_due);
+        is_due
     }
 }
 
@@ -146,6 +215,25 @@ mod tests {
         assert_eq!(watcher.recv_timeout(Duration::ZERO).unwrap().len(), batch.len());
         (0..2).for_each(|_| dataplane.handle().tell_watchers(&batch));
         assert_eq!(watcher.lost(), 2 * batch.len() as u64, "there was room for one again");
+    }
+
+    #[test]
+    fn a_worker_is_tidied_for_some_rounds_after_it_did_something_and_then_left_alone() {
+        let mut tidying = Tidying::default();
+        let mut look = |done: [u64; 2]| {
+            let untidy = tidying.untidy(&done);
+            let calm = tidying.is_calm_again(&done);
+            tidying.before = done.to_vec();
+            (untidy, calm)
+        };
+        assert_eq!(look([0, 0]), (vec![], false), "they have only started");
+        assert_eq!(look([50_000, 0]), (vec![0], false));
+        assert_eq!(look([51_000, 9_000]), (vec![0, 1], false), "10,000 are no calm");
+        assert_eq!(look([51_000, 9_000]), (vec![0, 1], true));
+        assert_eq!(look([51_000, 9_000]), (vec![0, 1], true), "the heap is given back twice");
+        assert_eq!(look([51_000, 9_000]), (vec![], false));
+        assert_eq!(look([51_000, 9_001]), (vec![1], false), "a little is still something");
+        assert_eq!(look([51_000, 9_500]), (vec![1], true), "a short peak is over within a round");
     }
 
     #[test]

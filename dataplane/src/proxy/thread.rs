@@ -45,6 +45,8 @@ pub(super) enum Command {
     Remove(u32, u64, Sender<ProxyMet>),
     SetRules(Arc<[(u32, Arc<RuleSet>)]>, Sender<RulesMet>),
     SetUpstream(u32, Vec<SocketAddr>, Duration, u64, Sender<()>),
+    /// Give memory back that is not used any more, a part between every two turns.
+    Tidy,
     Drain(Sender<()>),
     Stop,
 }
@@ -86,10 +88,16 @@ pub(super) fn run_worker(
         options: settings.options.clone(),
     };
     let mut worker = Worker::new(ring, worker, events);
-    let _ = ready.send(Ok((waker, worker.figures())));
+    let _ = ready.send(Ok((waker.clone(), worker.figures())));
     let mut drained: Option<Sender<()>> = None;
+    let mut tidying = false;
     loop {
         worker.turn().expect("the ring goes on");
+        if tidying {
+            tidying = worker.tidy();
+            // The rest needs a turn of its own, though nothing else may happen.
+            tidying.then(|| waker.wake());
+        }
         if worker.take_woken() {
             for command in inbox.try_iter() {
                 match command {
@@ -124,6 +132,10 @@ pub(super) fn run_worker(
                         worker.set_upstream(id, upstream, timeout);
                         worker.applies(generation);
                         answer(&mut worker, &reply, ());
+                    }
+                    Command::Tidy => {
+                        tidying = true;
+                        waker.wake();
                     }
                     Command::Drain(reply) => {
                         worker.drain();

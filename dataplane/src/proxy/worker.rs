@@ -157,6 +157,8 @@ pub struct Worker<R: Ring> {
     /// Listeners that are shut, until their accept has ended.
     parting: Vec<Parting>,
     turns: u64,
+    /// Completions that were not wake-ups.
+    completions: u64,
     generation: u64,
     /// Proxies whose counters may have changed since they were published.
     touched: Vec<u32>,
@@ -197,6 +199,7 @@ impl<R: Ring> Worker<R> {
             free: Vec::new(),
             parting: Vec::new(),
             turns: 0,
+            completions: 0,
             generation: 0,
             touched: Vec::new(),
             look_due: false,
@@ -264,6 +267,7 @@ impl<R: Ring> Worker<R> {
         figures.connections.set((self.connections.len() - self.free.len()) as u64);
         figures.held_bytes.set(self.cx.held_bytes as u64);
         figures.turns.set(self.turns);
+        figures.completions.set(self.completions);
         figures.no_buffers.set(self.cx.no_buffers);
         figures.generation.set(self.generation);
         figures.overflows.set(self.cx.ring.overflows());
@@ -277,6 +281,11 @@ impl<R: Ring> Worker<R> {
         {
             self.touched.push(id);
         }
+    }
+
+    /// Gives memory back that was not used since the last round; returns whether the round goes on.
+    pub(super) fn tidy(&mut self) -> bool {
+        self.cx.ring.give_back_memory()
     }
 
     /// Where its figures can be read by any thread, at any time.
@@ -468,8 +477,12 @@ impl<R: Ring> Worker<R> {
     }
 
     fn on_completion(&mut self, token: Token, outcome: Outcome) {
+        if matches!(outcome, Outcome::Woken) {
+            self.woken = true;
+            return;
+        }
+        self.completions += 1;
         match token.role {
-            _ if matches!(outcome, Outcome::Woken) => self.woken = true,
             LISTENER => self.on_listener(token, outcome),
             role => self.on_connection(role, token, outcome),
         }

@@ -30,16 +30,33 @@ pub struct PoolSettings {
 }
 
 /// One pool of equal buffers in one anonymous mapping. Not shared between threads.
+///
+/// A buffer that was once filled keeps its pages until [`Pool::sweep`] has found it unused twice.
 #[derive(Debug)]
 pub struct Pool {
     memory: NonNull<u8>,
     buffer_bytes: u32,
+    /// What [`Pool::sweep`] must know of each buffer: the bits below.
+    marks: Box<[Cell<u8>]>,
+    /// Where the next sweep begins.
+    swept: Cell<usize>,
     /// How many chunks point into each buffer.
     references: Box<[Cell<u32>]>,
     /// How many buffers chunks point into.
     held: Cell<usize>,
     free: RefCell<Vec<u16>>,
 }
+
+/// It was filled since it was last swept.
+const FILLED: u8 = 1;
+/// It has pages of its own.
+const TOUCHED: u8 = 2;
+/// The kernel may fill it.
+const OFFERED: u8 = 4;
+
+/// Neighbouring buffers begin one cache line apart in the sets of the caches: at a plain power of two, the first lines
+/// of all buffers, which is all that a small message fills, would fall into the same few sets.
+const COLOUR_BYTES: usize = 64;
 
 impl Pool {
     /// Maps a pool; the kernel gives the pages when they are first touched.
@@ -51,12 +68,14 @@ impl Pool {
             buffers.is_power_of_two() && buffers <= 32_768,
             "a buffer ring holds a power of two, at most 32,768"
         );
-        let length = usize::from(buffers) * buffer_bytes as usize;
-        let memory = super::memory::map(length);
+        let count = usize::from(buffers);
+        let memory = super::memory::map(count * stride(buffer_bytes));
         // Last to first, so that the first buffers are the first to be used.
         let free = (0..buffers).rev().collect();
-        let references = vec![Cell::new(0); usize::from(buffers)].into_boxed_slice();
-        Rc::new(Pool { memory, buffer_bytes, references, held: Cell::new(0), free: RefCell::new(free) })
+        let references = vec![Cell::new(0); count].into_boxed_slice();
+        let marks = vec![Cell::new(0); count].into_boxed_slice();
+        let (held, free, swept) = (Cell::new(0), RefCell::new(free), Cell::new(0));
+        Rc::new(Pool { memory, buffer_bytes, marks, swept, references, held, free })
     }
 
     /// Bytes in each buffer.
@@ -76,14 +95,21 @@ impl Pool {
 
     /// Takes a free buffer out; the caller gives it back by [`Pool::chunk`] and its drop.
     pub(crate) fn take(&self) -> Option<u16> {
-        self.free.borrow_mut().pop()
+        let id = self.free.borrow_mut().pop()?;
+        self.mark(id, OFFERED);
+        Some(id)
+    }
+
+    fn mark(&self, id: u16, bits: u8) {
+        let marks = &self.marks[usize::from(id)];
+        marks.set(marks.get() | bits);
     }
 
     /// Where buffer `id` begins.
     pub(crate) fn address(&self, id: u16) -> *mut u8 {
         assert!(usize::from(id) < self.references.len(), "the kernel names only buffers it was given");
         // SAFETY: in bounds of the mapping by the assertion above.
-        unsafe { self.memory.as_ptr().add(usize::from(id) * self.buffer_bytes as usize) }
+        unsafe { self.memory.as_ptr().add(usize::from(id) * stride(self.buffer_bytes)) }
     }
 
     /// Wraps the first `length` bytes of buffer `id`, which was taken and filled, as a chunk.
@@ -92,6 +118,7 @@ impl Pool {
         let references = &self.references[usize::from(id)];
         assert_eq!(references.replace(1), 0, "a buffer has one owner when it is received");
         self.held.set(self.held.get() + 1);
+        self.marks[usize::from(id)].set(FILLED | TOUCHED);
         Chunk { source: Source::Pool(Rc::clone(self), id), offset: 0, length }
     }
 
@@ -107,13 +134,57 @@ impl Pool {
 
     /// Puts a taken, never filled buffer back.
     pub(crate) fn give_back(&self, id: u16) {
+        let marks = &self.marks[usize::from(id)];
+        marks.set(marks.get() & !OFFERED);
         self.free.borrow_mut().push(id);
     }
+
+    /// Gives the kernel the pages of buffers that were not filled since the sweep before, about `bytes_max` of them at
+    /// most; returns whether the round goes on. `offered`: those in the kernel's hands too, which is safe only while
+    /// the kernel has filled none that it has not told of.
+    pub(crate) fn sweep(&self, bytes_max: usize, offered: bool) -> bool {
+        let stride = stride(self.buffer_bytes);
+        let is_cold = |id: usize| {
+            let marks = self.marks[id].get();
+            let is_cold = marks & (FILLED | TOUCHED) == TOUCHED
+                && (offered || marks & OFFERED == 0)
+                && self.references[id].get() == 0;
+            self.marks[id].set(marks & !FILLED);
+            is_cold
+        };
+        let (mut id, mut released) = (self.swept.get(), 0);
+        while id < self.marks.len() && released < bytes_max {
+            let first = id;
+            while id < self.marks.len() && (id - first) * stride < bytes_max && is_cold(id) {
+                self.marks[id].set(self.marks[id].get() & !TOUCHED);
+                id += 1;
+            }
+            if id > first {
+                // SAFETY: the buffers lie in the mapping, hold no bytes that anybody will read, and nobody writes
+                // them now; they read as zeros afterwards.
+                unsafe {
+                    let start = self.memory.add(first * stride);
+                    super::memory::give_back(start, (id - first) * stride);
+                }
+                released += (id - first) * stride;
+            } else {
+                id += 1;
+            }
+        }
+        let is_over = id >= self.marks.len();
+        self.swept.set(if is_over { 0 } else { id });
+        !is_over
+    }
+}
+
+/// From the beginning of one buffer to that of the next.
+fn stride(buffer_bytes: u32) -> usize {
+    buffer_bytes as usize + COLOUR_BYTES
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        super::memory::unmap(self.memory, self.references.len() * self.buffer_bytes as usize);
+        super::memory::unmap(self.memory, self.references.len() * stride(self.buffer_bytes));
     }
 }
 
@@ -301,6 +372,43 @@ mod tests {
         let chunk = pool.filled(b"bytes").expect("free");
         drop(pool);
         assert_eq!(&chunk[..], b"bytes");
+    }
+
+    #[test]
+    fn a_sweep_takes_the_pages_of_buffers_that_nobody_used_since_the_last_and_no_others() {
+        const BYTES: u32 = 16 * 1024;
+        let pool = Pool::new(32, BYTES);
+        let filled: Vec<Chunk> = (0..8).map_while(|_| pool.filled(&[7; BYTES as usize])).collect();
+        let mut filled: Vec<Option<Chunk>> = filled.into_iter().map(Some).collect();
+        let (held, offered) = (filled[2].take().expect("filled"), 6u16);
+        filled.clear();
+        // The middle of a buffer: its ends share a page with a neighbour.
+        let middle = |id: u16| {
+            // SAFETY: in bounds, and nobody writes it meanwhile.
+            unsafe { pool.address(id).add(8192).read_volatile() }
+        };
+        while pool.take() != Some(offered) {}
+        let round = |offered: bool| while pool.sweep(20_000, offered) {};
+        round(false);
+        assert_eq!(
+            [0, 2, 4, 6].map(middle),
+            [7; 4],
+            "they were filled since the sweep before, of which there was none"
+        );
+        round(false);
+        assert_eq!([0, 4].map(middle), [0; 2], "free, and cold");
+        assert_eq!([2, 6].map(middle), [7; 2], "one is held, the other may be filled by the kernel");
+        let again = pool.filled(b"x").expect("some are free");
+        let id = (0..8).find(|id| pool.references[*id].get() == 1 && *id != 2).expect("one of the free");
+        drop(again);
+        assert_ne!(pool.marks[id].get() & FILLED, 0);
+        round(true);
+        assert_eq!([2, 6].map(middle), [7, 0]);
+        assert_ne!(pool.marks[id].get() & TOUCHED, 0, "it was filled since");
+        assert!(held.iter().all(|byte| *byte == 7));
+        drop(held);
+        round(true);
+        assert_eq!(middle(2), 0);
     }
 
     #[test]

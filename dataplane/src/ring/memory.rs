@@ -24,6 +24,33 @@ pub(crate) fn unmap(address: NonNull<u8>, length: usize) {
     debug_assert_eq!(result, 0);
 }
 
+/// Gives the kernel the whole pages within `length` bytes from `start`: they read as zeros from now on, and are given
+/// again when they are next written (madvise(2), MADV_DONTNEED).
+///
+/// # Safety
+/// They lie in a mapping of [`map`], and nobody needs what they hold or writes them meanwhile.
+pub(crate) unsafe fn give_back(start: NonNull<u8>, length: usize) {
+    let before = start.align_offset(PAGE_BYTES);
+    let whole = length.saturating_sub(before) / PAGE_BYTES * PAGE_BYTES;
+    if whole > 0 {
+        // SAFETY: within the caller's bytes; a refusal leaves everything as it is.
+        unsafe { libc::madvise(start.as_ptr().add(before).cast(), whole, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Gives the kernel the free pages of the heap (malloc_trim(3), glibc; elsewhere the allocator does as it likes). Whoever
+/// allocates meanwhile waits: not for a thread that carries data, nor while others do.
+pub(crate) fn give_back_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes no pointer; it locks the heap as every allocation does.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// At most what a page has; where pages are larger, the kernel refuses what is not aligned to one, and nothing is lost.
+const PAGE_BYTES: usize = 4096;
+
 /// Numbers in pages of their own, all 0 at first: the kernel gives a page when it is first written, and has it back
 /// at once when the numbers are dropped. Any thread may read and write them.
 #[derive(Debug)]

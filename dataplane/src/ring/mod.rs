@@ -29,7 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use buffers::{BufferSize, Chunk, Pool, PoolSettings};
 
 pub(crate) use kernel::CpuClock;
-pub(crate) use memory::Words;
+pub(crate) use memory::{Words, give_back_heap};
 
 pub use kernel::{Features, Finding, Health, RingError, examine, raise_open_files_limit, thread_cpu_ns};
 pub use uring::{KernelRing, RingSettings, SPIN, Waker};
@@ -199,6 +199,12 @@ pub trait Ring {
 
     /// The next thing that happened, without waiting.
     fn next_completion(&mut self) -> Option<Completion>;
+
+    /// Gives the system a part of the memory of receive buffers that were not used since this was last asked of them;
+    /// returns whether there is more to look at in this round. A part takes well below a millisecond.
+    fn give_back_memory(&mut self) -> bool {
+        false
+    }
 
     /// Times the kernel had more completions than the queue had room for. They were not lost; they were slow.
     fn overflows(&self) -> u64;
