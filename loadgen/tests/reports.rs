@@ -68,6 +68,7 @@ fn node(name: &str, offset: u64) -> NodeReport {
             ready: at(due),
             sent: at(sent),
             done: at(done),
+            seen_late: Duration::ZERO,
             outcome,
             warm_up,
         });
@@ -229,7 +230,15 @@ fn squares(count: u64) -> (Summary, Timeline) {
         let (due, done) = (start, start + Duration::from_micros(k * k));
         recorder.planned(due, false);
         recorder.sent(due, false);
-        recorder.record(&Sample { due, ready: due, sent: due, done, outcome: Outcome::Ok, warm_up: false });
+        recorder.record(&Sample {
+            due,
+            ready: due,
+            sent: due,
+            done,
+            seen_late: Duration::ZERO,
+            outcome: Outcome::Ok,
+            warm_up: false,
+        });
     }
     let timeline = recorder.finish();
     let slo = "[p50<1s, p75<1s, p90<1s, p95<1s, p99<1s]";

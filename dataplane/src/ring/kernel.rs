@@ -2,9 +2,10 @@
 //!
 //! Features are found by trying them, never by a version: distributions patch, sandboxes forbid.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, types};
@@ -287,6 +288,54 @@ impl CpuClock {
     }
 }
 
+/// What the scheduler has done to a thread since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadRuns {
+    /// It could run and had no core, in nanoseconds.
+    pub run_delay_ns: u64,
+    /// How often it was given a core.
+    pub runs: u64,
+    /// How often a core was taken from it (`ru_nivcsw` of getrusage(2)).
+    pub preemptions: u64,
+}
+
+/// Reads [`ThreadRuns`] of one thread: the one that opened it. Takes one descriptor.
+#[derive(Debug)]
+pub struct ThreadClock(Option<File>);
+
+impl ThreadClock {
+    /// Of the calling thread. A kernel without `CONFIG_SCHED_INFO` says nothing of its runs; they stay 0.
+    pub fn open() -> ThreadClock {
+        ThreadClock(File::open("/proc/thread-self/schedstat").ok())
+    }
+
+    /// Reads; allocates nothing. To be called by the thread that opened it.
+    pub fn read(&self) -> ThreadRuns {
+        let mut text = [0; 128];
+        let bytes = self.0.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or_default();
+        let (run_delay_ns, runs) = schedstat(&text[..bytes]).unwrap_or_default();
+        // SAFETY: an all-zero rusage is a valid one, and it is valid for the length of the call.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+            usage
+        };
+        ThreadRuns { run_delay_ns, runs, preemptions: u64::try_from(usage.ru_nivcsw).unwrap_or_default() }
+    }
+}
+
+/// `RUNNING WAITING TIMES`: the second and third number of `/proc/PID/schedstat` (proc(5),
+/// Documentation/scheduler/sched-stats.rst).
+fn schedstat(text: &[u8]) -> Option<(u64, u64)> {
+    let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace().skip(1);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Descriptors that this process has open now, counted in `/proc/self/fd`; the one that counts is not counted.
+pub fn open_files() -> u64 {
+    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1) as u64)
+}
+
 /// One line of `fracas doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -425,6 +474,20 @@ mod tests {
     fn the_seccomp_mode_is_read_from_the_status_file() {
         assert_eq!(seccomp_mode("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n"), Some("2"));
         assert_eq!(seccomp_mode("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn the_scheduler_says_how_long_a_thread_waited_for_a_core() {
+        assert_eq!(schedstat(b"123456 7890 12\n"), Some((7890, 12)));
+        for damaged in [&b""[..], b"1 2", b"1 x 3", b"\xff 1 2"] {
+            assert_eq!(schedstat(damaged), None);
+        }
+        let clock = ThreadClock::open();
+        let before = clock.read();
+        std::thread::yield_now();
+        let after = clock.read();
+        assert!(after.runs >= before.runs && after.run_delay_ns >= before.run_delay_ns);
+        assert!(open_files() > 0);
     }
 
     #[test]

@@ -31,7 +31,10 @@ pub use buffers::{BufferSize, Chunk, Pool, PoolSettings};
 pub(crate) use kernel::CpuClock;
 pub(crate) use memory::{Words, give_back_heap};
 
-pub use kernel::{Features, Finding, Health, RingError, examine, raise_open_files_limit, thread_cpu_ns};
+pub use kernel::{
+    Features, Finding, Health, RingError, ThreadClock, ThreadRuns, examine, open_files,
+    raise_open_files_limit, thread_cpu_ns,
+};
 pub use uring::{KernelRing, RingSettings, SPIN, Waker};
 pub use user_data::{ROLE_LIMIT, SLOT_LIMIT, Token};
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fine::{TENTHS, Tenth};
 use super::histogram::{DecodeError, Distribution};
+use super::own::Own;
 use super::sample::{ErrorKind, OutcomeClass};
 
 /// What became of requests. `planned`, `sent` and `dropped` count in the second a request was due; the four
@@ -119,12 +120,24 @@ pub struct Interval {
     pub reconnects: u64,
     /// Attempts to connect that failed.
     pub connect_failures: u64,
+    /// Of these, those before the start: the others are errors of the requests that waited for them, or were tried again.
+    pub connect_failures_opening: u64,
     /// Handed to the kernel.
     pub sent_bytes: u64,
     /// Taken from the kernel.
     pub received_bytes: u64,
     /// The same second in tenths, coarser.
     pub tenths: [Tenth; TENTHS],
+    /// Connections whose first request was sent in it.
+    pub connections_used: u64,
+    /// Of `counts.ok`, those that came before the end of the plan; the others came in the drain.
+    pub ok_in_time: u64,
+    /// Of all outcomes but `censored`, those that came before the end of the plan.
+    pub ended_in_time: u64,
+    /// Of `counts.timeout` and `warm_up.timeout`, those that never had a connection to be sent on.
+    pub timeouts_without_connection: u64,
+    /// What the generator itself did.
+    pub own: Own,
 }
 
 impl Interval {
@@ -132,9 +145,11 @@ impl Interval {
     pub fn merge(&mut self, other: &Interval) {
         self.counts.merge(&other.counts);
         self.warm_up.merge(&other.warm_up);
+        let stall_max_ns = self.own.stall_max_ns.max(other.own.stall_max_ns);
         for (ours, theirs) in self.numbers_mut().into_iter().zip(other.numbers()) {
             *ours += theirs;
         }
+        self.own.stall_max_ns = stall_max_ns;
         for (ours, theirs) in self.distributions_mut().into_iter().zip(other.distributions()) {
             ours.merge(theirs);
         }
@@ -165,30 +180,39 @@ impl Interval {
         [a, b, c, d, e, f, g, h, &mut self.lag, &mut self.own_lag, &mut self.connect]
     }
 
-    fn numbers(&self) -> [u64; ErrorKind::COUNT + 5] {
-        let mut all = [0; ErrorKind::COUNT + 5];
-        all[..ErrorKind::COUNT].copy_from_slice(&self.errors);
-        all[ErrorKind::COUNT..].copy_from_slice(&[
+    /// Everything that adds up, and the longest stall.
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        let single = [
             self.connections_opened,
             self.reconnects,
             self.connect_failures,
+            self.connect_failures_opening,
             self.sent_bytes,
             self.received_bytes,
-        ]);
-        all
+            self.connections_used,
+            self.ok_in_time,
+            self.ended_in_time,
+            self.timeouts_without_connection,
+        ];
+        self.errors.into_iter().chain(single).chain(self.own.all())
     }
 
     fn numbers_mut(&mut self) -> Vec<&mut u64> {
-        self.errors
-            .iter_mut()
-            .chain([
-                &mut self.connections_opened,
-                &mut self.reconnects,
-                &mut self.connect_failures,
-                &mut self.sent_bytes,
-                &mut self.received_bytes,
-            ])
-            .collect()
+        let mut all: Vec<&mut u64> = self.errors.iter_mut().collect();
+        all.extend([
+            &mut self.connections_opened,
+            &mut self.reconnects,
+            &mut self.connect_failures,
+            &mut self.connect_failures_opening,
+            &mut self.sent_bytes,
+            &mut self.received_bytes,
+            &mut self.connections_used,
+            &mut self.ok_in_time,
+            &mut self.ended_in_time,
+            &mut self.timeouts_without_connection,
+        ]);
+        all.extend(self.own.all_mut());
+        all
     }
 }
 
@@ -392,6 +416,23 @@ mod tests {
         assert_eq!(lost.check(), Err(Imbalance::Planned { planned: 11, sent: 8, dropped: 2 }));
         let doubled = Counts { ok: 6, ..good };
         assert_eq!(doubled.check(), Err(Imbalance::Sent { sent: 8, ended: 9 }));
+    }
+
+    #[test]
+    fn the_longest_stall_stays_the_longest_and_the_rest_adds_up_on_the_wire_too() {
+        let part = |stall_max_ns, run_delay_ns| {
+            let own = Own { stall_max_ns, run_delay_ns, users_paused_ns: 7, ..Own::default() };
+            let interval = Interval { second: 3, own, ok_in_time: 2, ..Interval::default() };
+            let mut timeline = Timeline::default();
+            timeline.add(&interval);
+            timeline
+        };
+        let mut all = part(5, 10);
+        all.merge(&part(4, 20));
+        let all = Timeline::decode(&all.encode()).unwrap();
+        let interval = all.intervals().next().unwrap();
+        let own = Own { stall_max_ns: 5, run_delay_ns: 30, users_paused_ns: 14, ..Own::default() };
+        assert_eq!((interval.own, interval.ok_in_time), (own, 4));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod faults;
 mod fine;
 mod histogram;
 mod interval;
+mod own;
 mod quantile;
 mod recorder;
 mod sample;
@@ -36,11 +37,12 @@ pub use histogram::{
     DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
 };
 pub use interval::{Counts, Imbalance, Interval, Timeline};
+pub use own::Own;
 pub use quantile::Quantile;
 pub use recorder::{DropReason, Recorder};
 pub use sample::{ErrorKind, Outcome, OutcomeClass, Sample};
 pub use summary::{
-    Causes, CurvePoint, ErrorCount, NodeSummary, PERCENTILES, Second, Series, SloResult, Summary,
+    Causes, CurvePoint, ErrorCount, NodeSummary, OwnSummary, PERCENTILES, Second, Series, SloResult, Summary,
     TenthSummary,
 };
 pub use verdict::{Grade, Verdict, judge_so_far, thresholds};

@@ -1,6 +1,7 @@
 //! A worker's own record: no lock, no clock, and no allocation once every series has been seen.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 
@@ -8,6 +9,7 @@ use super::fine::{Second, TENTH_NS, TENTHS};
 use super::histogram::Histogram;
 use super::interval::{Counts, Interval, Timeline};
 use super::sample::{Outcome, OutcomeClass, Sample};
+use super::verdict::thresholds::{STALL_FROM_NS, TOUCHED_FROM_NS};
 
 /// Why a request was never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum DropReason {
 #[derive(Debug)]
 pub struct Recorder {
     start: Instant,
+    /// The end of the plan, once it is known: what comes later is not in time.
+    end: Instant,
     /// Seconds with something new, rising. Mostly one or two: the present and, after a stall, the due ones.
     slots: VecDeque<Slot>,
     /// Empty histograms to be used again.
@@ -53,6 +57,7 @@ impl Recorder {
     pub fn new(start: Instant) -> Recorder {
         Recorder {
             start,
+            end: Instant::FAR_FUTURE,
             slots: VecDeque::new(),
             spare: Vec::new(),
             spare_seconds: Vec::new(),
@@ -65,6 +70,11 @@ impl Recorder {
     /// start in [`Instant::FAR_FUTURE`] until now that is the first second.
     pub fn set_start(&mut self, start: Instant) {
         self.start = start;
+    }
+
+    /// Sets the end of the plan: outcomes that come later are not counted as in time.
+    pub fn set_end(&mut self, end: Instant) {
+        self.end = end;
     }
 
     /// A request is due.
@@ -95,7 +105,29 @@ impl Recorder {
 
     /// A sent request ended.
     pub fn record(&mut self, sample: &Sample) {
-        let Sample { due, ready, sent, done, outcome, warm_up } = *sample;
+        let Sample { due, ready, sent, done, seen_late, outcome, warm_up } = *sample;
+        let Some(at) = self.ended(due, done, outcome, warm_up) else { return };
+        self.record_at(at, SERVICE + outcome.class() as usize, nanos(sent, done));
+        self.record_at(at, LAG, nanos(due, sent));
+        let seen_late = seen_late.min(done.since(sent));
+        self.own_part(at, nanos(ready, sent) + as_nanos(seen_late));
+    }
+
+    /// A request found no connection until its timeout: attempted, and so counted as sent. It is in `response` and
+    /// `lag` with the time it had waited, and in no `service`. `own` of it was the generator's.
+    pub fn timed_out_waiting(&mut self, due: Instant, now: Instant, own: Duration, warm_up: bool) {
+        self.sent(due, warm_up);
+        let at = self.ended(due, now, Outcome::Timeout, warm_up);
+        self.slot(now).interval.timeouts_without_connection += 1;
+        if at.is_some() {
+            let at = self.slot_index(due);
+            self.record_at(at, LAG, nanos(due, now));
+            self.own_part(at, as_nanos(own.min(now.since(due))));
+        }
+    }
+
+    /// Counts an outcome; for a measured request, its response, and where its other times belong.
+    fn ended(&mut self, due: Instant, done: Instant, outcome: Outcome, warm_up: bool) -> Option<usize> {
         self.counts(done, warm_up, |counts| match outcome {
             Outcome::Ok => counts.ok += 1,
             Outcome::Error(_) => counts.error += 1,
@@ -105,19 +137,64 @@ impl Recorder {
         let (fine, tenth) = self.fine(done);
         fine.ended(tenth, outcome);
         if warm_up {
-            return;
+            return None;
         }
+        let in_time = done <= self.end && outcome != Outcome::Censored;
+        let interval = &mut self.slot(done).interval;
         if let Outcome::Error(kind) = outcome {
-            self.slot(done).interval.errors[kind as usize] += 1;
+            interval.errors[kind as usize] += 1;
         }
-        let class = outcome.class() as usize;
+        if in_time {
+            interval.ended_in_time += 1;
+            interval.ok_in_time += u64::from(outcome == Outcome::Ok);
+        }
+        let response_ns = nanos(due, done);
         let at = self.slot_index(due);
-        self.record_at(at, class, nanos(due, done));
-        self.record_at(at, SERVICE + class, nanos(sent, done));
-        self.record_at(at, LAG, nanos(due, sent));
-        self.record_at(at, OWN_LAG, nanos(ready, sent));
+        self.record_at(at, outcome.class() as usize, response_ns);
         let (fine, tenth) = self.fine(due);
-        fine.response(tenth, outcome, nanos(due, done));
+        fine.response(tenth, outcome, response_ns);
+        Some(at)
+    }
+
+    fn own_part(&mut self, at: usize, own_ns: u64) {
+        self.record_at(at, OWN_LAG, own_ns);
+        if own_ns >= TOUCHED_FROM_NS {
+            self.slots[at].interval.own.requests_touched += 1;
+        }
+    }
+
+    /// A turn of the loop that should have come at `asked` came late by `by`.
+    pub fn late_turn(&mut self, asked: Instant, by: Duration) {
+        let by_ns = as_nanos(by);
+        let own = &mut self.slot(asked).interval.own;
+        own.stall_max_ns = own.stall_max_ns.max(by_ns);
+        if by_ns >= STALL_FROM_NS {
+            own.stall_ns += by_ns;
+        }
+    }
+
+    /// What the kernel says of the worker's thread since the last time: how long it had to wait for a core, how often it
+    /// was given one, how often it was taken away.
+    pub fn ran(&mut self, now: Instant, run_delay_ns: u64, runs: u64, preemptions: u64) {
+        let own = &mut self.slot(now).interval.own;
+        own.run_delay_ns += run_delay_ns;
+        own.runs += runs;
+        own.preemptions += preemptions;
+    }
+
+    /// A request that was due then waited for the connect rate.
+    pub fn paced(&mut self, due: Instant) {
+        self.slot(due).interval.own.connects_paced += 1;
+    }
+
+    /// A virtual user pauses, its connect having failed.
+    pub fn user_paused(&mut self, now: Instant, pause: Duration) {
+        self.slot(now).interval.own.users_paused_ns += as_nanos(pause);
+    }
+
+    /// The first request was sent on a connection.
+    pub fn connection_used(&mut self, now: Instant) {
+        self.slot(now).interval.connections_used += 1;
     }
 
     /// A connection is open, `since` having been asked for.
@@ -130,7 +207,10 @@ impl Recorder {
 
     /// A connection could not be opened.
     pub fn connect_failed(&mut self, now: Instant) {
-        self.slot(now).interval.connect_failures += 1;
+        let before_start = self.start == Instant::FAR_FUTURE;
+        let interval = &mut self.slot(now).interval;
+        interval.connect_failures += 1;
+        interval.connect_failures_opening += u64::from(before_start);
     }
 
     /// Bytes went out or came in.
@@ -237,13 +317,17 @@ impl Recorder {
 }
 
 fn nanos(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.since(from).as_nanos()).unwrap_or(u64::MAX)
+    as_nanos(to.since(from))
+}
+
+fn as_nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::ErrorKind;
+    use crate::measure::{ErrorKind, Own};
     use proptest::prelude::*;
 
     const START: Instant = Instant::from_nanos(7_000_000_000);
@@ -258,6 +342,7 @@ mod tests {
             ready: at_ms(sent),
             sent: at_ms(sent),
             done: at_ms(done),
+            seen_late: Duration::ZERO,
             outcome,
             warm_up: false,
         }
@@ -317,6 +402,38 @@ mod tests {
             .map(|(number, t)| (number, t.planned, t.ok, t.failed, t.good.count(), t.failures[1]))
             .collect();
         assert_eq!(found, [(9, 1, 0, 0, 1, 0), (10, 1, 0, 0, 0, 1), (11, 0, 1, 1, 0, 0)]);
+    }
+
+    #[test]
+    fn what_the_generator_did_itself_lies_where_it_began() {
+        let ms = Duration::from_millis;
+        let mut recorder = Recorder::new(START);
+        recorder.set_end(at_ms(2_000));
+        recorder.late_turn(at_ms(900), ms(1_050));
+        recorder.late_turn(at_ms(950), ms(1));
+        recorder.ran(at_ms(1_950), 300, 2, 1);
+        recorder.user_paused(at_ms(1_950), ms(100));
+        // Due in the stall, sent when it was over, and the reply, on time: 1.05 s of its own.
+        let late = Sample { ready: at_ms(900), ..sample(900, 1_950, 1_960, Outcome::Ok) };
+        run(&mut recorder, &late);
+        // Sent before the stall, its reply seen behind it: as long as it was under way, at most.
+        let picked_up = Sample { seen_late: ms(1_050), ..sample(890, 890, 1_950, Outcome::Ok) };
+        run(&mut recorder, &picked_up);
+        recorder.planned(at_ms(1_000), false);
+        recorder.timed_out_waiting(at_ms(1_000), at_ms(2_010), ms(950), false);
+        let timeline = recorder.finish();
+        assert_eq!(timeline.counts().check(), Ok(()));
+        let seconds: Vec<_> = timeline.intervals().map(|i| (i.second, i.own)).collect();
+        let first = Own { stall_max_ns: 1_050_000_000, stall_ns: 1_050_000_000, ..Own::default() };
+        let first = Own { requests_touched: 2, ..first };
+        let second = Own { run_delay_ns: 300, runs: 2, preemptions: 1, ..Own::default() };
+        let second = Own { users_paused_ns: 100_000_000, requests_touched: 1, ..second };
+        assert_eq!(seconds, [(0, first), (1, second), (2, Own::default())]);
+        let own = timeline.own_lag();
+        assert_eq!((own.count(), own.count_above(1_040_000_000)), (3, 2));
+        assert_eq!(timeline.service().count(), 2, "one was never sent");
+        let in_time: u64 = timeline.intervals().map(|i| i.ended_in_time).sum();
+        assert_eq!(in_time, 2, "the timeout came behind the end");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! One request, from its due time to its end.
 
+use std::time::Duration;
+
 use fracas_dataplane::clock::Instant;
 
 /// What a worker knows about a request when it ends.
@@ -7,14 +9,16 @@ use fracas_dataplane::clock::Instant;
 pub struct Sample {
     /// When it should have been sent: computed from the plan, never read from a clock.
     pub due: Instant,
-    /// When it could be sent: `due` if a connection was free, else when one became free. `sent − ready` is the
-    /// generator's own lateness; `ready − due` is the target holding all connections.
+    /// When it could be sent: `sent − ready` is the generator's own lateness, such as a stall in which it became due, or
+    /// the connect rate; `ready − due` is the target holding all connections.
     pub ready: Instant,
     /// When the send was put into the ring; the kernel takes it at the end of the same turn. With a connection of
     /// its own: when that was asked for.
     pub sent: Instant,
     /// When the complete reply had been parsed, or the request was given up.
     pub done: Instant,
+    /// How late the end may have been noticed: the loop was late by this much when it saw it. 0 when it was in time.
+    pub seen_late: Duration,
     /// How it ended.
     pub outcome: Outcome,
     /// It belongs to a warm-up phase: counted apart, in no series.

@@ -10,14 +10,15 @@ use super::faults::{FaultWindow, Injected};
 use super::fine::TENTH_NS;
 use super::histogram::Distribution;
 use super::interval::{Counts, Timeline};
+use super::own::Own;
 use super::quantile::Quantile;
 use super::sample::{ErrorKind, OutcomeClass};
 use super::summary::{
-    Causes, CurvePoint, ErrorCount, NodeSummary, Second, Series, SloResult, Summary, TenthSummary,
+    Causes, CurvePoint, ErrorCount, NodeSummary, OwnSummary, Second, Series, SloResult, Summary, TenthSummary,
 };
 use super::verdict::thresholds::WORKER_BUSY_KNOWN_FROM;
 use super::verdict::{Signals, judge};
-use crate::scenario::{Cause, Load, Metric, OnNodeLoss, Pace, Replies, SeriesName, Slo, Stop};
+use crate::scenario::{Cause, Load, Metric, OnNodeLoss, Pace, Plan, Replies, SeriesName, Slo, Stop};
 
 impl Summary {
     /// Merges what the nodes measured and judges it.
@@ -93,6 +94,7 @@ impl Summary {
             service: Series::of(service, late),
             lag: Series::of(lag, 0),
             own_lag: Series::of(&own_lag, 0),
+            own: own_summary(&timeline, user_time(&facts.plan, &window)),
             response_by_outcome: by_outcome(&timeline),
             connect: Series::of(&connect, 0),
             curves: SeriesName::ALL.into_iter().zip(distributions.iter().map(curve)).collect(),
@@ -106,8 +108,11 @@ impl Summary {
             sent_bytes: sum(|i| i.sent_bytes),
             received_bytes: sum(|i| i.received_bytes),
             connections_opened: sum(|i| i.connections_opened),
+            connections_used: sum(|i| i.connections_used),
             reconnects: sum(|i| i.reconnects),
             connect_failures: sum(|i| i.connect_failures),
+            timeouts_without_connection: sum(|i| i.timeouts_without_connection),
+            growth_ratio: None,
             seconds: timeline.intervals().map(second).collect(),
             tenths: tenths_around(&timeline, &windows),
             faults: windows,
@@ -243,7 +248,46 @@ fn second(interval: &super::Interval) -> Second {
         service_p99: service.percentile(99.0),
         lag_p99: interval.lag.percentile(99.0),
         lag_max: interval.lag.max(),
+        own_p99: interval.own_lag.percentile(99.0),
+        own_max: interval.own_lag.max(),
+        own_stall_max: interval.own.stall_max_ns,
+        own_run_delay: interval.own.run_delay_ns,
     }
+}
+
+/// `user_time` is the time that all virtual users had together.
+fn own_summary(timeline: &Timeline, user_time: Duration) -> OwnSummary {
+    let mut all = Own::default();
+    timeline.intervals().for_each(|interval| all.merge(&interval.own));
+    let worst = timeline.intervals().filter(|i| i.own.stall_max_ns > 0).max_by_key(|i| i.own.stall_max_ns);
+    let ratio = |part: f64, whole: f64| if whole > 0.0 { (part / whole).min(1.0) } else { 0.0 };
+    OwnSummary {
+        stall_max_ns: all.stall_max_ns,
+        stall_max_second: worst.map(|interval| interval.second),
+        stall_ns: all.stall_ns,
+        requests_touched: all.requests_touched,
+        touched_ratio: ratio(all.requests_touched as f64, timeline.counts().planned as f64),
+        run_delay_ns: all.run_delay_ns,
+        run_delay_mean_ns: all.run_delay_ns / all.runs.max(1),
+        preemptions: all.preemptions,
+        connects_paced: all.connects_paced,
+        users_paused_ns: all.users_paused_ns,
+        users_paused_ratio: ratio(all.users_paused_ns as f64, nanos(user_time) as f64),
+    }
+}
+
+/// The time that all virtual users of a plan have together.
+fn user_time(plan: &Plan, window: &Window) -> Duration {
+    let users = plan.phases.iter().filter_map(|phase| match phase.load {
+        Load::Closed { users, .. } => Some((users, phase.stop)),
+        Load::Open(_) => None,
+    });
+    let each = users.map(|(users, stop)| match stop {
+        Stop::After(over) => over.saturating_mul(users),
+        // Only the last phase of users ends by count, and it ends with the run.
+        Stop::Requests(_) => window.measured.saturating_mul(users),
+    });
+    each.fold(Duration::ZERO, Duration::saturating_add)
 }
 
 fn node_summary(node: &NodeReport) -> NodeSummary {
@@ -254,6 +298,7 @@ fn node_summary(node: &NodeReport) -> NodeSummary {
         counts,
         response: Series::of(&node.timeline.response(), late),
         own_lag: Series::of(&node.timeline.own_lag(), 0),
+        own: own_summary(&node.timeline, Duration::ZERO),
         workers: node.workers.clone(),
         lost: node.lost.clone(),
         clock_error_ns: node.clock_error.map(nanos),
@@ -394,7 +439,7 @@ fn tenths_around(timeline: &Timeline, windows: &[FaultWindow]) -> Vec<TenthSumma
 mod tests {
     use super::*;
     use crate::measure::{Environment, ErrorKind, Faults, Grade, Outcome, Recorder, Sample, WorkerUse};
-    use crate::scenario::{Phase, Plan, Rate};
+    use crate::scenario::{Phase, Rate};
     use fracas_dataplane::clock::Instant;
 
     fn facts(slo: &[&str]) -> RunFacts {
@@ -436,6 +481,7 @@ mod tests {
                 ready: at(sent),
                 sent: at(sent),
                 done: at(done),
+                seen_late: Duration::ZERO,
                 outcome: Outcome::Ok,
                 warm_up: false,
             });
@@ -477,8 +523,9 @@ mod tests {
             recorder.planned(at(due), false);
             recorder.sent(at(due), false);
             let (due, done) = (at(due), at(due + 400));
+            let seen_late = Duration::ZERO;
             let outcome = Outcome::Ok;
-            recorder.record(&Sample { due, ready: due, sent: due, done, outcome, warm_up: false });
+            recorder.record(&Sample { due, ready: due, sent: due, done, seen_late, outcome, warm_up: false });
         }
         let mut facts = facts(&[]);
         facts.plan.phases[0].load = Load::Open(Pace::Constant { rate: Rate::per_second(100).unwrap() });
@@ -500,7 +547,8 @@ mod tests {
             recorder.planned(due, false);
             recorder.sent(due, false);
             let done = at(k * 1000 / rate + service_ms);
-            recorder.record(&Sample { due, ready: sent, sent, done, outcome, warm_up: false });
+            let seen_late = Duration::ZERO;
+            recorder.record(&Sample { due, ready: sent, sent, done, seen_late, outcome, warm_up: false });
         }
         let mut facts = facts(&[]);
         facts.plan.phases[0].load = Load::Open(Pace::Constant { rate: Rate::per_second(100).unwrap() });

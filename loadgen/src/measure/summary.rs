@@ -32,8 +32,11 @@ pub struct Summary {
     pub service: Series,
     /// Sent − due.
     pub lag: Series,
-    /// Sent − ready: the generator's own part of the lag.
+    /// The generator's own part of the response: what it sent late, and how late it may have picked the reply up.
     pub own_lag: Series,
+    /// What the generator itself did while it measured.
+    #[serde(default)]
+    pub own: OwnSummary,
     /// Response by outcome: ok, error, timeout, censored.
     pub response_by_outcome: Vec<(String, Series)>,
     /// Time to open a connection.
@@ -63,10 +66,20 @@ pub struct Summary {
     pub received_bytes: u64,
     /// The first ones included.
     pub connections_opened: u64,
+    /// Of these, how many carried a request; `--reuse hot` leaves the others idle.
+    #[serde(default)]
+    pub connections_used: u64,
     /// In place of lost ones.
     pub reconnects: u64,
     /// Attempts that failed.
     pub connect_failures: u64,
+    /// Of the timeouts, those that never had a connection: all were taken, or being opened.
+    #[serde(default)]
+    pub timeouts_without_connection: u64,
+    /// By how much the replies came later with every second of the run, in seconds: above 0, and steadily, more is due
+    /// than is answered. `None` in a closed model, and where there are too few replies to tell.
+    #[serde(default)]
+    pub growth_ratio: Option<f64>,
     /// The run second by second, warm-up and drain included.
     pub seconds: Vec<Second>,
     /// The tenths of a second around fault windows.
@@ -221,6 +234,45 @@ pub struct Second {
     pub lag_p99: u64,
     /// Lag.
     pub lag_max: u64,
+    /// The generator's own part of the response.
+    #[serde(default)]
+    pub own_p99: u64,
+    /// The generator's own part of the response.
+    #[serde(default)]
+    pub own_max: u64,
+    /// The longest time by which a worker's loop came late.
+    #[serde(default)]
+    pub own_stall_max: u64,
+    /// Workers could run and had no core, summed over all workers.
+    #[serde(default)]
+    pub own_run_delay: u64,
+}
+
+/// What the generator itself did while it measured, whatever the target did; all workers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OwnSummary {
+    /// The longest time by which a worker's loop came late: stopped, starved of its core, or busy.
+    pub stall_max_ns: u64,
+    /// The second of the run in which that began.
+    pub stall_max_second: Option<u32>,
+    /// All times by which it came late by [`STALL_FROM_NS`](super::thresholds::STALL_FROM_NS) or more, summed.
+    pub stall_ns: u64,
+    /// Requests whose own part is [`TOUCHED_FROM_NS`](super::thresholds::TOUCHED_FROM_NS) or more.
+    pub requests_touched: u64,
+    /// The same, by the requests that were due.
+    pub touched_ratio: f64,
+    /// Workers could run and had no core, summed.
+    pub run_delay_ns: u64,
+    /// The same, for each time that a worker was given a core.
+    pub run_delay_mean_ns: u64,
+    /// Times a core was taken from a worker.
+    pub preemptions: u64,
+    /// Requests that waited for the connect rate.
+    pub connects_paced: u64,
+    /// Virtual users paused because their connect had failed, summed over the users.
+    pub users_paused_ns: u64,
+    /// The same, by the time that the users had; 0 in an open model.
+    pub users_paused_ratio: f64,
 }
 
 /// A tenth of a second of the run, 1.6 % off at most. Latencies and their failures are those of the requests *due* in it;
@@ -265,8 +317,11 @@ pub struct NodeSummary {
     pub counts: Counts,
     /// Its response series.
     pub response: Series,
-    /// Its own lag.
+    /// Its own part of the response.
     pub own_lag: Series,
+    /// What it did itself.
+    #[serde(default)]
+    pub own: OwnSummary,
     /// Its worker threads.
     pub workers: Vec<WorkerUse>,
     /// Why it is gone.

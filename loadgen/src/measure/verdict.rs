@@ -14,6 +14,11 @@ pub mod thresholds {
     pub const OWN_LAG_P99_SUSPECT_NS: u64 = 1_000_000;
     /// Own lag above this at p99 is invalid: ten times what any working generator shows.
     pub const OWN_LAG_P99_INVALID_NS: u64 = 10_000_000;
+    /// A turn of a worker's loop that comes late by this or more is counted as a stall: well above what a timer overshoots
+    /// on a virtual machine.
+    pub const STALL_FROM_NS: u64 = 2_000_000;
+    /// A request with an own part of this or more was touched by the generator: what is suspect at p99.
+    pub const TOUCHED_FROM_NS: u64 = OWN_LAG_P99_SUSPECT_NS;
     /// A worker busier than this is suspect: k6 asks for 20 % of idle CPU.
     pub const WORKER_BUSY_SUSPECT: f64 = 0.80;
     /// In an open model a worker busier than this cannot keep the schedule: what is measured is the worker. A closed

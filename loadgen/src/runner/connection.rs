@@ -65,8 +65,8 @@ pub(super) struct Connection {
     pub(super) deadline: Instant,
     /// The timer that looks at `deadline`: due at it or before.
     pub(super) timer: Option<(Instant, TimerId)>,
-    /// Its place in the worker's list of idle connections.
-    pub(super) idle_at: Option<u32>,
+    /// A request was sent over it.
+    pub(super) has_carried: bool,
 }
 
 impl Connection {
@@ -82,7 +82,7 @@ impl Connection {
             has_replied: false,
             deadline: Instant::FAR_FUTURE,
             timer: None,
-            idle_at: None,
+            has_carried: false,
         }
     }
 
@@ -147,6 +147,8 @@ pub(super) fn kind_of_errno(errno: i32) -> ErrorKind {
 pub(super) fn kind_of_connect_errno(errno: i32) -> ErrorKind {
     match errno {
         ECONNREFUSED => ErrorKind::ConnectRefused,
+        // It was made, and reset before this side had seen that.
+        ECONNRESET | EPIPE => ErrorKind::Reset,
         ETIMEDOUT | ECANCELED => ErrorKind::ConnectTimeout,
         _ => ErrorKind::ConnectFailed,
     }

@@ -8,17 +8,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::ring::{Errno, Features, RingError, SocketOptions, raise_open_files_limit};
+use fracas_dataplane::ring::{
+    Errno, Features, RingError, SLOT_LIMIT, SocketOptions, open_files, raise_open_files_limit,
+};
 
 use super::facts::environment;
-use super::thread::{Command, Thread, Threads};
+use super::thread::{Broken, Command, FILES_PER_THREAD, Thread, Threads};
 use super::worker::{Readiness, WorkerSettings};
 use crate::arrival::Shard;
 use crate::measure::{Environment, Shortages, Timeline, WorkerUse};
 use crate::scenario::{Plan, PlanError};
 
-/// How long a thread may take to answer a call before it is taken to be gone: a turn is far shorter.
+/// How long one call for figures waits for a thread; what it owes then comes with a later one.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Descriptors that stay free for what is opened while a load runs: its report, and connections that still close while
+/// others take their place.
+const FILES_SPARE: u64 = 32;
 
 /// Why a run cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +43,32 @@ pub enum RunError {
     #[error(transparent)]
     Ring(#[from] RingError),
     /// No thread.
-    #[error("cannot start a worker thread: {0}")]
+    #[error("cannot start a worker thread: {0}; use fewer threads with -t")]
     Thread(#[source] io::Error),
+    /// More connections than this process may have.
+    #[error(
+        "{connections} connections on {threads} threads need {needed} file descriptors, and this process may have {limit} (RLIMIT_NOFILE); lower -c, or raise the limit with `ulimit -Hn` or LimitNOFILE="
+    )]
+    Descriptors {
+        /// Of this node.
+        connections: u64,
+        /// Of this node.
+        threads: u64,
+        /// With what is open already.
+        needed: u64,
+        /// The hard limit.
+        limit: u64,
+    },
+    /// More connections than a ring can tell apart.
+    #[error("{connections} connections on {threads} threads are too many, at most {max} a thread; raise -t")]
+    Connections {
+        /// Of this node.
+        connections: u64,
+        /// Of this node.
+        threads: u64,
+        /// On one thread.
+        max: u64,
+    },
     /// Not one connection was made.
     #[error("cannot connect to {target} ({address}): {reason}; {remedy}")]
     Connect {
@@ -63,6 +92,8 @@ pub struct Opened {
     pub open: u64,
     /// Attempts that failed.
     pub failures: u64,
+    /// Connections that the target closed before anything was sent on them.
+    pub hung_up: u64,
     /// What the last failed one said.
     pub last_error: Option<String>,
     /// Worker threads.
@@ -119,7 +150,9 @@ impl Outcome {
         let mut notes = Vec::new();
         if self.opened.open < self.opened.asked {
             let Opened { asked, open, .. } = self.opened;
-            let reason = self.opened.last_error.as_deref().unwrap_or("no answer in time");
+            let hung_up = "the target closed the others at once";
+            let unsaid = if self.opened.hung_up > 0 { hung_up } else { "no answer in time" };
+            let reason = self.opened.last_error.as_deref().unwrap_or(unsaid);
             notes.push(format!("only {open} of {asked} connections were open at the start: {reason}"));
         }
         if !self.started_late.is_zero() {
@@ -144,8 +177,16 @@ pub struct RunningLoad {
     started_at_unix_ms: u64,
     started_late: Duration,
     stopped: AtomicBool,
+    books: Mutex<Books>,
+}
+
+/// What the threads have handed over.
+#[derive(Debug, Default)]
+struct Books {
     /// Everything taken so far.
-    total: Mutex<Timeline>,
+    total: Timeline,
+    /// Asked for, and not answered yet: nothing that a thread hands over may be lost.
+    owed: Vec<mpsc::Receiver<Timeline>>,
 }
 
 /// Looks up the target, starts this node's threads and opens its connections; returns when all are open, or
@@ -159,9 +200,8 @@ pub fn prepare(plan: &Plan, shard: Shard) -> Result<Prepared, RunError> {
     plan.validate()?;
     let target = look_up(plan)?;
     let features = Features::probe()?;
-    // Without it, the soft limit decides; a failed connect will say EMFILE.
-    let _ = raise_open_files_limit();
     let count = thread_count(plan, shard);
+    check_room(shard.share(u64::from(plan.connections)), u64::from(count))?;
     let mut threads = Threads { all: Vec::with_capacity(count as usize) };
     let mut ready = Vec::with_capacity(count as usize);
     for index in 0..count {
@@ -183,11 +223,12 @@ pub fn prepare(plan: &Plan, shard: Shard) -> Result<Prepared, RunError> {
         opened.asked += readiness.asked;
         opened.open += readiness.open;
         opened.failures += readiness.failures;
+        opened.hung_up += readiness.hung_up;
         last_error = readiness.last_error.or(last_error);
     }
     opened.last_error = last_error.map(|errno| errno.to_string());
     if opened.asked > 0 && opened.open == 0 {
-        let (reason, remedy) = explain(last_error, !plan.source_addresses.is_empty());
+        let (reason, remedy) = explain(last_error, opened.hung_up, !plan.source_addresses.is_empty());
         return Err(RunError::Connect { target: plan.target.to_string(), address: target, reason, remedy });
     }
     Ok(Prepared { threads, opened })
@@ -212,7 +253,7 @@ impl Prepared {
                 .saturating_sub(millis(now.since(at))),
             started_late: now.since(at),
             stopped: AtomicBool::new(false),
-            total: Mutex::default(),
+            books: Mutex::default(),
         }
     }
 }
@@ -236,17 +277,26 @@ impl RunningLoad {
         sum
     }
 
-    /// What all threads have recorded since the last call, merged.
+    /// What all threads have recorded since the last call, merged. What a thread does not answer within ten seconds comes
+    /// with a later call.
     pub fn take(&self) -> Timeline {
-        let mut total = self.total();
-        let answers: Vec<_> = self.threads.all.iter().filter_map(Thread::ask_for_delta).collect();
+        self.take_until(Instant::now() + ANSWER_MAX)
+    }
+
+    fn take_until(&self, deadline: Instant) -> Timeline {
+        let mut books = self.books();
+        books.owed.extend(self.threads.all.iter().filter_map(Thread::ask_for_delta));
         let mut delta = Timeline::default();
-        for answer in answers {
-            if let Ok(part) = answer.recv_timeout(ANSWER_MAX) {
+        // A thread that has ended drops what it was asked: it owes nothing more.
+        books.owed.retain(|answer| match answer.recv_timeout(deadline.since(Instant::now())) {
+            Ok(part) => {
                 delta.merge(&part);
+                false
             }
-        }
-        total.merge(&delta);
+            Err(mpsc::RecvTimeoutError::Timeout) => true,
+            Err(mpsc::RecvTimeoutError::Disconnected) => false,
+        });
+        books.total.merge(&delta);
         delta
     }
 
@@ -287,7 +337,7 @@ impl RunningLoad {
     /// Waits for the end of the run and returns all of it.
     pub fn wait(mut self) -> Outcome {
         while !self.wait_timeout(Duration::from_secs(3600)) {}
-        self.take();
+        self.take_until(Instant::FAR_FUTURE);
         let mut outcome = Outcome {
             opened: std::mem::take(&mut self.opened),
             started_at_unix_ms: self.started_at_unix_ms,
@@ -305,17 +355,31 @@ impl RunningLoad {
                     outcome.shortages.merge(left.shortages);
                     outcome.ran_for = outcome.ran_for.max(left.ran_for);
                 }
-                Ok(Err(error)) => outcome.ended_early = Some(format!("a worker's ring failed: {error}")),
+                Ok(Err(Broken { error, rest })) => {
+                    outcome.ended_early = Some(format!("a worker's ring failed: {error}"));
+                    outcome.timeline.merge(&rest);
+                }
                 Err(_) => outcome.ended_early = Some("a worker thread panicked".to_owned()),
             }
         }
-        outcome.timeline = std::mem::take(&mut *self.total());
+        outcome.timeline.merge(&self.books().total);
         outcome
     }
 
-    fn total(&self) -> MutexGuard<'_, Timeline> {
-        self.total.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses more connections than this process can hold. Where it cannot know, a failed connect will say `EMFILE`.
+fn check_room(connections: u64, threads: u64) -> Result<(), RunError> {
+    let max = u64::from(SLOT_LIMIT / 2);
+    if connections.div_ceil(threads) > max {
+        return Err(RunError::Connections { connections, threads, max });
+    }
+    let Ok(limit) = raise_open_files_limit() else { return Ok(()) };
+    let needed = open_files() + connections + threads * FILES_PER_THREAD + FILES_SPARE;
+    if needed <= limit { Ok(()) } else { Err(RunError::Descriptors { connections, threads, needed, limit }) }
 }
 
 /// As many threads as asked for, but none without a connection.
@@ -344,7 +408,11 @@ fn look_up(plan: &Plan) -> Result<SocketAddr, RunError> {
 }
 
 /// What a failed connect means and what to do about it.
-fn explain(error: Option<Errno>, from_given_addresses: bool) -> (String, &'static str) {
+fn explain(error: Option<Errno>, hung_up: u64, from_given_addresses: bool) -> (String, &'static str) {
+    if hung_up > 0 {
+        let remedy = "is it a proxy with a fault on, or without its backend?";
+        return ("it accepts connections and closes them at once".to_owned(), remedy);
+    }
     let Some(errno) = error else {
         return ("no answer within the connect timeout".to_owned(), "check the address and the firewall");
     };

@@ -13,6 +13,7 @@
 mod connection;
 mod facts;
 mod handle;
+mod idle;
 mod opener;
 mod sleep;
 mod thread;

@@ -43,6 +43,12 @@ impl Sleep {
         deadline
     }
 
+    /// The deadline of a wait that nothing is due at the end of: it need not be met, and teaches nothing.
+    pub(super) fn beat(&mut self, at: Instant) -> Instant {
+        self.asked = None;
+        at
+    }
+
     /// The wait ended at `now` and nothing but its deadline had ended it: an estimate of the median moves.
     pub(super) fn on_woken_by_deadline(&mut self, now: Instant) {
         let Some(asked) = self.asked.take().filter(|asked| now >= *asked) else { return };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::{
-    Features, KernelRing, Ring, RingError, RingSettings, SPIN, Waker, thread_cpu_ns,
+    Features, KernelRing, Ring, RingError, RingSettings, SPIN, ThreadClock, ThreadRuns, Waker, thread_cpu_ns,
 };
 
 use super::handle::{Progress, RunError};
@@ -18,6 +18,13 @@ use crate::measure::{Counts, Shortages, Timeline, WorkerUse};
 
 /// How long closing the connections may take at the end.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// How often a thread asks the kernel how long it had to wait for a core.
+const RUNS_EVERY: Duration = Duration::from_millis(100);
+/// Of a shorter time, the share in which a worker was busy is chance.
+const BUSY_KNOWN_FROM: Duration = Duration::from_millis(100);
+/// File descriptors of a thread beside its connections: its ring, its waker, its run delay.
+pub(super) const FILES_PER_THREAD: u64 = 3;
 
 /// What a thread is told.
 pub(super) enum Command {
@@ -34,6 +41,13 @@ pub(super) struct Left {
     pub(super) usage: WorkerUse,
     pub(super) shortages: Shortages,
     pub(super) ran_for: Duration,
+}
+
+/// A ring that cannot go on.
+pub(super) struct Broken {
+    pub(super) error: io::Error,
+    /// What nobody had taken yet; every request has an outcome.
+    pub(super) rest: Timeline,
 }
 
 /// Figures that a thread publishes after each turn; each has one writer.
@@ -75,7 +89,7 @@ pub(super) struct Thread {
     pub(super) figures: Arc<Figures>,
     /// One message when the run has finished.
     pub(super) ended: Mutex<Receiver<()>>,
-    pub(super) join: Option<JoinHandle<io::Result<Left>>>,
+    pub(super) join: Option<JoinHandle<Result<Left, Broken>>>,
 }
 
 impl std::fmt::Debug for Command {
@@ -182,16 +196,21 @@ impl Drop for FinishedOnDrop {
 }
 
 impl<R: Ring> ThreadMain<R> {
-    fn run(mut self) -> io::Result<Left> {
+    fn run(mut self) -> Result<Left, Broken> {
         let _finished = FinishedOnDrop(Arc::clone(&self.figures));
         let ready_by = Instant::now() + self.worker.opening_max();
         let mut usage = Usage::default();
+        let mut runs = Runs::new(self.worker.now());
         let mut leaving = None;
         // A worker without connections to open is ready before its first turn, which may be a long one.
         self.tell_if_ready(self.worker.now(), ready_by);
         loop {
-            self.worker.turn()?;
+            if let Err(error) = self.worker.turn() {
+                self.worker.break_off();
+                return Err(Broken { error, rest: self.worker.take() });
+            }
             let now = self.worker.now();
+            runs.on_turn(&mut self.worker, now);
             self.tell_if_ready(now, ready_by);
             if self.worker.take_woken() {
                 while let Ok(command) = self.inbox.try_recv() {
@@ -199,7 +218,10 @@ impl<R: Ring> ThreadMain<R> {
                         Command::Start(at) => self.worker.start(at),
                         Command::Stop => self.worker.stop(),
                         Command::Abort => self.worker.abort(),
-                        Command::Take(answer) => drop(answer.send(self.worker.take())),
+                        Command::Take(answer) => {
+                            runs.tell(&mut self.worker, now);
+                            drop(answer.send(self.worker.take()));
+                        }
                         Command::Leave => leaving = Some(now),
                     }
                 }
@@ -231,6 +253,37 @@ impl<R: Ring> ThreadMain<R> {
         {
             let _ = ready.send(Ok(readiness));
         }
+    }
+}
+
+/// How long this thread had to wait for a core, in pieces.
+struct Runs {
+    clock: ThreadClock,
+    told: ThreadRuns,
+    next_at: Instant,
+}
+
+impl Runs {
+    fn new(now: Instant) -> Runs {
+        let clock = ThreadClock::open();
+        Runs { told: clock.read(), clock, next_at: now }
+    }
+
+    fn on_turn<R: Ring>(&mut self, worker: &mut Worker<R>, now: Instant) {
+        if now >= self.next_at {
+            self.tell(worker, now);
+        }
+    }
+
+    fn tell<R: Ring>(&mut self, worker: &mut Worker<R>, now: Instant) {
+        let ThreadRuns { run_delay_ns, runs, preemptions } = self.clock.read();
+        worker.ran(
+            run_delay_ns.saturating_sub(self.told.run_delay_ns),
+            runs.saturating_sub(self.told.runs),
+            preemptions.saturating_sub(self.told.preemptions),
+        );
+        self.told = ThreadRuns { run_delay_ns, runs, preemptions };
+        self.next_at = now + RUNS_EVERY;
     }
 }
 
@@ -270,7 +323,10 @@ fn usage_since<R: Ring>(
     now: Instant,
 ) -> WorkerUse {
     let Some((since, cpu_ns, busy)) = begun else { return WorkerUse::default() };
-    let wall = now.since(since).as_secs_f64().max(1e-9);
+    if now.since(since) < BUSY_KNOWN_FROM {
+        return WorkerUse::default();
+    }
+    let wall = now.since(since).as_secs_f64();
     let cpu_ratio = (thread_cpu_ns().saturating_sub(cpu_ns) as f64 / 1e9 / wall).min(1.0);
     let busy_ratio = match worker.is_precise() {
         true => ((worker.busy() - busy).as_secs_f64() / wall).min(1.0),

@@ -20,6 +20,7 @@ use fracas_dataplane::ring::{Errno, Ring, SLOT_LIMIT, SocketOptions, Token};
 use fracas_dataplane::timers::Timers;
 
 use super::connection::{Connection, Reader};
+use super::idle::IdleList;
 use super::opener::Opener;
 use super::sleep::Sleep;
 use super::virtual_user::VirtualUsers;
@@ -33,6 +34,9 @@ use crate::scenario::{Plan, Target};
 pub const WAITING_MAX: usize = 65_536;
 /// A receive ends after about so many bytes and is armed again: in effect never, replies are read at once.
 const CREDIT_BYTES: u32 = u32::MAX;
+/// No wait is longer than twice this: by how much a turn comes late tells what the generator missed, whatever it
+/// waited for. It costs an idle thread about half a per cent of a core.
+const HEARTBEAT: Duration = Duration::from_millis(1);
 
 /// What a worker is told.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct Readiness {
     pub open: u64,
     /// Attempts that failed.
     pub failures: u64,
+    /// Connections that the target closed before anything was sent on them.
+    pub hung_up: u64,
     /// The error of the last one.
     pub last_error: Option<Errno>,
     /// Nothing is to be waited for any more: all are open, or the target is not there.
@@ -68,18 +74,24 @@ pub struct Worker<R: Ring> {
     settings: WorkerSettings,
     /// Read once a turn.
     now: Instant,
+    /// By how much this turn came late.
+    late: Duration,
     start: Option<Instant>,
     schedule: Schedule,
     /// Arrivals at or after this, from the start, are not made.
     cut: Duration,
     users: VirtualUsers,
     waiting: VecDeque<Waiting>,
-    /// How many of the first in `waiting` found no free connection when they were due.
-    blocked: usize,
+    /// Arrivals due until then stayed in the schedule because the line was full.
+    full_until: Instant,
+    /// Since when the line waits for the connect rate and for nothing else.
+    paced_since: Option<Instant>,
+    /// How long it has waited so before.
+    paced_before: Duration,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
-    /// Open connections without a request; the last used is used next, its memory is warm.
-    idle: Vec<u32>,
+    /// Open connections without a request.
+    idle: IdleList,
     /// Connections that are connecting or open.
     live: usize,
     wanted: usize,
@@ -95,6 +107,8 @@ pub struct Worker<R: Ring> {
     in_flight: u64,
     connects: u64,
     lost: u64,
+    /// The first slot whose connection is still to be closed, after the end.
+    closing_from: u32,
     readiness: Readiness,
     shortages: Shortages,
     next_source: usize,
@@ -117,6 +131,11 @@ struct Slot {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     due: Instant,
+    /// When the loop took it in, and how late that was of the loop.
+    seen: Instant,
+    seen_late: Duration,
+    /// [`Worker::paced_for`] at that time.
+    paced: Duration,
     warm_up: bool,
     of_user: bool,
 }
@@ -147,13 +166,16 @@ impl<R: Ring> Worker<R> {
         let asked = if plan.keep_alive { wanted as u64 } else { 0 };
         Worker {
             now,
+            late: Duration::ZERO,
             start: None,
             cut: Duration::MAX,
             waiting: VecDeque::with_capacity(WAITING_MAX.min(1 << 12)),
-            blocked: 0,
+            full_until: Instant::ZERO,
+            paced_since: None,
+            paced_before: Duration::ZERO,
             slots: Vec::with_capacity(wanted),
             free_slots: Vec::with_capacity(wanted),
-            idle: Vec::with_capacity(wanted),
+            idle: IdleList::with_capacity(wanted),
             live: 0,
             wanted,
             open: 0,
@@ -168,6 +190,7 @@ impl<R: Ring> Worker<R> {
             in_flight: 0,
             connects: 0,
             lost: 0,
+            closing_from: 0,
             readiness: Readiness { asked, is_settled: asked == 0, ..Readiness::default() },
             shortages: Shortages::default(),
             next_source: shard.index() as usize,
@@ -189,18 +212,19 @@ impl<R: Ring> Worker<R> {
     /// # Errors
     /// Only what the ring cannot go on from.
     pub fn turn(&mut self) -> io::Result<()> {
-        let due = self.next_due();
+        let (due, is_beat) = self.next_turn();
+        let before = self.now;
         if self.settings.plan.precise {
             // What was asked for is handed over first, so that only the wait itself is not work.
-            let before = self.now;
             self.ring.wait_until(before)?;
             self.busy += self.ring.now().since(before);
             self.ring.wait_until(due)?;
         } else {
-            let deadline = self.sleep.deadline(due, self.now);
+            let deadline = if is_beat { self.sleep.beat(due) } else { self.sleep.deadline(due, before) };
             self.ring.wait_until(deadline)?;
         }
         self.now = self.ring.now();
+        self.note_lateness(due.max(before));
         // What is due goes first: it is what the turn was for, and `now` is truest now.
         self.take_due();
         self.dispatch();
@@ -224,17 +248,48 @@ impl<R: Ring> Worker<R> {
             self.recorder.bytes(self.now, sent, received);
         }
         self.end_if_over();
+        self.close_some();
         Ok(())
     }
 
-    /// When something is due next.
+    /// The turn should have come at `asked`. What happened since then may have had to wait for it.
+    fn note_lateness(&mut self, asked: Instant) {
+        let Some(start) = self.start.filter(|_| self.ended_at.is_none()) else {
+            self.late = Duration::ZERO;
+            return;
+        };
+        let from = asked.max(start);
+        self.late = self.now.since(from);
+        if !self.late.is_zero() {
+            self.recorder.late_turn(from, self.late);
+        }
+    }
+
+    /// When the loop is to turn next.
     pub fn next_due(&mut self) -> Instant {
+        self.next_turn().0
+    }
+
+    /// The same, and whether nothing is due then.
+    fn next_turn(&mut self) -> (Instant, bool) {
+        let due = self.work_due();
+        let beat = self.now + HEARTBEAT;
+        let is_beat = due > beat + HEARTBEAT && self.start.is_some() && self.ended_at.is_none();
+        (if is_beat { beat } else { due }, is_beat)
+    }
+
+    /// When something is due next.
+    fn work_due(&mut self) -> Instant {
         let mut due = self.timers.next_due();
         if self.ended_at.is_some() {
-            return due;
+            return if self.is_closing() { self.now } else { due };
         }
         if self.wants_connections() {
-            due = due.min(self.opener.next_at());
+            due = due.min(self.opener.unasked_at());
+        }
+        if let Some(waiting) = self.waiting.front() {
+            due = due.min(waiting.due + self.settings.plan.response_timeout);
+            due = due.min(if self.paced_since.is_some() { self.opener.paced_at() } else { due });
         }
         let Some(start) = self.start else { return due };
         if let Some(arrival) = self.schedule.peek().filter(|arrival| arrival.due < self.cut)
@@ -258,17 +313,27 @@ impl<R: Ring> Worker<R> {
     pub fn start(&mut self, at: Instant) {
         self.start = Some(at);
         self.recorder.set_start(at);
+        self.recorder.set_end(self.planned_end().unwrap_or(Instant::FAR_FUTURE));
+    }
+
+    /// What the kernel says of this worker's thread since the last time: how long it waited for a core, how often it was
+    /// given one, and how often it was taken away.
+    pub fn ran(&mut self, run_delay_ns: u64, runs: u64, preemptions: u64) {
+        if self.start.is_some_and(|start| start <= self.now) && self.ended_at.is_none() {
+            self.recorder.ran(self.now, run_delay_ns, runs, preemptions);
+        }
     }
 
     /// Makes no more requests from now on; what is in flight or waits is drained as at the end of the plan.
     pub fn stop(&mut self) {
         let Some(start) = self.start else {
-            self.ended_at = Some(self.now);
-            return self.close_all();
+            self.ended_at.get_or_insert(self.now);
+            return;
         };
         self.now = self.ring.now();
         self.cut = self.cut.min(self.now.since(start));
         self.users.stop(self.cut);
+        self.recorder.set_end(self.planned_end().unwrap_or(Instant::FAR_FUTURE));
     }
 
     /// Ends the drain, too: what is in flight is censored, what waits is dropped.
@@ -277,6 +342,16 @@ impl<R: Ring> Worker<R> {
         if self.ended_at.is_none() {
             self.take_due();
             self.end();
+        }
+    }
+
+    /// Gives every request an outcome without the ring, which has failed. To be followed by nothing but [`Worker::take`].
+    pub fn break_off(&mut self) {
+        if self.ended_at.is_none() {
+            self.stop();
+            if self.ended_at.is_none() {
+                self.end();
+            }
         }
     }
 
@@ -318,6 +393,11 @@ impl<R: Ring> Worker<R> {
     /// Connections that can carry requests now.
     pub fn live_connections(&self) -> usize {
         self.live
+    }
+
+    /// Of these, those without a request.
+    pub fn idle_connections(&self) -> usize {
+        self.idle.len()
     }
 
     /// Requests that wait for a connection.

@@ -10,7 +10,9 @@ mod slo;
 mod target;
 pub mod units;
 
-pub use model::{BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Step, Stop};
+pub use model::{
+    BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Reuse, Step, Stop,
+};
 
 pub use parse::{ParseError, parse};
 pub use slo::{Cause, Comparison, Metric, Replies, SeriesName, Slo, SloError};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use fracas_dataplane::config::THREADS_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Rate, duration_text};
@@ -35,7 +36,7 @@ pub struct Plan {
     /// How long a connect may take.
     #[serde(with = "duration_text")]
     pub connect_timeout: Duration,
-    /// How long a reply may take from being sent; then it counts as a timeout.
+    /// How long a reply may take from when its request is due; then it counts as a timeout, sent or not.
     #[serde(with = "duration_text")]
     pub response_timeout: Duration,
     /// What to send when; in sequence.
@@ -45,8 +46,15 @@ pub struct Plan {
     pub drain: Duration,
     /// Local addresses to connect from, in turn; empty = the kernel's choice.
     pub source_addresses: Vec<IpAddr>,
-    /// Connects are paced to this before the run, so that a storm of SYNs is not part of it.
+    /// Connects are paced to this, so that a storm of SYNs is not part of the run. A request that waits for it is the
+    /// generator's own delay. A connection per request is not paced.
     pub connect_rate: Rate,
+    /// How long a virtual user pauses whose connect has failed, or whose connection ended before its first reply.
+    #[serde(with = "duration_text", default = "retry_pause")]
+    pub retry_pause: Duration,
+    /// Which of the free connections takes the next request.
+    #[serde(default)]
+    pub reuse: Reuse,
     /// What happens to a request that cannot be sent when it is due.
     pub late: LatePolicy,
     /// Wake early and spin to the due time; costs a core per thread.
@@ -181,6 +189,17 @@ pub enum Stop {
     Requests(u64),
 }
 
+/// Which of the free connections takes the next request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reuse {
+    /// The one that has been free longest: all connections are used in turn.
+    #[default]
+    Rotate,
+    /// The one that was used last: few connections are used, and their memory is warm.
+    Hot,
+}
+
 /// What happens to a request that no connection can take when it is due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -231,6 +250,11 @@ pub struct PlanError {
     pub problem: String,
 }
 
+/// Short beside an outage, long beside a connect: ten attempts a second by each user.
+fn retry_pause() -> Duration {
+    Duration::from_millis(100)
+}
+
 /// Above this a due time would no longer be a whole nanosecond apart from the next.
 const RATE_PER_SECOND_MAX: f64 = 1e9;
 /// More phases than this is a generated file gone wrong; arrivals carry the number in 16 bits.
@@ -259,6 +283,8 @@ impl Plan {
             drain: Duration::from_secs(5),
             source_addresses: Vec::new(),
             connect_rate: Rate::per_second(10_000).expect("10,000 is above zero"),
+            retry_pause: retry_pause(),
+            reuse: Reuse::Rotate,
             late: LatePolicy::Queue,
             precise: false,
             seed: 0,
@@ -282,8 +308,14 @@ impl Plan {
                 self.connections, self.nodes
             )
         })?;
+        ensure(self.threads as usize <= THREADS_MAX, "threads", || {
+            format!("at most {THREADS_MAX}; each is a ring of its own, and more than cores gain nothing")
+        })?;
         ensure(!self.connect_timeout.is_zero(), "connect_timeout", || "must be above 0".into())?;
         ensure(!self.response_timeout.is_zero(), "response_timeout", || "must be above 0".into())?;
+        ensure(!self.retry_pause.is_zero(), "retry_pause", || {
+            "must be above 0, or users would connect without end to a target that is not there".into()
+        })?;
         ensure(self.payload_bytes > 0, "payload_bytes", || "must be at least 1".into())?;
         ensure(is_token(&self.method), "method", || {
             format!("`{}` is not an HTTP method; write one word such as GET", self.method.escape_debug())

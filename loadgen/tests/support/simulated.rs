@@ -58,6 +58,21 @@ impl Answer {
     }
 }
 
+/// What the server does for a while instead of serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outage {
+    /// Closes every connection, old and new, at once.
+    Blackout,
+    /// The same, by RST.
+    Reset,
+    /// Reads requests and never answers them; what it read is lost.
+    Hang,
+    /// Has gone: its connections are reset and nobody listens.
+    Refused,
+    /// The network loses every SYN, and what is sent on old connections is never answered.
+    BlackHole,
+}
+
 /// Answers the request with this number, counted over all connections.
 pub type Script = Box<dyn FnMut(u64) -> Answer>;
 
@@ -69,6 +84,10 @@ pub struct Server {
     script: Script,
     /// From when until when it does nothing at all.
     pub freeze: Option<(Instant, Instant)>,
+    /// From when until when it does not serve.
+    pub outage: Option<(Instant, Instant, Outage)>,
+    is_out: bool,
+    address: std::net::SocketAddr,
     connections: Vec<Serving>,
     /// When which answer is ready.
     answers: Vec<(Instant, usize, Answer)>,
@@ -95,7 +114,11 @@ impl Server {
     }
 
     fn listen(ring: SimulatedRing, request_bytes: usize, script: Script) -> (Server, std::net::SocketAddr) {
+        let address = "10.9.9.9:80".parse().unwrap();
         let mut server = Server {
+            outage: None,
+            is_out: false,
+            address,
             now: ring.now(),
             ring,
             request_bytes,
@@ -106,11 +129,55 @@ impl Server {
             requests: Vec::new(),
             accepted: 0,
         };
-        let address = "10.9.9.9:80".parse().unwrap();
         let (socket, address) = server.ring.listen(address, &SocketOptions::default()).unwrap();
         let token = Token { role: LISTENER, slot: socket_number(&mut server, socket), generation: 0 };
         server.ring.accept(socket, token);
         (server, address)
+    }
+
+    fn is_out(&self, outage: Outage) -> bool {
+        self.is_out && self.outage.is_some_and(|(.., kind)| kind == outage)
+    }
+
+    /// Begins and ends the outage when its time has come.
+    fn change(&mut self) {
+        let Some((from, until, kind)) = self.outage else { return };
+        let network = self.ring.network().clone();
+        if !self.is_out && (from..until).contains(&self.now) {
+            self.is_out = true;
+            match kind {
+                Outage::Blackout | Outage::Reset | Outage::Refused => {
+                    if kind == Outage::Refused {
+                        self.ring.cancel_all(self.connections[0].socket);
+                    }
+                    for slot in 1..self.connections.len() {
+                        self.turn_away(slot, kind != Outage::Blackout);
+                    }
+                }
+                Outage::BlackHole => network.make_unreachable(self.address.ip()),
+                Outage::Hang => {}
+            }
+        } else if self.is_out && self.now >= until {
+            self.is_out = false;
+            self.outage = None;
+            match kind {
+                Outage::Refused => {
+                    let (socket, _) = self.ring.listen(self.address, &SocketOptions::default()).unwrap();
+                    self.connections[0].socket = socket;
+                    self.ring.accept(socket, Token { role: LISTENER, slot: 0, generation: 0 });
+                }
+                Outage::BlackHole => network.make_reachable(self.address.ip()),
+                Outage::Blackout | Outage::Reset | Outage::Hang => {}
+            }
+        }
+    }
+
+    fn turn_away(&mut self, slot: usize, by_reset: bool) {
+        if by_reset && !self.connections[slot].closed && !self.connections[slot].closing {
+            self.ring.reset(self.connections[slot].socket);
+        }
+        self.hang_up(slot);
+        self.close_if_over(slot);
     }
 
     /// From when a request that comes now is worked on.
@@ -133,11 +200,19 @@ impl Server {
                     closing: false,
                     closed: false,
                 });
-                let token = Server::token(self.connections.len() - 1);
+                let slot = self.connections.len() - 1;
+                if self.is_out(Outage::Blackout) || self.is_out(Outage::Reset) {
+                    self.connections[slot].receiving = false;
+                    return self.turn_away(slot, self.is_out(Outage::Reset));
+                }
+                let token = Server::token(slot);
                 self.ring.receive(socket, token, BufferSize::Small, u32::MAX);
             }
             Outcome::AcceptEnded(_) => {
                 let listener = self.connections[0].socket;
+                if self.is_out(Outage::Refused) {
+                    return self.ring.close(listener);
+                }
                 self.ring.accept(listener, token);
             }
             Outcome::Received { chunk, armed } => {
@@ -146,6 +221,9 @@ impl Server {
                 drop(chunk);
                 while self.connections[slot].unread >= self.request_bytes {
                     self.connections[slot].unread -= self.request_bytes;
+                    if self.is_out(Outage::Hang) || self.is_out(Outage::BlackHole) {
+                        continue;
+                    }
                     let answer = (self.script)(self.requests.len() as u64);
                     self.requests.push(self.now);
                     self.answers.push((self.works_from() + answer.after, slot, answer));
@@ -247,6 +325,7 @@ impl Actor for Server {
         let due = self.next_due();
         self.ring.wait_until(due)?;
         self.now = self.ring.now();
+        self.change();
         while let Some(completion) = self.ring.next_completion() {
             self.on_completion(completion);
         }
@@ -267,18 +346,45 @@ impl Actor for Server {
 
     fn next_due(&mut self) -> Instant {
         let ready = self.answers.iter().filter(|(_, slot, _)| !self.connections[*slot].sending);
-        ready.map(|(due, ..)| *due).min().unwrap_or(Instant::FAR_FUTURE)
+        let change = self.outage.map(|(from, until, _)| if self.is_out { until } else { from });
+        ready.map(|(due, ..)| *due).chain(change).min().unwrap_or(Instant::FAR_FUTURE)
     }
 }
 
-struct Loop(Rc<RefCell<Worker<SimulatedRing>>>);
+/// From when until when the generator's thread stands still.
+pub type Stop = Rc<RefCell<Option<(Instant, Instant)>>>;
+
+struct Loop {
+    worker: Rc<RefCell<Worker<SimulatedRing>>>,
+    network: Network,
+    ring: RingId,
+    stop: Stop,
+}
+
+impl Loop {
+    /// Until when it stands still, if it does now.
+    fn stopped_until(&self) -> Option<Instant> {
+        let now = self.network.now();
+        let stop = *self.stop.borrow();
+        stop.filter(|(from, until)| (*from..*until).contains(&now)).map(|(_, until)| until)
+    }
+}
 
 impl Actor for Loop {
     fn turn(&mut self) -> io::Result<()> {
-        self.0.borrow_mut().turn()
+        let is_stopped = self.stopped_until().is_some();
+        self.network.set_stopped(self.ring, is_stopped);
+        if is_stopped { Ok(()) } else { self.worker.borrow_mut().turn() }
     }
+
     fn next_due(&mut self) -> Instant {
-        self.0.borrow_mut().next_due()
+        let due = self.worker.borrow_mut().next_due();
+        match (self.stopped_until(), *self.stop.borrow()) {
+            (Some(until), _) => until,
+            // A turn at the beginning, which stops it.
+            (None, Some((from, _))) if from >= self.network.now() => due.min(from),
+            _ => due,
+        }
     }
 }
 
@@ -289,6 +395,7 @@ pub struct Bench {
     pub worker: Rc<RefCell<Worker<SimulatedRing>>>,
     pub server: Rc<RefCell<Server>>,
     pub worker_ring: RingId,
+    pub stop: Stop,
 }
 
 /// Rings with room for everything that one test sends in a burst.
@@ -324,8 +431,14 @@ impl Bench {
         let worker = Rc::new(RefCell::new(Worker::new(ring, settings)));
         let mut simulation = Simulation::new(&network);
         simulation.add(server_ring, Rc::clone(&server));
-        simulation.add(worker_ring, Loop(Rc::clone(&worker)));
-        Bench { network, simulation, worker, server, worker_ring }
+        let stop = Stop::default();
+        let stops = Rc::clone(&stop);
+        let of_worker = Rc::clone(&worker);
+        simulation.add(
+            worker_ring,
+            Loop { worker: of_worker, network: network.clone(), ring: worker_ring, stop: stops },
+        );
+        Bench { network, simulation, worker, server, worker_ring, stop }
     }
 
     /// Opens the connections, within ten seconds of virtual time.

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fracas_loadgen::scenario::{self, LatePolicy, Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, units};
+use fracas_loadgen::scenario::{
+    self, LatePolicy, Load, Pace, Phase, Plan, Rate, Reuse, Slo, Stop, Target, units,
+};
 
 use crate::cli::access::AccessArgs;
 use crate::cli::exit::UsageError;
@@ -63,7 +65,7 @@ pub struct Args {
     /// How long a connect may take [default: 5s]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     connect_timeout: Option<Duration>,
-    /// How long a reply may take [default: 30s]
+    /// How long a reply may take from when its request is due, sent or not [default: 30s]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     timeout: Option<Duration>,
     /// Drop a request that could not be sent for this long, and count it, instead of sending it late
@@ -72,9 +74,15 @@ pub struct Args {
     /// Address to connect from; may be repeated, 28,000 connections each
     #[arg(long = "source-address", value_name = "IP")]
     source_addresses: Vec<IpAddr>,
-    /// Connects a second before the run [default: 10k/s]
+    /// Connects a second, at most; what a request waits for it is the generator's own part [default: 10k/s]
     #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     connect_rate: Option<Rate>,
+    /// Closed model: how long a user pauses after a connect that failed [default: 100ms]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
+    retry_pause: Option<Duration>,
+    /// Which free connection is used next: rotate takes each in turn, hot the last used [default: rotate]
+    #[arg(long, value_name = "ORDER", value_parser = reuse)]
+    reuse: Option<Reuse>,
     /// Meet every due time within a microsecond by spinning, at the cost of a core per thread
     #[arg(long)]
     precise: bool,
@@ -141,6 +149,8 @@ impl Args {
             ("--drop-after", self.drop_after.is_some()),
             ("--source-address", !self.source_addresses.is_empty()),
             ("--connect-rate", self.connect_rate.is_some()),
+            ("--retry-pause", self.retry_pause.is_some()),
+            ("--reuse", self.reuse.is_some()),
         ];
         if let Some((flag, _)) = given.iter().find(|(_, is_given)| *is_given) {
             return Err(UsageError::because(format!("{flag} is said in the run file; change it there")));
@@ -191,6 +201,8 @@ impl Args {
         plan.late = self.drop_after.map_or(plan.late, LatePolicy::DropAfter);
         plan.source_addresses.clone_from(&self.source_addresses);
         plan.connect_rate = self.connect_rate.unwrap_or(plan.connect_rate);
+        plan.retry_pause = self.retry_pause.unwrap_or(plan.retry_pause);
+        plan.reuse = self.reuse.unwrap_or(plan.reuse);
         Ok(plan)
     }
 }
@@ -200,6 +212,8 @@ fn flag_of(key: &str) -> Option<&'static str> {
     Some(match key {
         "connect_timeout" => "--connect-timeout",
         "response_timeout" => "--timeout",
+        "retry_pause" => "--retry-pause",
+        "threads" => "--threads",
         "payload_bytes" => "--payload",
         "method" => "--method",
         _ if key.starts_with("headers[") => "--header",
@@ -208,6 +222,14 @@ fn flag_of(key: &str) -> Option<&'static str> {
         _ if key.ends_with("].rate") => "--rate",
         _ => return None,
     })
+}
+
+fn reuse(text: &str) -> Result<Reuse, String> {
+    match text {
+        "rotate" => Ok(Reuse::Rotate),
+        "hot" => Ok(Reuse::Hot),
+        _ => Err("write `rotate` or `hot`".to_owned()),
+    }
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -259,6 +281,8 @@ mod tests {
         for (words, flag) in [
             ("-d 0s", "--duration: must be above 0"),
             ("--timeout 0s", "--timeout: must be above 0"),
+            ("--retry-pause 0s", "--retry-pause: must be above 0"),
+            ("--reuse cold", "write `rotate` or `hot`"),
             ("--connect-timeout 0s", "--connect-timeout: must be above 0"),
             ("--payload 0B", "--payload: must be at least 1"),
             ("-r 2000M/s", "--rate: must not be above 1000M/s"),

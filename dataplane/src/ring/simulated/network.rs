@@ -93,6 +93,11 @@ impl Network {
         self.state.borrow_mut().unreachable.push(address);
     }
 
+    /// Lets the SYNs that are sent to `address` from now on arrive again.
+    pub fn make_reachable(&self, address: IpAddr) {
+        self.state.borrow_mut().unreachable.retain(|other| *other != address);
+    }
+
     /// A new ring on this network.
     pub fn ring(&self, settings: &SimulatedSettings) -> SimulatedRing {
         let mut state = self.state.borrow_mut();
@@ -110,6 +115,7 @@ impl Network {
             receives: Default::default(),
             woken: false,
             deadline: Instant::ZERO,
+            stopped: false,
         });
         let id = RingId(state.rings.len() - 1);
         SimulatedRing { network: self.clone(), id }
@@ -152,7 +158,13 @@ impl Network {
 
     /// Whether a turn of the ring would find something.
     pub fn is_runnable(&self, ring: RingId) -> bool {
-        self.state.borrow().is_runnable(ring.0)
+        let state = self.state.borrow();
+        !state.rings[ring.0].stopped && state.is_runnable(ring.0)
+    }
+
+    /// Stops a ring's thread, as SIGSTOP does, or lets it go on. Its actor must not call it due meanwhile.
+    pub fn set_stopped(&self, ring: RingId, stopped: bool) {
+        self.state.borrow_mut().rings[ring.0].stopped = stopped;
     }
 
     /// Whether a ring wakes for no reason now.

@@ -25,6 +25,8 @@ pub(super) struct RingState {
     pub(super) receives: HashMap<Token, usize>,
     pub(super) woken: bool,
     pub(super) deadline: crate::clock::Instant,
+    /// Its thread stands still.
+    pub(super) stopped: bool,
 }
 
 impl RingState {

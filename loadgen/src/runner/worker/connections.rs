@@ -6,7 +6,7 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::{BufferSize, Errno, Ring, SLOT_LIMIT, Socket, Token};
 
-use super::{CREDIT_BYTES, Slot, Timer, Worker};
+use super::{CREDIT_BYTES, Readiness, Slot, Timer, Worker};
 use crate::measure::Outcome as Ended;
 use crate::runner::connection::{
     Connection, EADDRNOTAVAIL, EMFILE, ENFILE, Request, State, kind_of_connect_errno,
@@ -21,16 +21,19 @@ const CLOSE_WAIT_MAX: Duration = Duration::from_millis(100);
 const FAILURES_BEFORE_GIVING_UP: u64 = 3;
 
 impl<R: Ring> Worker<R> {
+    /// Whether connections are missing that nobody waits for.
     pub(super) fn wants_connections(&self) -> bool {
         self.settings.plan.keep_alive
             && self.live < self.wanted
             && self.ended_at.is_none()
-            && (self.issued_at.is_none() || !self.waiting.is_empty())
+            && self.issued_at.is_none()
+            // What waits opens its own, and nothing may take the place of it.
+            && self.waiting.is_empty()
     }
 
     pub(super) fn open_connections(&mut self) {
         for _ in 0..CONNECTS_PER_TURN_MAX {
-            if !self.wants_connections() || self.opener.next_at() > self.now {
+            if !self.wants_connections() || self.opener.unasked_at() > self.now {
                 return;
             }
             self.opener.on_begun(self.now);
@@ -38,25 +41,26 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// Opens a connection for one request alone.
+    /// Opens a connection for a request that waits for it; its failure is the request's.
     pub(super) fn connect_for(&mut self, request: Request) {
+        self.opener.on_begun(self.now);
         self.connect(Some(request));
     }
 
     fn connect(&mut self, request: Option<Request>) {
         let Some(slot) = self.free_slot() else {
-            return self.note_connect_failure(self.now, Errno(EMFILE), request);
+            return self.note_connect_failure(Errno(EMFILE), request);
         };
         let generation = self.slots[slot as usize].generation;
         let token = Token { role: 0, slot, generation };
         let source = self.source_address();
-        let again = self.lost > 0 && request.is_none();
+        let again = self.lost > 0 && self.settings.plan.keep_alive;
         match self.ring.connect(self.settings.target, source, &self.settings.options, token) {
             Ok(socket) => self.on_connecting(slot, socket, request, again),
             Err(error) => {
                 self.free_slots.push(slot);
                 let errno = Errno(error.raw_os_error().unwrap_or_default());
-                self.note_connect_failure(self.now, errno, request);
+                self.note_connect_failure(errno, request);
             }
         }
     }
@@ -78,6 +82,9 @@ impl<R: Ring> Worker<R> {
         let mut connection = Connection::new(socket, self.reader.clone(), self.now, again);
         connection.request = request;
         connection.deadline = self.now + self.settings.plan.connect_timeout;
+        if let Some(request) = request {
+            connection.deadline = connection.deadline.min(request.due + self.settings.plan.response_timeout);
+        }
         self.slots[slot as usize].connection = Some(connection);
         self.watch(slot);
     }
@@ -107,8 +114,7 @@ impl<R: Ring> Worker<R> {
         self.ring.receive(socket, token, BufferSize::Small, CREDIT_BYTES);
         match request {
             Some(request) => {
-                self.opener.on_success();
-                self.at(slot).0.deadline = request.sent + self.settings.plan.response_timeout;
+                self.at(slot).0.deadline = request.due + self.settings.plan.response_timeout;
                 self.send_request(slot, token);
             }
             None => self.rest(slot),
@@ -117,43 +123,34 @@ impl<R: Ring> Worker<R> {
 
     pub(super) fn on_connect_failed(&mut self, slot: u32, errno: Errno) {
         let (connection, _) = self.at(slot);
-        let (asked_at, request) = (connection.asked_at, connection.request.take());
+        let request = connection.request.take();
         self.close(slot);
-        self.note_connect_failure(asked_at, errno, request);
+        self.note_connect_failure(errno, request);
     }
 
-    fn note_connect_failure(&mut self, asked_at: Instant, Errno(errno): Errno, request: Option<Request>) {
+    fn note_connect_failure(&mut self, Errno(errno): Errno, request: Option<Request>) {
         self.recorder.connect_failed(self.now);
         self.readiness.failures += 1;
         self.readiness.last_error = Some(Errno(errno));
-        if self.readiness.open == 0 && self.readiness.failures >= FAILURES_BEFORE_GIVING_UP {
-            self.readiness.is_settled = true;
-        }
+        self.settle_if_hopeless();
         self.shortages.ports += u64::from(errno == EADDRNOTAVAIL);
         self.shortages.descriptors += u64::from(errno == EMFILE || errno == ENFILE);
         self.opener.on_failure(self.now);
-        let kind = kind_of_connect_errno(errno);
         if let Some(request) = request {
-            self.end_request(request, Ended::Error(kind));
-        } else if self.live == 0 {
-            self.fail_waiting(asked_at, kind);
+            self.end_request(request, Ended::Error(kind_of_connect_errno(errno)), true);
         }
+    }
+
+    /// Gives up waiting for connections when none stays.
+    fn settle_if_hopeless(&mut self) {
+        let Readiness { open, failures, hung_up, .. } = self.readiness;
+        self.readiness.is_settled |= open == 0 && failures + hung_up >= FAILURES_BEFORE_GIVING_UP;
     }
 
     /// An open connection without a request can take the next one.
     pub(super) fn rest(&mut self, slot: u32) {
-        let entry = &mut self.slots[slot as usize];
-        if let Some(connection) = entry.connection.as_mut().filter(|c| c.is_idle() && c.idle_at.is_none()) {
-            connection.idle_at = Some(self.idle.len() as u32);
+        if self.slots[slot as usize].connection.as_ref().is_some_and(Connection::is_idle) {
             self.idle.push(slot);
-        }
-    }
-
-    pub(super) fn leave_idle(&mut self, slot: u32) {
-        let Some(place) = self.at(slot).0.idle_at.take() else { return };
-        self.idle.swap_remove(place as usize);
-        if let Some(moved) = self.idle.get(place as usize).copied() {
-            self.at(moved).0.idle_at = Some(place);
         }
     }
 
@@ -175,12 +172,17 @@ impl<R: Ring> Worker<R> {
 
     /// The connection ended and another has to be opened in its place.
     pub(super) fn lose(&mut self, slot: u32) {
-        if !self.at(slot).0.has_replied {
+        let Connection { has_replied, has_carried, .. } = *self.at(slot).0;
+        if !has_replied {
             // A target that hangs up on everybody must not be called again at once.
             self.opener.on_failure(self.now);
         }
         self.lost += 1;
         self.close(slot);
+        if !has_carried {
+            self.readiness.hung_up += 1;
+            self.settle_if_hopeless();
+        }
     }
 
     /// Begins to close: at once if nothing is in flight, else when that has ended.
@@ -204,7 +206,7 @@ impl<R: Ring> Worker<R> {
 
     /// Takes the connection out of use.
     fn detach(&mut self, slot: u32) {
-        self.leave_idle(slot);
+        self.idle.remove(slot);
         let (connection, _) = self.at(slot);
         debug_assert_ne!(connection.state, State::Closing, "a connection is closed once");
         if connection.state == State::Open {
@@ -240,14 +242,13 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    pub(super) fn close_all(&mut self) {
-        for slot in 0..self.slots.len() as u32 {
-            let Slot { connection, .. } = &self.slots[slot as usize];
-            match connection.as_ref().map(|connection| (connection.state, connection.socket)) {
-                Some((State::Closing, socket)) => self.ring.cancel_all(socket),
-                Some(_) => self.close(slot),
-                None => {}
-            }
+    /// Closes what is at `slot`, without waiting for anything.
+    pub(super) fn close_now(&mut self, slot: u32) {
+        let Slot { connection, .. } = &self.slots[slot as usize];
+        match connection.as_ref().map(|connection| (connection.state, connection.socket)) {
+            Some((State::Closing, socket)) => self.ring.cancel_all(socket),
+            Some(_) => self.close(slot),
+            None => {}
         }
     }
 }

@@ -1,14 +1,32 @@
-//! From due to sent: what the plan and the users want now goes into a line, and from its head to free connections.
+//! From due to sent: what the plan and the users want now goes into a line, and from its head to free connections, or
+//! to new ones while there are fewer than asked for. Nothing in the line outlives its timeout.
+//!
+//! A request that was due earlier than it is sent waited for one of two: the target, which held all connections, or the
+//! generator. The generator's are: the time until the loop saw that it was due, the connect rate, and the lateness of
+//! the turn that found the connection for it. `ready` is `sent` without these.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::{Chunk, Ring, Token};
 
 use super::{WAITING_MAX, Waiting, Worker};
-use crate::measure::{DropReason, ErrorKind, Outcome as Ended};
+use crate::measure::DropReason;
 use crate::runner::connection::Request;
-use crate::scenario::LatePolicy;
+use crate::scenario::{LatePolicy, Reuse};
+
+/// Where the next request goes.
+enum Way {
+    /// To this free connection.
+    Over(u32),
+    /// To one that is opened for it.
+    Connect,
+    /// It waits until the connect rate allows one.
+    Paced,
+    /// It waits until the target gives a connection back.
+    Blocked,
+}
 
 impl<R: Ring> Worker<R> {
     /// Moves what is due from the schedule and the users into the line.
@@ -26,12 +44,15 @@ impl<R: Ring> Worker<R> {
         while let Some(arrival) = self.schedule.peek()
             && arrival.due <= elapsed
             && arrival.due < self.cut
-            && self.waiting.len() < WAITING_MAX
         {
+            if self.waiting.len() >= WAITING_MAX {
+                self.full_until = self.now;
+                return;
+            }
             self.schedule.next();
             let due = start + arrival.due;
             self.recorder.planned(due, arrival.warm_up);
-            self.waiting.push_back(Waiting { due, warm_up: arrival.warm_up, of_user: false });
+            self.wait(due, arrival.warm_up, false);
         }
     }
 
@@ -40,56 +61,111 @@ impl<R: Ring> Worker<R> {
         let Some(start) = self.start else { return };
         if let Some(warm_up) = self.users.take_turn(due.since(start)) {
             self.recorder.planned(due, warm_up);
-            self.waiting.push_back(Waiting { due, warm_up, of_user: true });
+            self.wait(due, warm_up, true);
         }
     }
 
-    /// Sends what waits for as long as there is a connection for it.
+    fn wait(&mut self, due: Instant, warm_up: bool, of_user: bool) {
+        // The target, not the loop, kept from the line what had no room in it.
+        let seen_late = if due <= self.full_until { Duration::ZERO } else { self.now.since(due) };
+        let (seen, paced) = (self.now, self.paced_for());
+        self.waiting.push_back(Waiting { due, seen, seen_late, paced, warm_up, of_user });
+    }
+
+    /// How long the line has waited for the connect rate so far.
+    fn paced_for(&self) -> Duration {
+        self.paced_before + self.paced_since.map_or(Duration::ZERO, |since| self.now.since(since))
+    }
+
+    /// Sends what waits for as long as there is a way, and gives up what has waited too long.
     pub(super) fn dispatch(&mut self) {
         while let Some(waiting) = self.waiting.front().copied() {
             if let LatePolicy::DropAfter(limit) = self.settings.plan.late
                 && !waiting.of_user
                 && self.now.since(waiting.due) > limit
             {
-                self.pop_waiting();
+                self.waiting.pop_front();
                 self.recorder.dropped(waiting.due, self.now, DropReason::Late, waiting.warm_up);
                 continue;
             }
-            let slot = if self.settings.plan.keep_alive {
-                match self.idle.last() {
-                    Some(slot) => Some(*slot),
-                    None => break,
+            if waiting.due + self.settings.plan.response_timeout <= self.now {
+                self.waiting.pop_front();
+                self.give_up(waiting);
+                continue;
+            }
+            let way = self.way();
+            // A request that is paced holds up all behind it, and one that is blocked, too.
+            let is_paced = matches!(way, Way::Paced);
+            if is_paced != self.paced_since.is_some() {
+                self.paced_before = self.paced_for();
+                self.paced_since = is_paced.then_some(self.now);
+            }
+            match way {
+                Way::Over(slot) => {
+                    let request = self.take_request(waiting);
+                    self.send(slot, request);
                 }
-            } else if self.live < self.wanted {
-                None
-            } else {
-                break;
-            };
-            let was_blocked = self.pop_waiting();
-            let Waiting { due, warm_up, of_user } = waiting;
-            let ready = if was_blocked { self.now.max(due) } else { due };
-            self.recorder.sent(due, warm_up);
-            self.in_flight += 1;
-            let request = Request { due, ready, sent: self.now, warm_up, of_user };
-            match slot {
-                Some(slot) => self.send(slot, request),
-                None => self.connect_for(request),
+                Way::Connect => {
+                    let request = self.take_request(waiting);
+                    self.connect_for(request);
+                }
+                Way::Paced | Way::Blocked => return,
             }
         }
-        self.blocked = self.waiting.len();
+        self.paced_before = self.paced_for();
+        self.paced_since = None;
     }
 
-    /// Takes the first in the line; whether it had to wait for a connection.
-    fn pop_waiting(&mut self) -> bool {
+    fn way(&self) -> Way {
+        let free = match self.settings.plan.reuse {
+            Reuse::Rotate => self.idle.first(),
+            Reuse::Hot => self.idle.last(),
+        };
+        match free {
+            Some(slot) if self.settings.plan.keep_alive => Way::Over(slot),
+            _ if self.live >= self.wanted => Way::Blocked,
+            // A connection for each request is what the rate of the requests asks for.
+            _ if self.settings.plan.keep_alive && self.opener.paced_at() > self.now => Way::Paced,
+            _ => Way::Connect,
+        }
+    }
+
+    /// Takes the first in the line, which is sent now.
+    fn take_request(&mut self, waiting: Waiting) -> Request {
         self.waiting.pop_front();
-        let was_blocked = self.blocked > 0;
-        self.blocked = self.blocked.saturating_sub(1);
-        was_blocked
+        let Waiting { due, warm_up, of_user, .. } = waiting;
+        let now = self.now;
+        let own = self.own_part(waiting);
+        if self.paced_for() > waiting.paced {
+            self.recorder.paced(due);
+        }
+        self.recorder.sent(due, warm_up);
+        self.in_flight += 1;
+        Request { due, ready: (now - own).max(due.min(now)), sent: now, warm_up, of_user }
+    }
+
+    /// What of the wait until now was the generator's.
+    fn own_part(&self, waiting: Waiting) -> Duration {
+        let paced = self.paced_for().saturating_sub(waiting.paced);
+        // What became free during a stall could have been used before it was over.
+        let stalled = self.late.min(self.now.since(waiting.seen));
+        (waiting.seen_late + paced + stalled).min(self.now.since(waiting.due))
+    }
+
+    /// It found no connection until its timeout.
+    fn give_up(&mut self, waiting: Waiting) {
+        let Waiting { due, warm_up, of_user, .. } = waiting;
+        let late = self.now.since(due + self.settings.plan.response_timeout);
+        let own = self.own_part(waiting).max(late.min(self.late));
+        self.recorder.timed_out_waiting(due, self.now, own, warm_up);
+        if of_user {
+            self.user_rests(false);
+        }
     }
 
     fn send(&mut self, slot: u32, request: Request) {
-        self.leave_idle(slot);
-        let deadline = request.sent + self.settings.plan.response_timeout;
+        self.idle.remove(slot);
+        let deadline = request.due + self.settings.plan.response_timeout;
         let (connection, token) = self.at(slot);
         (connection.request, connection.deadline) = (Some(request), deadline);
         self.send_request(slot, token);
@@ -101,21 +177,12 @@ impl<R: Ring> Worker<R> {
         self.sent_bytes += bytes.len() as u64;
         let (connection, _) = self.at(slot);
         connection.in_flight.send = true;
+        let is_first = !std::mem::replace(&mut connection.has_carried, true);
         let socket = connection.socket;
+        if is_first {
+            self.recorder.connection_used(self.now);
+        }
         self.watch(slot);
         self.ring.send(socket, token, std::iter::once(bytes));
-    }
-
-    /// Nothing is connected and a connect has just failed: those who waited for it have failed with it.
-    pub(super) fn fail_waiting(&mut self, asked_at: Instant, kind: ErrorKind) {
-        for _ in 0..self.waiting.len() {
-            let Some(Waiting { due, warm_up, of_user }) = self.waiting.pop_front() else { break };
-            let sent = asked_at.max(due);
-            self.recorder.sent(due, warm_up);
-            self.in_flight += 1;
-            let request = Request { due, ready: sent, sent, warm_up, of_user };
-            self.end_request(request, Ended::Error(kind));
-        }
-        self.blocked = self.waiting.len();
     }
 }

@@ -1,23 +1,41 @@
 //! Accounting: every request gets one outcome, and the run its end.
 
+use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::Ring;
 
 use super::{Timer, Waiting, Worker};
 use crate::measure::{DropReason, Outcome as Ended, Sample};
 use crate::runner::connection::Request;
 
+/// Connections that begin to close in one turn at the end: cancelling the operations of thousands at once takes the
+/// kernel seconds, in which nobody would be answered.
+const CLOSES_PER_TURN_MAX: u32 = 64;
+
 impl<R: Ring> Worker<R> {
-    pub(super) fn end_request(&mut self, request: Request, outcome: Ended) {
-        let Request { due, ready, sent, warm_up, of_user } = request;
-        self.in_flight -= 1;
-        self.recorder.record(&Sample { due, ready, sent, done: self.now, outcome, warm_up });
-        if !of_user {
-            return;
+    /// A request has its outcome. `was_refused`: its connect failed, or its connection ended before any reply.
+    pub(super) fn end_request(&mut self, request: Request, outcome: Ended, was_refused: bool) {
+        self.record(request, outcome);
+        if request.of_user {
+            self.user_rests(was_refused);
         }
+    }
+
+    fn record(&mut self, request: Request, outcome: Ended) {
+        let Request { due, ready, sent, warm_up, .. } = request;
+        self.in_flight -= 1;
+        let (done, seen_late) = (self.now, self.late);
+        self.recorder.record(&Sample { due, ready, sent, done, seen_late, outcome, warm_up });
+    }
+
+    /// A user thinks; one whose connect has failed pauses at least as long as the plan says, for nothing else would keep
+    /// it off a target that is not there.
+    pub(super) fn user_rests(&mut self, was_refused: bool) {
         let mut pause = self.users.think_time();
-        if !self.settings.plan.keep_alive && outcome != Ended::Ok {
-            // With a connection each, nothing else keeps the users off a target that is not there.
-            pause = pause.max(self.opener.pause());
+        let retry_pause = self.settings.plan.retry_pause;
+        if was_refused && retry_pause > pause {
+            let end = self.planned_end().unwrap_or(Instant::FAR_FUTURE);
+            self.recorder.user_paused(self.now, (retry_pause - pause).min(end.since(self.now)));
+            pause = retry_pause;
         }
         if pause.is_zero() {
             self.user_turn(self.now);
@@ -48,16 +66,13 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// Gives every request that has no outcome one, and begins to close all connections.
+    /// Gives every request that has no outcome one; the connections are closed by the turns that follow.
     pub(super) fn end(&mut self) {
         self.ended_at = Some(self.now);
         for slot in 0..self.slots.len() as u32 {
             let connection = self.slots[slot as usize].connection.as_mut();
             if let Some(request) = connection.and_then(|connection| connection.request.take()) {
-                self.in_flight -= 1;
-                let Request { due, ready, sent, warm_up, .. } = request;
-                let outcome = Ended::Censored;
-                self.recorder.record(&Sample { due, ready, sent, done: self.now, outcome, warm_up });
+                self.record(request, Ended::Censored);
             }
         }
         debug_assert_eq!(self.in_flight, 0, "every request in flight belongs to a connection");
@@ -71,6 +86,20 @@ impl<R: Ring> Worker<R> {
             self.recorder.planned(due, arrival.warm_up);
             self.recorder.dropped(due, self.now, DropReason::Unsent, arrival.warm_up);
         }
-        self.close_all();
+    }
+
+    /// Whether connections are left of which the close has not begun.
+    pub(super) fn is_closing(&self) -> bool {
+        self.ended_at.is_some() && (self.closing_from as usize) < self.slots.len()
+    }
+
+    /// After the end, begins to close the next few connections.
+    pub(super) fn close_some(&mut self) {
+        if self.is_closing() {
+            let from = self.closing_from;
+            let until = from.saturating_add(CLOSES_PER_TURN_MAX).min(self.slots.len() as u32);
+            (from..until).for_each(|slot| self.close_now(slot));
+            self.closing_from = until;
+        }
     }
 }

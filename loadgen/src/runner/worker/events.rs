@@ -8,7 +8,7 @@ use fracas_dataplane::ring::{BufferSize, Completion, Errno, Outcome, ReceiveEnd,
 use super::{CREDIT_BYTES, Timer, Worker};
 use crate::measure::{ErrorKind, Outcome as Ended};
 use crate::protocol::{Progress, Reply};
-use crate::runner::connection::{State, kind_of_errno, kind_of_invalid};
+use crate::runner::connection::{Request, State, kind_of_errno, kind_of_invalid};
 
 impl<R: Ring> Worker<R> {
     pub(super) fn on_completion(&mut self, completion: Completion) {
@@ -98,7 +98,7 @@ impl<R: Ring> Worker<R> {
             self.rest(slot);
         }
         self.opener.on_success();
-        self.end_request(request, outcome);
+        self.end_request(request, outcome, false);
     }
 
     fn on_eof(&mut self, slot: u32) {
@@ -122,10 +122,10 @@ impl<R: Ring> Worker<R> {
         if connection.state == State::Closing {
             return;
         }
-        let request = connection.request.take();
+        let (request, has_replied) = (connection.request.take(), connection.has_replied);
         self.lose(slot);
         if let Some(request) = request {
-            self.end_request(request, Ended::Error(kind));
+            self.end_request(request, Ended::Error(kind), !has_replied);
         }
     }
 
@@ -154,18 +154,24 @@ impl<R: Ring> Worker<R> {
     }
 
     fn on_deadline(&mut self, slot: u32) {
+        let (timeout, now) = (self.settings.plan.response_timeout, self.now);
         let (connection, _) = self.at(slot);
         match connection.state {
             State::Connecting => {
                 const ETIMEDOUT: Errno = Errno(110);
+                let is_over = |request: &mut Request| request.due + timeout <= now;
+                let request = connection.request.take_if(is_over);
                 self.on_connect_failed(slot, ETIMEDOUT);
+                if let Some(request) = request {
+                    self.end_request(request, Ended::Timeout, false);
+                }
             }
             State::Open => {
                 if let Some(request) = connection.request.take() {
                     // It is busy, not gone: the target is not left alone for it.
                     connection.has_replied = true;
                     self.lose(slot);
-                    self.end_request(request, Ended::Timeout);
+                    self.end_request(request, Ended::Timeout, false);
                 }
             }
             State::Closing => {
