@@ -30,7 +30,7 @@ fn a_mistake_is_one_line_with_its_exit_code() {
         (&["nonsense"], 2, "`nonsense` is not a target; write http://"),
         (&[&url, "-d", "-1s"], 2, "`-1s` is not a duration"),
         (&[&url, "--slo", "p99"], 2, "compares nothing"),
-        (&[&url, "--via", "nowhere"], 2, "`nowhere` is not HOST:PORT"),
+        (&[&url, "--via", "nowhere"], 2, "`nowhere` has no port; write HOST:PORT"),
         (&[&url, "--insecure"], 2, "say where that is with --via"),
         (&[&url, "--token-file", "token"], 2, "say where that is with --via"),
         (&[&url, "-n", "1", "--out", &blocked], 1, "choose another directory with --out"),
@@ -47,28 +47,78 @@ fn a_mistake_is_one_line_with_its_exit_code() {
 }
 
 #[test]
-fn an_interrupted_run_is_130_and_still_reported() {
-    let origin = origin();
-    let url = format!("http://{}/", origin.local_addr());
-    let out = tempfile::tempdir().unwrap();
-    let mut load = Command::new(FRACAS)
-        .args(["load", &url, "-r", "100/s", "-c", "2", "-d", "1h", "--out"])
-        .arg(out.path())
+fn each_signal_that_ends_a_run_is_130_and_still_reported() {
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let origin = origin();
+        let url = format!("http://{}/", origin.local_addr());
+        let out = tempfile::tempdir().unwrap();
+        let mut load = Command::new(FRACAS)
+            .args(["load", &url, "-r", "100/s", "-c", "2", "-d", "1h", "--out"])
+            .arg(out.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The second line is the first second's: the run is well under way.
+        let mut lines = BufReader::new(load.stderr.take().unwrap()).lines();
+        assert!(lines.nth(1).unwrap().unwrap().contains("ok/s"));
+        let killed = Command::new("kill").args([signal, &load.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        if signal == "-HUP" {
+            // The terminal is gone: nothing reads what is said, and the report is written all the same.
+            drop(lines);
+        } else {
+            lines.for_each(drop);
+        }
+        assert_eq!(load.wait().unwrap().code(), Some(130), "{signal}");
+        let run = read_json(&std::fs::read(out.path().join("run.json")).unwrap()).unwrap();
+        assert!(run.reasons[0].contains("ended early"), "{signal}: {:?}", run.reasons);
+        assert_eq!(run.counts.check(), Ok(()));
+        assert!(run.counts.ok > 0 && out.path().join("report.html").exists());
+    }
+}
+
+#[test]
+fn a_signal_before_the_load_begins_ends_it_at_once() {
+    // An API that says nothing: the load waits for it.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let load = Command::new(FRACAS)
+        .args(["load", ":1", "-n", "1", "--via", &silent.local_addr().unwrap().to_string()])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The second line is the first second's: the run is well under way.
-    let mut lines = BufReader::new(load.stderr.take().unwrap()).lines();
-    assert!(lines.nth(1).unwrap().unwrap().contains("ok/s"));
-    let killed = Command::new("kill").args(["-INT", &load.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    lines.for_each(drop);
-    assert_eq!(load.wait().unwrap().code(), Some(130));
-    let run = read_json(&std::fs::read(out.path().join("run.json")).unwrap()).unwrap();
-    assert!(run.reasons[0].contains("ended early"), "{:?}", run.reasons);
-    assert_eq!(run.counts.check(), Ok(()));
-    assert!(run.counts.ok > 0 && out.path().join("report.html").exists());
+    // Once it dials, it listens to signals.
+    let dialled = silent.accept().unwrap();
+    assert!(Command::new("kill").args(["-TERM", &load.id().to_string()]).status().unwrap().success());
+    let output = load.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{error}");
+    assert!(error.contains("nothing was measured"), "{error}");
+    drop(dialled);
+}
+
+#[test]
+fn what_a_run_left_is_not_written_over_without_force() {
+    let origin = origin();
+    let url = format!("{}", origin.local_addr());
+    let out = tempfile::tempdir().unwrap();
+    let directory = out.path().join("results").display().to_string();
+    let load = |words: &[&str]| {
+        let output =
+            Command::new(FRACAS).args(["load", &url, "-n", "1", "--out", &directory]).args(words).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(load(&[]).0, Some(0));
+    let (code, error) = load(&[]);
+    assert!(code == Some(2) && error.contains("is not empty; choose another directory"), "{error}");
+    assert_eq!(load(&["--force"]).0, Some(0));
+    let plan =
+        Command::new(FRACAS).args(["load", &format!("{directory}/run.json"), "--json"]).output().unwrap();
+    assert_eq!(plan.status.code(), Some(0), "{}", String::from_utf8_lossy(&plan.stderr));
+    let (first, again) = (std::fs::read(format!("{directory}/run.json")).unwrap(), plan.stdout);
+    assert_eq!(read_json(&first).unwrap().plan, read_json(&again).unwrap().plan);
 }
 
 /// A run of a minute against `proxy` with these faults, in a file.
@@ -126,4 +176,50 @@ async fn a_refused_fault_takes_those_before_it_along_and_no_load_is_sent() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("faults[1]: the proxy refuses it"), "{error}");
     assert_eq!(leases(&mut client).await, []);
+}
+
+/// What `fracas load --via` reports of a minute's worth of requests while `flip` acts on the proxy.
+fn watched(proxy: &Proxy, words: &[&str], flip: impl FnOnce()) -> fracas_loadgen::measure::Summary {
+    let out = tempfile::tempdir().unwrap();
+    let mut load = Command::new(FRACAS)
+        .args(["load", &format!("http://{}/", proxy.listen), "-r", "200/s", "-c", "20", "--via", &proxy.api])
+        .args(words)
+        .arg("--out")
+        .arg(out.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(load.stderr.take().unwrap()).lines();
+    assert!(lines.nth(1).unwrap().unwrap().contains("ok/s"));
+    flip();
+    lines.for_each(drop);
+    load.wait().unwrap();
+    read_json(&std::fs::read(out.path().join("run.json")).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_set_by_hand_have_their_life_as_window_and_their_failures_are_told_apart() {
+    let proxy = Proxy::start();
+    let flip = |words: &[&str]| {
+        let done = Command::new(FRACAS).args(["behavior", "--api", &proxy.api]).args(words).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let run = watched(&proxy, &["-d", "4s"], || {
+        flip(&["set", "default", "50:error,50:normal"]);
+        std::thread::sleep(std::time::Duration::from_millis(800));
+        flip(&["reset"]);
+    });
+    let [window] = run.faults.as_slice() else { panic!("{:?}", run.faults) };
+    assert_eq!(window.behavior, "50:error");
+    assert!(window.end_ns - window.start_ns >= 800_000_000, "{window:?}");
+    // Every failure was injected, and every injected failure was seen.
+    let failed = run.counts.error + run.counts.timeout;
+    assert!(failed > 0);
+    assert_eq!((run.causes.injected, run.causes.natural), (Some(failed), Some(0)), "{window:?}");
+    assert_eq!(window.injected, Some(failed));
+    let around = window.around.as_ref().unwrap();
+    // One may be due a moment before the tenth in which the last thread had the rules.
+    assert!(around.during.failed + 2 >= failed, "{around:?}");
+    assert_eq!(around.during.natural(), Some(0));
 }

@@ -320,11 +320,20 @@ fn run_json_has_the_promised_shape() {
 fn the_html_report_needs_nothing_from_outside() {
     let (summary, _) = run();
     let html = String::from_utf8(report::html(&summary)).unwrap();
-    for outside in ["src=", "href=", "url(", "@import", "<script", "<link", "<under>"] {
+    for outside in ["src=", "url(", "@import", "<script", "<link", "<under>"] {
         assert!(!html.contains(outside), "{outside}");
     }
+    // Links lead to the files beside it, and to no other.
+    let directory = tempfile::tempdir().unwrap();
+    report::write_run_dir(directory.path(), &summary, &run().1, &[]).unwrap();
+    let links: Vec<&str> =
+        html.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(links.len(), 6);
+    for link in links {
+        assert!(directory.path().join(link).is_file(), "{link}");
+    }
     assert!(html.contains("checkout &lt;under&gt; fault"));
-    assert_eq!(html.matches("20:delay on redis").count(), 3, "on every chart over time");
+    assert_eq!(html.matches(">20:delay on redis</text>").count(), 3, "on every chart over time");
 }
 
 #[test]

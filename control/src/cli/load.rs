@@ -13,12 +13,14 @@ use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
 use fracas_loadgen::measure::{Faults, Grade, Summary};
 use fracas_loadgen::report;
-use fracas_loadgen::runner::{self, RunningLoad};
-use fracas_loadgen::scenario::Plan;
+use fracas_loadgen::runner::{self, Prepared, RunningLoad};
+use fracas_loadgen::scenario::{self, Plan};
 
 pub use flags::Args;
 
-use super::exit::{INTERRUPTED, INVALID, SLO_FAILED};
+use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
+use super::out;
+use super::signals::Signals;
 use live::Live;
 use via::Via;
 
@@ -34,34 +36,49 @@ const TICK: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the command line or the run file is wrong, or the run cannot begin.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.example {
+        // A closed pipe (`fracas load --example | head`) is no failure.
+        let _ = std::io::stdout().write_all(scenario::EXAMPLE.as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan = args.plan()?;
     if !plan.faults.is_empty() && args.via.is_none() {
-        return Err(super::exit::UsageError::because(
+        return Err(UsageError::because(
             "the run file has faults; say which proxy's API flips them with --via HOST:PORT",
         ));
     }
     if args.access.is_given() && args.via.is_none() {
-        return Err(super::exit::UsageError::because(
+        return Err(UsageError::because(
             "the flags about TLS and the token are about the proxy's API; say where that is with --via HOST:PORT",
         ));
     }
-    if let Some(directory) = &args.out {
+    match &args.out {
         // An hour of load must not end in a directory that was never writable.
-        report::check_run_dir(directory)?;
+        Some(directory) => out::claim(directory, args.force)?,
+        None if args.force => return Err(UsageError::because("--force is about --out DIR; give that, too")),
+        None => {}
     }
     let reproduce = std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(drive(&args, &plan, reproduce))
+    let code = runtime.block_on(drive(&args, &plan, reproduce));
+    // Nothing that still waits, such as the opening of connections after a signal, is worth a wait.
+    runtime.shutdown_background();
+    code
 }
 
 async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<ExitCode> {
-    let mut via = match &args.via {
-        Some(api) => Some(Via::connect(api, &args.access).await?),
-        None => None,
-    };
+    let mut signals = Signals::listen()?;
     let mut live = Live::new(plan, args.json);
     live.connecting();
-    let prepared = runner::prepare(plan, Shard::WHOLE)?;
+    let opened = tokio::select! {
+        opened = open(args, plan) => opened,
+        () = signals.next() => {
+            live.done();
+            let _ = writeln!(std::io::stderr(), "fracas: interrupted before the load began; nothing was measured");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    let (mut via, prepared) = opened.inspect_err(|_| live.done())?;
     live.ready(prepared.opened());
     let faults = u32::try_from(plan.faults.len()).unwrap_or(u32::MAX);
     let start = Instant::now() + HEAD_START + HEAD_START_PER_FAULT.saturating_mul(faults);
@@ -71,7 +88,7 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
         None => Vec::new(),
     };
     let running = prepared.start(start);
-    let interrupted = watch(&running, &mut live, start).await;
+    let interrupted = watch(&running, &mut live, via.as_ref(), &mut signals, start).await;
     let outcome = running.wait();
     live.done();
     let (faults, events) = match via {
@@ -82,27 +99,54 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
     let write = |directory| report::write_run_dir(directory, &summary, &outcome.timeline, &events);
     let written = args.out.as_deref().map_or(Ok(()), write);
     let mut out = std::io::stdout();
-    let text = if args.json { report::json(&summary) } else { report::text(&summary, out.is_terminal()) };
-    out.write_all(&text).context("cannot print the summary")?;
+    let mut text = if args.json { report::json(&summary) } else { report::text(&summary, out.is_terminal()) };
     if !args.json {
-        outcome.notes().iter().for_each(|note| println!("note: {note}"));
+        for note in outcome.notes() {
+            text.extend(format!("note: {note}\n").into_bytes());
+        }
         if let (Some(directory), Ok(())) = (&args.out, &written) {
-            println!("report: {}", directory.join("report.html").display());
+            text.extend(format!("report: {}\n", directory.join("report.html").display()).into_bytes());
         }
     }
+    let printed = out.write_all(&text).and_then(|()| out.flush());
     // Only now: the figures are on the terminal, if nowhere else.
     written?;
+    // After SIGHUP there is no terminal to print on, and the run is none the worse.
+    printed
+        .or_else(|error| if interrupted { Ok(()) } else { Err(error) })
+        .context("cannot print the summary")?;
     Ok(exit_code(&summary, interrupted))
 }
 
-/// Shows the run until it has ended; the first Ctrl-C ends it gently, the second at once.
-async fn watch(running: &RunningLoad, live: &mut Live, start: Instant) -> bool {
+/// Reaches the proxy, if there is one to watch, and opens the connections.
+async fn open(args: &Args, plan: &Plan) -> anyhow::Result<(Option<Via>, Prepared)> {
+    let via = match &args.via {
+        Some(api) => Some(Via::connect(api, &args.access).await?),
+        None => None,
+    };
+    let plan = plan.clone();
+    // In a thread: it waits for the connects, and a signal must be heard meanwhile.
+    let prepared = tokio::task::spawn_blocking(move || runner::prepare(&plan, Shard::WHOLE)).await;
+    Ok((via, prepared.context("opening the connections broke off")??))
+}
+
+/// Shows the run until it has ended; the first signal ends it gently, the second at once.
+async fn watch(
+    running: &RunningLoad,
+    live: &mut Live,
+    via: Option<&Via>,
+    signals: &mut Signals,
+    start: Instant,
+) -> bool {
     let mut interrupts = 0;
     let mut tick = tokio::time::interval(TICK);
     while !running.is_finished() {
         tokio::select! {
-            _ = tick.tick() => live.show(running, Instant::now() - start),
-            _ = tokio::signal::ctrl_c() => {
+            _ = tick.tick() => {
+                let faults = via.map(Via::in_force).unwrap_or_default();
+                live.show(running, Instant::now() - start, &faults);
+            }
+            () = signals.next() => {
                 interrupts += 1;
                 if interrupts == 1 { running.stop() } else { running.abort() }
                 live.stopping(interrupts);

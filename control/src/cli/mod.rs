@@ -14,9 +14,11 @@ mod load;
 mod node;
 mod options;
 mod origin;
+mod out;
 mod proxy;
 mod report;
 mod run;
+mod signals;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -75,7 +77,9 @@ pub enum Command {
 /// A usage mistake, or `--help` and `--version`, which are answers as well.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stopped> {
     let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(words)?;
+    let words: Vec<OsString> = words.into_iter().collect();
+    let subcommand = words.get(1).and_then(|word| word.to_str()).map(str::to_owned);
+    let matches = command.try_get_matches_from_mut(words).map_err(|error| Stopped::of(error, subcommand))?;
     Ok(Cli::from_arg_matches(&matches)?.command)
 }
 

@@ -14,7 +14,7 @@ pub use model::{
     BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Reuse, Step, Stop,
 };
 
-pub use parse::{ParseError, parse};
+pub use parse::{EXAMPLE, ParseError, parse};
 pub use slo::{Cause, Comparison, Metric, Replies, SeriesName, Slo, SloError};
 pub use target::{Target, TargetError};
 pub use units::Rate;

@@ -18,11 +18,12 @@ Examples:
   fracas load http://127.0.0.1:8080/ -c 100 -d 30s                 closed model: 100 users, as fast as replies come
   fracas load http://127.0.0.1:8080/ -c 100 -r 5000/s -d 30s       open model: 5,000 requests a second, whatever comes
   fracas load checkout.yml --out results --slo 'p99<50ms'          a run file; exit code 99 if the SLO fails
+  fracas load results/run.json --out again                         the same once more
   fracas load tcp://127.0.0.1:7000 -c 10 -n 100000 --payload 64    raw TCP echo")]
 pub struct Args {
-    /// http://HOST:PORT/PATH, tcp://HOST:PORT (echo), or a run file (.yml)
-    #[arg(value_name = "URL|FILE.yml")]
-    target: String,
+    /// http://HOST:PORT/PATH or HOST:PORT, tcp://HOST:PORT (echo), a run file (.yml), or a run.json to run again
+    #[arg(value_name = "URL|FILE", required_unless_present = "example")]
+    target: Option<String>,
     /// Connections [default: 1]; in the closed model, one for each user
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..))]
     connections: Option<u32>,
@@ -106,6 +107,12 @@ pub struct Args {
     /// Name of the run, for its report
     #[arg(long)]
     name: Option<String>,
+    /// Write over what is in the directory of --out
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Print a run file with every key, to start from
+    #[arg(long, exclusive = true)]
+    pub(super) example: bool,
 }
 
 impl Args {
@@ -114,10 +121,13 @@ impl Args {
     /// # Errors
     /// The first mistake in the flags or in the run file.
     pub fn plan(&self) -> anyhow::Result<Plan> {
-        let is_file =
-            !self.target.contains("://") && (self.target.ends_with(".yml") || self.target.ends_with(".yaml"));
-        let mut plan =
-            if is_file { self.plan_of_file(Path::new(&self.target))? } else { self.plan_of_flags()? };
+        let target = self.target.as_deref().unwrap_or_default();
+        let file = file_of(target);
+        let is_file = file.is_some();
+        let mut plan = match file {
+            Some(file) => self.plan_of_file(&file)?,
+            None => self.plan_of_flags(target)?,
+        };
         plan.slo.extend(self.slo.iter().cloned());
         plan.precise |= self.precise;
         plan.seed = self.seed.unwrap_or(plan.seed);
@@ -130,6 +140,30 @@ impl Args {
             None => UsageError::because(error),
         })?;
         Ok(plan)
+    }
+
+    /// A flag that would do nothing is a mistake of whoever wrote it.
+    fn refuse_idle_flags(&self, target: &Target) -> anyhow::Result<()> {
+        let (is_http, is_open) = (matches!(target, Target::Http { .. }), self.rate.is_some());
+        let echo = "is about HTTP; an echo server gets --payload bytes";
+        let closed = "is about due times, and without --rate there are none";
+        let idle = [
+            (
+                "--payload",
+                is_http && self.payload.is_some(),
+                "is about tcp:// targets; an HTTP request has --body",
+            ),
+            ("--header", !is_http && !self.headers.is_empty(), echo),
+            ("--method", !is_http && self.method.is_some(), echo),
+            ("--body", !is_http && self.body.is_some(), echo),
+            ("--body-file", !is_http && self.body_file.is_some(), echo),
+            ("--drop-after", !is_open && self.drop_after.is_some(), closed),
+            ("--precise", !is_open && self.precise, closed),
+        ];
+        match idle.into_iter().find(|(_, is_idle, _)| *is_idle) {
+            Some((flag, _, why)) => Err(UsageError::because(format!("{flag} {why}; leave it away"))),
+            None => Ok(()),
+        }
     }
 
     fn plan_of_file(&self, file: &Path) -> anyhow::Result<Plan> {
@@ -161,10 +195,11 @@ impl Args {
         scenario::parse(&name, &text).map_err(UsageError::because)
     }
 
-    fn plan_of_flags(&self) -> anyhow::Result<Plan> {
-        let target: Target = self.target.parse().map_err(UsageError::because)?;
+    fn plan_of_flags(&self, target: &str) -> anyhow::Result<Plan> {
+        let target: Target = target.parse().map_err(UsageError::because)?;
+        self.refuse_idle_flags(&target)?;
         let mut plan = Plan::for_target(target);
-        plan.name = self.target.clone();
+        plan.name = plan.target.to_string();
         plan.connections = self.connections.unwrap_or(plan.connections);
         let load = match self.rate {
             Some(rate) if self.poisson => Load::Open(Pace::Poisson { rate }),
@@ -204,6 +239,18 @@ impl Args {
         plan.retry_pause = self.retry_pause.unwrap_or(plan.retry_pause);
         plan.reuse = self.reuse.unwrap_or(plan.reuse);
         Ok(plan)
+    }
+}
+
+/// The run file that a target names, or the `run.json` of a run directory; `None` for a URL.
+fn file_of(target: &str) -> Option<PathBuf> {
+    let path = Path::new(target);
+    let is_file =
+        ["yml", "yaml", "json"].iter().any(|end| path.extension().is_some_and(|found| found == *end));
+    match target {
+        _ if target.contains("://") => None,
+        _ if is_file => Some(path.to_owned()),
+        _ => Some(path.join("run.json")).filter(|file| file.is_file()),
     }
 }
 
@@ -262,6 +309,7 @@ mod tests {
     #[test]
     fn a_rate_makes_an_open_model_and_its_absence_a_closed_one() {
         let open = plan("http://127.0.0.1:1/ -c 7 -r 20k/s -d 5s --warm-up 1s").expect("legal");
+        assert_eq!(plan(":1 -c 7 -r 20k -d 5s --warm-up 1s").expect("legal").phases, open.phases);
         assert_eq!(open.phases.len(), 2);
         assert!(open.phases[0].warm_up && !open.phases[1].warm_up);
         assert!(matches!(open.phases[1].load, Load::Open(Pace::Constant { .. })));
@@ -284,7 +332,9 @@ mod tests {
             ("--retry-pause 0s", "--retry-pause: must be above 0"),
             ("--reuse cold", "write `rotate` or `hot`"),
             ("--connect-timeout 0s", "--connect-timeout: must be above 0"),
-            ("--payload 0B", "--payload: must be at least 1"),
+            ("--payload 5B", "--payload is about tcp:// targets"),
+            ("--drop-after 1s", "--drop-after is about due times"),
+            ("--precise", "--precise is about due times"),
             ("-r 2000M/s", "--rate: must not be above 1000M/s"),
             ("-X (", "--method: `(` is not"),
             ("-H connection:close", "--header: `connection` is made"),
@@ -296,6 +346,46 @@ mod tests {
             let error = plan(&format!("http://127.0.0.1:1/ {words}")).expect_err(words);
             assert!(error.contains(flag), "{words}: {error}");
         }
+        for (words, flag) in [
+            ("--payload 0B", "--payload: must be at least 1"),
+            ("-H a:b", "--header is about HTTP"),
+            ("-X PUT", "--method is about HTTP"),
+            ("--body x", "--body is about HTTP"),
+            ("--body-file /dev/null", "--body-file is about HTTP"),
+        ] {
+            let error = plan(&format!("tcp://127.0.0.1:1 {words}")).expect_err(words);
+            assert!(error.contains(flag), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_run_json_runs_again_with_the_same_plan() {
+        let first =
+            plan("localhost:1 -c 7 -r 20k -d 5s --warm-up 1s -H a:b --slo p99<5ms --seed 9").expect("legal");
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, value: serde_json::Value| {
+            std::fs::write(directory.path().join(name), value.to_string()).expect("written");
+        };
+        write("run.json", serde_json::json!({"format": 1, "plan": first, "name": first.name}));
+        write("plan.json", serde_json::json!(first));
+        let directory = directory.path().display();
+        for again in
+            [format!("{directory}"), format!("{directory}/run.json"), format!("{directory}/plan.json")]
+        {
+            assert_eq!(plan(&again).expect("legal"), first, "{again}");
+        }
+        let other = plan(&format!("{directory}/run.json --slo errors<1% --name again")).expect("legal");
+        assert_eq!((other.slo.len(), other.name.as_str()), (2, "again"));
+        let refused = plan(&format!("{directory}/run.json -c 9")).expect_err("said in the file");
+        assert!(refused.contains("--connections is said in the run file"), "{refused}");
+    }
+
+    #[test]
+    fn the_example_is_a_run_file_that_runs() {
+        let file = tempfile::NamedTempFile::with_suffix(".yml").expect("a file");
+        std::fs::write(file.path(), scenario::EXAMPLE).expect("written");
+        let plan = plan(&file.path().display().to_string()).expect("legal");
+        assert!(!plan.faults.is_empty() && plan.phases.len() > 1);
     }
 
     #[test]

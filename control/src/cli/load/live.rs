@@ -1,12 +1,15 @@
 //! What a person sees while the load runs: one screen on a terminal, a line a second elsewhere.
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use fracas_loadgen::measure::{Counts, Distribution, Timeline, judge_so_far};
+use fracas_loadgen::measure::{Counts, Distribution, Quantile, Timeline, judge_so_far};
+use fracas_loadgen::report::{count, latency, plural};
 use fracas_loadgen::runner::{Opened, Progress, RunningLoad};
-use fracas_loadgen::scenario::{Plan, units};
+use fracas_loadgen::scenario::Plan;
+
+/// Of a terminal that does not say how wide it is.
+const COLUMNS_DEFAULT: usize = 80;
 
 /// The screen, or the lines.
 pub struct Live {
@@ -14,11 +17,12 @@ pub struct Live {
     length: Option<Duration>,
     on_terminal: bool,
     is_quiet: bool,
-    drawn_lines: usize,
+    /// Lines on the screen and how wide it was then: what was drawn wide wraps when it becomes narrow.
+    drawn: Vec<usize>,
     last_second: u64,
     before: Progress,
-    /// The last whole second: percentiles and rate.
-    second: String,
+    /// The last whole second: rate and percentiles.
+    second: Vec<String>,
     counts: Counts,
     own_lag: Distribution,
     /// Whether the schedule has been kept so far.
@@ -36,10 +40,10 @@ impl Live {
             length: plan.duration(),
             on_terminal,
             is_quiet: json && !on_terminal,
-            drawn_lines: 0,
+            drawn: Vec::new(),
             last_second: 0,
             before: Progress::default(),
-            second: String::new(),
+            second: Vec::new(),
             counts: Counts::default(),
             own_lag: Distribution::default(),
             verdict: String::new(),
@@ -60,14 +64,18 @@ impl Live {
             let connections = match asked {
                 0 => "a connection for each request".to_owned(),
                 _ if open == asked => "all open".to_owned(),
-                _ => format!("{open} open"),
+                _ => format!("{} open", count(*open)),
             };
-            eprintln!("fracas load · {}: {connections}, {}", self.title, plural(*threads as u64, "thread"));
+            say(&format!(
+                "fracas load · {}: {connections}, {}",
+                self.title,
+                plural(*threads as u64, "thread")
+            ));
         }
     }
 
-    /// The run goes on.
-    pub fn show(&mut self, running: &RunningLoad, elapsed: Duration) {
+    /// The run goes on; `faults` are those in force, as `PROXY BEHAVIOR`.
+    pub fn show(&mut self, running: &RunningLoad, elapsed: Duration, faults: &[String]) {
         if self.is_quiet {
             return;
         }
@@ -85,24 +93,26 @@ impl Live {
             self.before = now;
         }
         if self.on_terminal {
-            let lines = [
-                bar(elapsed, self.length, self.stopping),
-                format!(
-                    "sent {}   ok {}   errors {}   timeouts {}   dropped {}   waiting {}   connections {}",
-                    now.sent, now.ok, now.error, now.timeout, now.dropped, now.waiting, now.connections
-                ),
-                self.second.clone(),
-                self.verdict.clone(),
-            ];
+            let columns = terminal_columns();
+            let lines = screen(
+                columns,
+                &bar(columns, elapsed, self.length, self.stopping),
+                &self.second,
+                &now,
+                faults,
+                &self.verdict,
+            );
             self.draw(&lines);
         } else if is_new_second {
-            eprintln!(
-                "{:>4} s  {}  errors {}  dropped {}",
+            let fault =
+                if faults.is_empty() { String::new() } else { format!("  fault: {}", faults.join(", ")) };
+            say(&format!(
+                "{:>4} s  {}  in all: errors {}  dropped {}{fault}",
                 self.last_second,
-                self.second,
-                now.error + now.timeout,
-                now.dropped
-            );
+                self.second.join("  "),
+                count(now.error + now.timeout),
+                count(now.dropped)
+            ));
         }
     }
 
@@ -111,8 +121,8 @@ impl Live {
         self.stopping = true;
         if !self.on_terminal && !self.is_quiet {
             match interrupts {
-                1 => eprintln!("interrupted: waiting for what is in flight; once more to end at once"),
-                _ => eprintln!("interrupted again: ending"),
+                1 => say("interrupted: waiting for what is in flight; once more to end at once"),
+                _ => say("interrupted again: ending"),
             }
         }
     }
@@ -126,92 +136,199 @@ impl Live {
         if !self.on_terminal {
             return;
         }
-        let mut text = String::new();
-        if self.drawn_lines > 0 {
-            let _ = write!(text, "\x1b[{}A", self.drawn_lines);
-        }
+        let columns = terminal_columns();
+        let mut text = self.home(columns);
         for line in lines {
-            let _ = writeln!(text, "\x1b[2K{line}");
+            text.push_str(&cut(line, columns));
+            text.push_str("\x1b[K\n");
         }
-        self.drawn_lines = lines.len();
-        // A terminal that is gone shows nothing more.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        text.push_str("\x1b[J");
+        self.drawn = lines.iter().map(|line| line.chars().count().min(columns)).collect();
+        write(&text);
     }
 
     fn clear(&mut self) {
-        if self.on_terminal && self.drawn_lines > 0 {
-            eprint!("\x1b[{}A\x1b[J", self.drawn_lines);
-            self.drawn_lines = 0;
+        if self.on_terminal && !self.drawn.is_empty() {
+            write(&format!("{}\x1b[J", self.home(terminal_columns())));
+            self.drawn.clear();
         }
     }
+
+    /// Back to where the last screen began: a line that was drawn on a wider terminal takes several rows now.
+    fn home(&self, columns: usize) -> String {
+        let rows: usize = self.drawn.iter().map(|width| width.div_ceil(columns).max(1)).sum();
+        if rows == 0 { String::new() } else { format!("\x1b[{rows}A\r") }
+    }
 }
 
-fn describe_second(before: &Progress, now: &Progress, delta: &Timeline) -> String {
+/// A line on standard error. A terminal that is gone, after SIGHUP, shows nothing more, and the run goes on.
+fn say(line: &str) {
+    write(&format!("{line}\n"));
+}
+
+fn write(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// How wide the terminal is now; it may be drawn wider and narrower while the load runs.
+fn terminal_columns() -> usize {
+    let size = terminal_size::terminal_size_of(std::io::stderr());
+    size.map_or(COLUMNS_DEFAULT, |(terminal_size::Width(columns), _)| usize::from(columns)).max(20)
+}
+
+/// No line is wider than the terminal: it would wrap, and the screen scroll.
+fn cut(line: &str, columns: usize) -> String {
+    if line.chars().count() <= columns {
+        return line.to_owned();
+    }
+    line.chars().take(columns - 1).chain(['…']).collect()
+}
+
+/// The lines of the screen: the last second, then what has happened since the start, then the faults in force.
+fn screen(
+    columns: usize,
+    bar: &str,
+    second: &[String],
+    now: &Progress,
+    faults: &[String],
+    verdict: &str,
+) -> Vec<String> {
+    let mut lines = vec![bar.to_owned()];
+    lines.extend(wrap(columns, "last second", second));
+    let totals = [
+        format!("sent {}", count(now.sent)),
+        format!("ok {}", count(now.ok)),
+        format!("errors {}", count(now.error)),
+        format!("timeouts {}", count(now.timeout)),
+        format!("dropped {}", count(now.dropped)),
+    ];
+    lines.extend(wrap(columns, "since start", &totals));
+    let present =
+        [format!("waiting {}", count(now.waiting)), format!("connections {}", count(now.connections))];
+    lines.extend(wrap(columns, "now", &present));
+    if !faults.is_empty() {
+        lines.extend(wrap(columns, "fault", faults));
+    }
+    if !verdict.is_empty() {
+        lines.push(verdict.to_owned());
+    }
+    lines
+}
+
+/// Parts behind a label, on as many lines as they need.
+fn wrap(columns: usize, label: &str, parts: &[String]) -> Vec<String> {
+    const INDENT: usize = 13;
+    let mut lines = vec![format!("{label:<INDENT$}")];
+    for part in parts {
+        let line = lines.last_mut().expect("it begins with one");
+        let used = line.chars().count();
+        if used > INDENT && used + 2 + part.chars().count() > columns {
+            lines.push(format!("{:INDENT$}{part}", ""));
+        } else {
+            line.push_str(if used > INDENT { "  " } else { "" });
+            line.push_str(part);
+        }
+    }
+    lines
+}
+
+fn describe_second(before: &Progress, now: &Progress, delta: &Timeline) -> Vec<String> {
     let (response, lag) = (delta.response(), delta.lag());
-    let replies = now.ok.saturating_sub(before.ok);
+    let mut parts = vec![format!("{:>7} ok/s", count(now.ok.saturating_sub(before.ok)))];
     if response.count() == 0 {
         let why = if delta.warm_up().planned > 0 { "warm-up: not measured" } else { "nothing ended" };
-        return format!("{replies:>7} ok/s  {why}");
+        parts.push(why.to_owned());
+        return parts;
     }
-    let time = |nanos| units::format_duration(short(nanos));
-    format!(
-        "{replies:>7} ok/s  response p50 {:>8}  p99 {:>8}  max {:>8}  lag p99 {:>8}",
-        time(response.percentile(50.0)),
-        time(response.percentile(99.0)),
-        time(response.max()),
-        time(lag.percentile(99.0)),
-    )
+    parts.push(format!("response p50 {:>7}", latency(response.quantile(Quantile::P50))));
+    parts.push(format!("p99 {:>7}", latency(response.quantile(Quantile::P99))));
+    parts.push(format!("max {:>7}", latency(response.max())));
+    parts.push(format!("lag p99 {:>7}", latency(lag.quantile(Quantile::P99))));
+    parts
 }
 
-fn plural(count: u64, thing: &str) -> String {
-    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
-}
-
-/// Three digits are enough for an eye.
-fn short(nanos: u64) -> Duration {
-    let digits = nanos.max(1).ilog10();
-    let unit = 10u64.pow(digits.saturating_sub(2));
-    Duration::from_nanos(nanos / unit * unit)
-}
-
-fn bar(elapsed: Duration, length: Option<Duration>, stopping: bool) -> String {
-    const WIDTH: usize = 40;
-    let Some(length) = length else { return format!("{:.1} s", elapsed.as_secs_f64()) };
+fn bar(columns: usize, elapsed: Duration, length: Option<Duration>, stopping: bool) -> String {
+    let word = if stopping { "draining; Ctrl-C ends at once" } else { "" };
+    let Some(length) = length else { return format!("{:.1} s  {word}", elapsed.as_secs_f64()) };
     let share = (elapsed.as_secs_f64() / length.as_secs_f64().max(1e-9)).clamp(0.0, 1.0);
-    let full = (share * WIDTH as f64) as usize;
-    let word = if stopping {
-        "interrupted, draining; Ctrl-C ends at once"
-    } else if share >= 1.0 {
-        "draining"
-    } else {
-        ""
-    };
-    format!(
-        "[{}{}] {:.1} of {:.1} s  {word}",
-        "█".repeat(full),
-        "·".repeat(WIDTH - full),
-        elapsed.as_secs_f64(),
-        length.as_secs_f64()
-    )
+    let word = if !stopping && share >= 1.0 { "draining" } else { word };
+    let time = format!("{:.1} of {:.1} s  {word}", elapsed.as_secs_f64(), length.as_secs_f64());
+    let width = columns.saturating_sub(time.chars().count() + 3).min(40);
+    let full = (share * width as f64) as usize;
+    format!("[{}{}] {time}", "█".repeat(full), "·".repeat(width - full)).trim_end().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn busy() -> Progress {
+        Progress {
+            planned: 123_456_789,
+            sent: 123_456_789,
+            ok: 120_000_000,
+            error: 3_000_000,
+            timeout: 456_789,
+            dropped: 1_000_000,
+            waiting: 99_999,
+            connections: 100_000,
+        }
+    }
+
     #[test]
-    fn three_digits_are_kept() {
-        assert_eq!(short(123_456_789), Duration::from_millis(123));
-        assert_eq!(short(1_234), Duration::from_nanos(1_230));
-        assert_eq!(short(7), Duration::from_nanos(7));
-        assert_eq!(short(0), Duration::ZERO);
+    fn the_screen_fits_terminals_of_every_width() {
+        let delta = {
+            let mut timeline = Timeline::default();
+            let mut interval = fracas_loadgen::measure::Interval::default();
+            interval.response[0] = [1_234_567, 987_654_321].into_iter().collect();
+            timeline.add(&interval);
+            timeline
+        };
+        let second = describe_second(&Progress::default(), &busy(), &delta);
+        let faults = ["shop 20:delay".to_owned(), "redis hang".to_owned(), "db 5:error".to_owned()];
+        for columns in [40, 60, 80, 200] {
+            for stopping in [false, true] {
+                let bar = bar(columns, Duration::from_secs(5), Some(Duration::from_secs(3600)), stopping);
+                let lines = screen(columns, &bar, &second, &busy(), &faults, "valid so far");
+                if columns >= 60 {
+                    let widest = lines.iter().map(|line| line.chars().count()).max();
+                    assert!(widest <= Some(columns), "{columns}: {lines:#?}");
+                }
+                assert!(lines.iter().all(|line| cut(line, columns).chars().count() <= columns));
+                let text = lines.join("\n");
+                for part in
+                    ["last second", "since start", "errors 3,000,000", "fault", "redis hang", "valid so"]
+                {
+                    assert!(text.contains(part), "{columns}: {part}\n{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_narrower_terminal_is_cleared_of_what_wrapped() {
+        let plan = Plan::for_target("http://127.0.0.1:1/".parse().unwrap());
+        let mut live = Live::new(&plan, true);
+        live.drawn = vec![80, 10, 0];
+        assert_eq!(live.home(80), "\x1b[3A\r");
+        assert_eq!(live.home(30), "\x1b[5A\r", "80 columns are three rows of 30");
+        live.drawn.clear();
+        assert_eq!(live.home(80), "");
     }
 
     #[test]
     fn the_bar_never_overflows() {
         for elapsed in [0, 5, 10, 1000] {
-            let line = bar(Duration::from_secs(elapsed), Some(Duration::from_secs(10)), false);
-            assert_eq!(line.chars().filter(|c| "█·".contains(*c)).count(), 40, "{line}");
+            for columns in [20, 60, 80] {
+                let line = bar(columns, Duration::from_secs(elapsed), Some(Duration::from_secs(10)), false);
+                assert!(line.chars().count() <= columns.max(30), "{line}");
+            }
         }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_with_a_sign() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdefg", 6), "abcde…");
     }
 }

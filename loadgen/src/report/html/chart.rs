@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::super::format::{latency, rate};
+use super::super::format::{count, latency, rate};
 use super::escape;
 
 const WIDTH: f64 = 1060.0;
@@ -20,8 +20,10 @@ const TICKS_WANTED: f64 = 9.0;
 
 pub(super) struct Chart {
     pub id: &'static str,
-    pub title: &'static str,
+    pub title: String,
     pub x: Scale,
+    /// Where a time axis begins.
+    pub x_from: f64,
     /// Where the x axis ends at the earliest: charts over time share it, so that their windows line up.
     pub x_end: f64,
     pub y: Scale,
@@ -29,13 +31,29 @@ pub(super) struct Chart {
     pub bands: Vec<Band>,
     /// (second, text) for the browser's tooltip.
     pub tips: Vec<(f64, String)>,
+    /// Some of its steps are tenths of a second.
+    pub is_fine: bool,
+}
+
+/// A value: over a stretch of the time axis, or at a place of another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Point {
+    pub from: f64,
+    pub to: f64,
+    pub y: f64,
+}
+
+impl Point {
+    pub(super) fn at(x: f64, y: f64) -> Point {
+        Point { from: x, to: x, y }
+    }
 }
 
 pub(super) struct Line {
     pub name: &'static str,
     pub class: &'static str,
     /// `None` breaks the line.
-    pub points: Vec<Option<(f64, f64)>>,
+    pub points: Vec<Option<Point>>,
 }
 
 #[derive(Clone)]
@@ -71,20 +89,21 @@ impl Chart {
         if points().next().is_none() {
             return "<p class=\"caption\">Nothing was measured.</p>\n".to_owned();
         }
-        let x_end = points().map(|p| p.0).fold(0.0, f64::max);
+        let x_end = points().map(|p| p.to).fold(0.0, f64::max);
         let x_axis = match self.x {
             Scale::Percentile => percentile_axis(x_end),
-            _ => time_axis(self.bands.iter().map(|band| band.to).fold(self.x_end, f64::max)),
+            _ => time_axis(self.x_from, self.bands.iter().map(|band| band.to).fold(self.x_end, f64::max)),
         };
         let y_axis = match self.y {
-            Scale::LatencyLog => latency_axis(points().map(|p| p.1)),
-            _ => linear_axis(points().map(|p| p.1).fold(0.0, f64::max)),
+            Scale::LatencyLog => latency_axis(points().map(|p| p.y)),
+            _ => linear_axis(points().map(|p| p.y).fold(0.0, f64::max)),
         };
         let x = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * x_axis.place(value);
         let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y_axis.place(value);
         let mut out = format!(
             "<svg id=\"chart-{}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n",
-            self.id, self.title
+            self.id,
+            escape(&self.title)
         );
         self.draw_bands(&mut out, x);
         for (value, label) in &y_axis.ticks {
@@ -156,7 +175,7 @@ impl Chart {
         let mut names: Vec<(f64, f64, &Line)> = self
             .lines
             .iter()
-            .filter_map(|line| line.points.iter().rev().flatten().next().map(|p| (y(p.1), x(p.0), line)))
+            .filter_map(|line| line.points.iter().rev().flatten().next().map(|p| (y(p.y), x(p.to), line)))
             .collect();
         names.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut lowest = f64::MIN;
@@ -188,8 +207,8 @@ fn draw_steps(out: &mut String, line: &Line, x: impl Fn(f64) -> f64, y: impl Fn(
     let mut path = String::new();
     let mut joined = false;
     for point in &line.points {
-        if let Some((middle, value)) = *point {
-            let (from, to, at) = (x(middle - 0.5), x(middle + 0.5), y(value));
+        if let Some(point) = point {
+            let (from, to, at) = (x(point.from), x(point.to), y(point.y));
             let _ = match joined {
                 true => write!(path, "V{at:.1}H{to:.1}"),
                 false => write!(path, "M{from:.1} {at:.1}H{to:.1}"),
@@ -204,14 +223,15 @@ fn draw_line(out: &mut String, line: &Line, x: impl Fn(f64) -> f64, y: impl Fn(f
     let mut path = String::new();
     let mut joined = false;
     for point in &line.points {
-        if let Some((px, py)) = *point {
-            let _ = write!(path, "{}{:.1} {:.1}", if joined { 'L' } else { 'M' }, x(px), y(py));
+        if let Some(point) = point {
+            let letter = if joined { 'L' } else { 'M' };
+            let _ = write!(path, "{letter}{:.1} {:.1}", x(point.from), y(point.y));
         }
         joined = point.is_some();
     }
-    if let [Some((px, py))] = line.points[..] {
+    if let [Some(point)] = line.points[..] {
         // A single value is every percentile.
-        path = format!("M{:.1} {:.1}H{:.1}", x(px), y(py), WIDTH - RIGHT);
+        path = format!("M{:.1} {:.1}H{:.1}", x(point.from), y(point.y), WIDTH - RIGHT);
     }
     let _ = writeln!(out, "<path class=\"line {}\" d=\"{path}\"/>", line.class);
 }
@@ -238,17 +258,20 @@ fn percentile_axis(end: f64) -> Axis {
     Axis { scale: Scale::Percentile, low: 0.0, high: nines, ticks }
 }
 
-fn time_axis(end: f64) -> Axis {
+fn time_axis(from: f64, end: f64) -> Axis {
+    let length = end - from;
     let steps = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0];
-    let fits = |step: &f64| end / step <= TICKS_WANTED + 1.0;
-    let step = steps.into_iter().find(fits).unwrap_or((end / TICKS_WANTED / 3600.0).ceil() * 3600.0);
+    let fits = |step: &f64| length / step <= TICKS_WANTED + 1.0;
+    let step = steps.into_iter().find(fits).unwrap_or((length / TICKS_WANTED / 3600.0).ceil() * 3600.0);
     let label = |t: f64| match t as u64 {
-        t if step < 60.0 => format!("{t} s"),
+        t if step < 60.0 => format!("{} s", count(t)),
         t if step < 3600.0 => format!("{} min", t / 60),
         t => format!("{} h", t / 3600),
     };
-    let ticks = (0..).map(|i| f64::from(i) * step).take_while(|t| *t <= end).map(|t| (t, label(t))).collect();
-    Axis { scale: Scale::Time, low: 0.0, high: end.max(1.0), ticks }
+    let first = (from / step).ceil();
+    let at = |i: i32| (first + f64::from(i)) * step;
+    let ticks = (0..).map(at).take_while(|t| *t <= end).map(|t| (t, label(t))).collect();
+    Axis { scale: Scale::Time, low: from, high: end.max(from + 1.0), ticks }
 }
 
 fn latency_axis(values: impl Iterator<Item = f64>) -> Axis {
@@ -313,13 +336,15 @@ mod tests {
     #[test]
     fn axes_have_round_numbers() {
         assert_eq!(
-            labels(&time_axis(10.0)),
+            labels(&time_axis(0.0, 10.0)),
             ["0 s", "1 s", "2 s", "3 s", "4 s", "5 s", "6 s", "7 s", "8 s", "9 s", "10 s"]
         );
         assert_eq!(
-            labels(&time_axis(3600.0)),
+            labels(&time_axis(0.0, 3600.0)),
             ["0 min", "10 min", "20 min", "30 min", "40 min", "50 min", "60 min"]
         );
+        assert_eq!(labels(&time_axis(7.5, 11.2)), ["8 s", "9 s", "10 s", "11 s"]);
+        assert_eq!(time_axis(7.5, 11.5).place(9.5), 0.5);
         assert_eq!(labels(&linear_axis(2000.0)), ["0", "500/s", "1,000/s", "1,500/s", "2,000/s"]);
         assert_eq!(labels(&linear_axis(0.0)), ["0", "1/s"]);
         assert_eq!(
@@ -333,23 +358,26 @@ mod tests {
     fn charts_over_time_end_together_and_a_single_value_is_a_level_line() {
         let chart = |x, x_end, points| Chart {
             id: "c",
-            title: "",
+            title: String::new(),
             x,
+            x_from: 0.0,
             x_end,
             y: Scale::LatencyLog,
             lines: vec![Line { name: "p50", class: "a", points }],
             bands: Vec::new(),
             tips: Vec::new(),
+            is_fine: false,
         };
-        let early = chart(Scale::Time, 8.0, vec![Some((0.5, 1e6))]).svg();
+        let early = chart(Scale::Time, 8.0, vec![Some(Point { from: 0.0, to: 1.0, y: 1e6 })]).svg();
         assert!(early.contains(">8 s</text>") && !early.contains(">9 s</text>"), "{early}");
-        let one = chart(Scale::Percentile, 0.0, vec![Some((0.0, 1e6))]).svg();
+        let one = chart(Scale::Percentile, 0.0, vec![Some(Point::at(0.0, 1e6))]).svg();
         assert!(one.contains(&format!("H{:.1}\"/>", WIDTH - RIGHT)), "{one}");
     }
 
     #[test]
     fn a_gap_breaks_the_steps_and_a_lone_second_still_shows() {
-        let points = vec![Some((0.5, 1.0)), None, Some((2.5, 1.0)), Some((3.5, 4.0))];
+        let step = |from: f64, y| Some(Point { from, to: from + 1.0, y });
+        let points = vec![step(0.0, 1.0), None, step(2.0, 1.0), step(3.0, 4.0)];
         let line = Line { name: "p50", class: "a", points };
         let mut out = String::new();
         draw_steps(&mut out, &line, |x| x, |y| y);

@@ -2,14 +2,15 @@
 //! values behind a point are the browser's own tooltips.
 
 mod chart;
+mod over_time;
 mod style;
+mod windows;
 
 use std::fmt::Write;
 
-use super::format::{bytes, count, latency, percent, plan, rate, seconds, utc};
+use super::format::{bytes, count, latency, percent, plan, plural, rate, utc};
 use crate::measure::thresholds::WORKER_BUSY_KNOWN_FROM;
 use crate::measure::{Grade, PERCENTILES, Series, Summary};
-use chart::{Band, Chart, Line, Scale};
 use style::CSS;
 
 /// Makes the report.
@@ -21,19 +22,36 @@ pub fn html(summary: &Summary) -> Vec<u8> {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}: {name}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n",
-        summary.verdict.name(),
+        summary_word(summary),
     );
     head(&mut out, summary);
     tiles(&mut out, summary);
     objectives(&mut out, summary);
     percentiles(&mut out, summary);
-    charts(&mut out, summary);
+    over_time::charts(&mut out, summary);
+    windows::windows(&mut out, summary);
     requests(&mut out, summary);
-    faults(&mut out, summary);
     nodes(&mut out, summary);
     environment(&mut out, summary);
     out.push_str("</main>\n</body>\n</html>\n");
     out.into_bytes()
+}
+
+/// The whole in a word or two, for the title of a tab.
+fn summary_word(summary: &Summary) -> &'static str {
+    match summary.slo_missed() {
+        Some(_) if summary.verdict != Grade::Invalid => "SLO missed",
+        _ => summary.verdict.name(),
+    }
+}
+
+/// A part that scrolls sideways where it does not fit; shadows at its edges say so, and a keyboard reaches it.
+fn scrolling(out: &mut String, label: &str, content: &str) {
+    let _ = write!(
+        out,
+        "<div class=\"scroll\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">{content}</div>\n",
+        escape(label)
+    );
 }
 
 fn head(out: &mut String, summary: &Summary) {
@@ -46,12 +64,25 @@ fn head(out: &mut String, summary: &Summary) {
         Grade::Invalid => "do not use these figures; the reasons say what to change",
     };
     let grade = summary.verdict.name();
+    // What was missed comes before whether that may be believed; of an invalid run nothing is known.
+    let objectives = match summary.slo_missed() {
+        _ if summary.verdict == Grade::Invalid || summary.slo.is_empty() => String::new(),
+        None => "<p class=\"verdict valid\"><b>SLO kept</b> <span>every objective</span></p>\n".to_owned(),
+        Some(missed) => {
+            let others = summary.slo.iter().filter(|slo| !slo.passed).count() - 1;
+            let others = if others > 0 { format!(", and {others} more") } else { String::new() };
+            let (slo, actual) = (escape(&missed.slo), escape(&missed.actual));
+            format!(
+                "<p class=\"verdict invalid\"><b>SLO missed</b> <span><code>{slo}</code> is {actual}{others}</span></p>\n"
+            )
+        }
+    };
     // A run without a name of its own has its target's.
     let target = summary.plan.target.to_string();
     let target = if target == summary.name { String::new() } else { format!("{}<br>", escape(&target)) };
     let _ = write!(
         out,
-        "<header>\n<p class=\"verdict {grade}\"><b>{grade}</b> <span>{means}</span></p>\n<h1>{}</h1>\n<p class=\"sub\">{target}{}<br>{} UTC</p>\n",
+        "<header>\n{objectives}<p class=\"verdict {grade}\"><b>measurement {grade}</b> <span>{means}</span></p>\n<h1>{}</h1>\n<p class=\"sub\">{target}{}<br>{} UTC</p>\n",
         escape(&summary.name),
         escape(&plan(&summary.plan)),
         utc(summary.started_at_unix_ms)
@@ -102,38 +133,46 @@ fn objectives(out: &mut String, summary: &Summary) {
     if summary.slo.is_empty() {
         return;
     }
-    out.push_str("<section><h2>Objectives</h2>\n<table class=\"narrow\"><thead><tr><th>objective</th><th>measured</th><th class=\"l\">result</th></tr></thead><tbody>\n");
+    out.push_str("<section><h2>Objectives</h2>\n");
+    let mut table = String::from(
+        "<table class=\"narrow\"><thead><tr><th>objective</th><th>measured</th><th class=\"l\">result</th></tr></thead><tbody>\n",
+    );
     for slo in &summary.slo {
         let (class, word) = if slo.passed { ("pass", "kept") } else { ("fail", "missed") };
         let _ = writeln!(
-            out,
+            table,
             "<tr><td class=\"l\"><code>{}</code></td><td>{}</td><td class=\"l {class}\">{word}</td></tr>",
             escape(&slo.slo),
             escape(&slo.actual)
         );
     }
-    out.push_str("</tbody></table></section>\n");
+    table.push_str("</tbody></table>");
+    scrolling(out, "Objectives", &table);
+    out.push_str("</section>\n");
 }
 
 fn percentiles(out: &mut String, summary: &Summary) {
-    out.push_str("<section><h2>Latency</h2>\n<table><thead><tr><th></th><th>count</th>");
+    out.push_str("<section><h2>Latency</h2>\n");
+    let mut table = String::from("<table><thead><tr><th>series</th><th>count</th>");
     for name in PERCENTILES.iter().map(|(name, _)| *name).chain(["max", "mean"]) {
-        let _ = write!(out, "<th>{name}</th>");
+        let _ = write!(table, "<th>{name}</th>");
     }
-    out.push_str("</tr></thead><tbody>\n");
+    table.push_str("</tr></thead><tbody>\n");
     let lag_note = match summary.planned_per_second {
         Some(_) => "sent − due: the schedule’s delay",
         None => "sent − due: a closed model has no schedule",
     };
-    percentile_row(out, "response", "reply − due: what a user waits", &summary.response, "main");
-    percentile_row(out, "service", "reply − sent: target and network", &summary.service, "main");
-    percentile_row(out, "lag", lag_note, &summary.lag, "main");
-    percentile_row(out, "own lag", "the part of lag that is the generator’s", &summary.own_lag, "");
+    percentile_row(&mut table, "response", "reply − due: what a user waits", &summary.response, "main");
+    percentile_row(&mut table, "service", "reply − sent: target and network", &summary.service, "main");
+    percentile_row(&mut table, "lag", lag_note, &summary.lag, "main");
+    percentile_row(&mut table, "own lag", "the part of lag that is the generator’s", &summary.own_lag, "");
     for (name, series) in summary.response_by_outcome.iter().filter(|(_, series)| series.count > 0) {
-        percentile_row(out, &format!("response, {name}"), "", series, "");
+        percentile_row(&mut table, &format!("response, {name}"), "", series, "");
     }
-    percentile_row(out, "connect", "time to open a connection", &summary.connect, "");
-    out.push_str("</tbody></table>\n<p class=\"caption\">");
+    percentile_row(&mut table, "connect", "time to open a connection", &summary.connect, "");
+    table.push_str("</tbody></table>");
+    scrolling(out, "Latency by series", &table);
+    out.push_str("<p class=\"caption\">");
     if summary.response.lower_bounds > 0 {
         let _ = write!(
             out,
@@ -169,133 +208,10 @@ fn percentile_row(out: &mut String, name: &str, note: &str, series: &Series, cla
     };
 }
 
-fn charts(out: &mut String, summary: &Summary) {
-    let curve = |index: usize| {
-        summary.curves.get(index).map_or(Vec::new(), |(_, points)| {
-            // The last step is at 100 %, infinitely far right; it is drawn where the last count is.
-            let end = points.iter().map(|p| p.quantile).filter(|q| *q < 1.0).fold(0.0, f64::max);
-            let at = |q: f64| -(1.0 - q.min(end)).log10();
-            points.iter().map(|p| Some((at(p.quantile), p.value_ns as f64))).collect()
-        })
-    };
-    let by_percentile = Chart {
-        id: "percentile",
-        title: "Latency by percentile",
-        x: Scale::Percentile,
-        x_end: 0.0,
-        y: Scale::LatencyLog,
-        lines: vec![
-            Line { name: "response", class: "a", points: curve(0) },
-            Line { name: "service", class: "b", points: curve(1) },
-            Line { name: "lag", class: "c", points: curve(2) },
-        ],
-        bands: Vec::new(),
-        tips: Vec::new(),
-    };
-    let bands = bands(summary);
-    let tips = tips(summary);
-    let over_time = |id, title, y, lines| Chart {
-        id,
-        title,
-        x: Scale::Time,
-        x_end: summary.seconds.last().map_or(0.0, |last| f64::from(last.second) + 1.0),
-        y,
-        lines,
-        bands: bands.clone(),
-        tips: tips.clone(),
-    };
-    let line = |name, class, of: fn(&crate::measure::Second) -> Option<u64>| Line {
-        name,
-        class,
-        points: by_second(summary, of),
-    };
-    let latency_chart = over_time(
-        "latency",
-        "Response over time, by the second in which requests were due",
-        Scale::LatencyLog,
-        vec![
-            line("max", "c", |s| (s.samples > 0).then_some(s.max)),
-            line("p99", "a", |s| (s.samples > 0).then_some(s.p99)),
-            line("p50", "b", |s| (s.samples > 0).then_some(s.p50)),
-        ],
-    );
-    let rate_chart = over_time(
-        "rate",
-        "Requests a second: planned by due time, replies by the time they came",
-        Scale::Linear,
-        vec![
-            line("planned", "d", |s| Some(s.planned)),
-            line("ok", "b", |s| Some(s.ok)),
-            line("failed", "c", |s| Some(s.failed)),
-        ],
-    );
-    let lag_chart = over_time(
-        "lag",
-        "Lag over time: how late requests were sent",
-        Scale::LatencyLog,
-        vec![
-            line("max", "c", |s| (s.samples > 0).then_some(s.lag_max)),
-            line("p99", "a", |s| (s.samples > 0).then_some(s.lag_p99)),
-        ],
-    );
-    let has_lag = summary.planned_per_second.is_some() || summary.lag.max > 0;
-    for chart in [latency_chart, by_percentile, rate_chart].into_iter().chain(has_lag.then_some(lag_chart)) {
-        let _ = write!(out, "<section><h2>{}</h2>\n{}</section>\n", chart.title, chart.svg());
-    }
-}
-
-/// One point a second, in its middle; a second without a value breaks the line.
-fn by_second(summary: &Summary, of: fn(&crate::measure::Second) -> Option<u64>) -> Vec<Option<(f64, f64)>> {
-    let mut points = Vec::with_capacity(summary.seconds.len());
-    let mut expected = summary.seconds.first().map_or(0, |second| second.second);
-    for second in &summary.seconds {
-        if second.second != expected {
-            points.push(None);
-        }
-        expected = second.second + 1;
-        points.push(of(second).map(|value| (f64::from(second.second) + 0.5, value as f64)));
-    }
-    points
-}
-
-fn bands(summary: &Summary) -> Vec<Band> {
-    let mut bands = Vec::new();
-    if summary.warm_up_ns > 0 {
-        let end = summary.warm_up_ns as f64 / 1e9;
-        bands.push(Band { from: 0.0, to: end, label: "warm-up".to_owned(), class: "warm" });
-    }
-    for fault in &summary.faults {
-        bands.push(Band {
-            from: fault.start_ns as f64 / 1e9,
-            to: fault.end_ns as f64 / 1e9,
-            label: format!("{} on {}", fault.behavior, fault.proxy),
-            class: "fault",
-        });
-    }
-    bands
-}
-
-fn tips(summary: &Summary) -> Vec<(f64, String)> {
-    let tip = |s: &crate::measure::Second| {
-        let text = format!(
-            "second {}: response p50 {}, p99 {}, max {}; lag p99 {}; {} planned, {} ok, {} failed",
-            s.second,
-            latency(s.p50),
-            latency(s.p99),
-            latency(s.max),
-            latency(s.lag_p99),
-            count(s.planned),
-            count(s.ok),
-            count(s.failed)
-        );
-        (f64::from(s.second), text)
-    };
-    summary.seconds.iter().map(tip).collect()
-}
-
 fn requests(out: &mut String, summary: &Summary) {
     let c = &summary.counts;
-    out.push_str("<section class=\"two\"><div><h2>Requests</h2>\n<table class=\"narrow\"><tbody>\n");
+    out.push_str("<section class=\"two\"><div><h2>Requests</h2>\n");
+    let mut table = String::from("<table class=\"narrow\"><tbody>\n");
     let rows = [
         ("planned", c.planned, "were due"),
         ("sent", c.sent, "= ok + error + timeout + in flight"),
@@ -308,17 +224,18 @@ fn requests(out: &mut String, summary: &Summary) {
     ];
     for (name, value, note) in rows {
         let _ = writeln!(
-            out,
+            table,
             "<tr><th scope=\"row\">{name}</th><td>{}</td><td class=\"l note\">{note}</td></tr>",
             count(value)
         );
     }
-    out.push_str(
-        "</tbody></table></div>\n<div><h2>Errors and connections</h2>\n<table class=\"narrow\"><tbody>\n",
-    );
+    table.push_str("</tbody></table>");
+    scrolling(out, "Requests", &table);
+    out.push_str("</div>\n<div><h2>Errors and connections</h2>\n");
+    let mut table = String::from("<table class=\"narrow\"><tbody>\n");
     for error in &summary.errors {
         let _ = writeln!(
-            out,
+            table,
             "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"l note\">{}</td></tr>",
             escape(&error.description),
             count(error.count),
@@ -326,8 +243,26 @@ fn requests(out: &mut String, summary: &Summary) {
         );
     }
     if summary.errors.is_empty() {
-        out.push_str(
+        table.push_str(
             "<tr><th scope=\"row\">errors</th><td>0</td><td class=\"l note\">none of any kind</td></tr>\n",
+        );
+    }
+    if let (Some(injected), Some(natural)) = (summary.causes.injected, summary.causes.natural) {
+        if injected + natural > 0 {
+            for (name, value) in [("injected", injected), ("natural", natural)] {
+                let share = percent(value, c.sent);
+                let _ = writeln!(
+                    table,
+                    "<tr><th scope=\"row\">of these {name}</th><td>{}</td><td class=\"l note\">{share}</td></tr>",
+                    count(value)
+                );
+            }
+        }
+    } else if let Some(why) = &summary.causes.unknown_because {
+        let _ = writeln!(
+            table,
+            "<tr><th scope=\"row\">injected, natural</th><td>not known</td><td class=\"l note wrap\">{}</td></tr>",
+            escape(why)
         );
     }
     for (name, value) in [
@@ -337,36 +272,18 @@ fn requests(out: &mut String, summary: &Summary) {
         ("sent", bytes(summary.sent_bytes)),
         ("received", bytes(summary.received_bytes)),
     ] {
-        let _ = writeln!(out, "<tr><th scope=\"row\">{name}</th><td>{value}</td><td></td></tr>");
+        let _ = writeln!(table, "<tr><th scope=\"row\">{name}</th><td>{value}</td><td></td></tr>");
     }
-    out.push_str("</tbody></table></div></section>\n");
-}
-
-fn faults(out: &mut String, summary: &Summary) {
-    if summary.faults.is_empty() {
-        return;
-    }
-    out.push_str("<section><h2>Fault windows</h2>\n<table><thead><tr><th>from</th><th>to</th><th class=\"l\">proxy</th><th class=\"l\">behavior</th><th>injected</th><th>of seen</th><th>done − asked p50</th><th>p99</th></tr></thead><tbody>\n");
-    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
-    for fault in &summary.faults {
-        let _ = writeln!(
-            out,
-            "<tr><td>{}</td><td>{}</td><td class=\"l\">{}</td><td class=\"l\"><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            seconds(fault.start_ns),
-            seconds(fault.end_ns),
-            escape(&fault.proxy),
-            escape(&fault.behavior),
-            or_dash(fault.injected.map(count)),
-            or_dash(fault.seen.map(count)),
-            or_dash(fault.accuracy_p50_ns.map(latency)),
-            or_dash(fault.accuracy_p99_ns.map(latency))
-        );
-    }
-    out.push_str("</tbody></table>\n<p class=\"caption\">Done − asked: how far injected delays were from what was asked for. Faults are on the run’s own clock.</p></section>\n");
+    table.push_str("</tbody></table>");
+    scrolling(out, "Errors and connections", &table);
+    out.push_str("</div></section>\n");
 }
 
 fn nodes(out: &mut String, summary: &Summary) {
-    out.push_str("<section><h2>Nodes</h2>\n<table><thead><tr><th>node</th><th>sent</th><th>ok</th><th>p50</th><th>p99</th><th>max</th><th>own lag p99</th><th>busiest worker</th><th>clock</th></tr></thead><tbody>\n");
+    out.push_str("<section><h2>Nodes</h2>\n");
+    let mut table = String::from(
+        "<table><thead><tr><th>node</th><th>sent</th><th>ok</th><th>p50</th><th>p99</th><th>max</th><th>own lag p99</th><th>busiest worker</th><th>clock</th></tr></thead><tbody>\n",
+    );
     for node in &summary.nodes {
         // As for the verdict: in a moment it is chance.
         let is_known = u128::from(summary.measured_ns) >= WORKER_BUSY_KNOWN_FROM.as_nanos();
@@ -376,7 +293,7 @@ fn nodes(out: &mut String, summary: &Summary) {
             .as_ref()
             .map_or(String::new(), |why| format!("<small class=\"fail\">lost: {}</small>", escape(why)));
         let _ = writeln!(
-            out,
+            table,
             "<tr><th scope=\"row\">{}{lost}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             escape(&node.name),
             count(node.counts.sent),
@@ -389,25 +306,34 @@ fn nodes(out: &mut String, summary: &Summary) {
             node.clock_error_ns.map_or("–".to_owned(), |error| format!("± {}", latency(error)))
         );
     }
-    out.push_str("</tbody></table></section>\n");
+    table.push_str("</tbody></table>");
+    scrolling(out, "Nodes", &table);
+    out.push_str("</section>\n");
 }
+
+/// What stands beside this file in the run directory.
+const FILES: &str = "<p class=\"caption\">Beside this file: <a href=\"run.json\">run.json</a> (all figures), <a href=\"latency.hlog\">latency.hlog</a> (histograms by second), <a href=\"response.hgrm\">response.hgrm</a>, <a href=\"service.hgrm\">service.hgrm</a>, <a href=\"lag.hgrm\">lag.hgrm</a> (percentile tables), <a href=\"events.jsonl\">events.jsonl</a> (what was injected).</p>\n";
 
 fn environment(out: &mut String, summary: &Summary) {
     let e = &summary.environment;
+    let mut table = String::new();
     let _ = write!(
-        out,
-        "<section><h2>Where and how</h2>\n<table class=\"narrow\"><tbody>\n\
+        table,
+        "<table class=\"narrow\"><tbody>\n\
          <tr><th scope=\"row\">fracas</th><td class=\"l\">{}</td></tr>\n<tr><th scope=\"row\">host</th><td class=\"l\">{}</td></tr>\n\
-         <tr><th scope=\"row\">processor</th><td class=\"l\">{}, {} cores</td></tr>\n<tr><th scope=\"row\">kernel</th><td class=\"l\">{}</td></tr>\n\
-         <tr><th scope=\"row\">seed</th><td class=\"l\">{}</td></tr>\n</tbody></table>\n<p class=\"caption\">Again:</p>\n<pre>{}</pre>\n</section>\n",
+         <tr><th scope=\"row\">processor</th><td class=\"l\">{}, {}</td></tr>\n<tr><th scope=\"row\">kernel</th><td class=\"l\">{}</td></tr>\n\
+         <tr><th scope=\"row\">seed</th><td class=\"l\">{}</td></tr>\n</tbody></table>",
         escape(&e.version),
         escape(&e.host),
         escape(&e.cpu),
-        e.cores,
+        plural(u64::from(e.cores), "core"),
         escape(&e.kernel),
-        summary.plan.seed,
-        escape(&summary.reproduce)
+        summary.plan.seed
     );
+    out.push_str("<section><h2>Where and how</h2>\n");
+    scrolling(out, "Where and how", &table);
+    let again = escape(&summary.reproduce);
+    let _ = write!(out, "<p class=\"caption\">Again:</p>\n<pre>{again}</pre>\n{FILES}</section>\n");
 }
 
 fn escape(text: &str) -> String {

@@ -2,10 +2,10 @@
 
 pub(super) const CSS: &str = r#"
 :root{--paper:#fff;--ink:#1b1f24;--soft:#5c6670;--rule:#e3e7eb;--grid:#eceff2;--tile:#f6f8fa;
---a:#0072b2;--b:#00795a;--c:#c24f00;--d:#7b8794;--fault:#cc79a7;--warm:#9aa5b1;
+--a:#0072b2;--b:#00795a;--c:#c24f00;--d:#7b8794;--fault:#cc79a7;--warm:#9aa5b1;--shade:#1b1f2447;
 --good:#00694f;--goodbg:#e2f4ee;--warn:#7a5200;--warnbg:#fdf1d8;--bad:#a63200;--badbg:#fde8df}
 @media (prefers-color-scheme:dark){:root{--paper:#14171a;--ink:#e8ebee;--soft:#9aa5b1;--rule:#2c3238;--grid:#23282d;--tile:#1c2024;
---a:#56b4e9;--b:#2ec4a0;--c:#ff9152;--d:#8a96a3;--fault:#d98fb8;--warm:#6b7681;
+--a:#56b4e9;--b:#2ec4a0;--c:#ff9152;--d:#8a96a3;--fault:#d98fb8;--warm:#6b7681;--shade:#e8ebee55;
 --good:#5fd9b8;--goodbg:#12312a;--warn:#f3c566;--warnbg:#352a12;--bad:#ff9f75;--badbg:#3a1d12}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums lining-nums}
@@ -33,7 +33,12 @@ th small{display:block;color:var(--soft);font-size:12px}
 td sup{line-height:0;color:var(--soft);margin-right:-.45em}
 .note,.caption{color:var(--soft)}.caption{font-size:12.5px;margin:8px 0 0;max-width:76ch}
 .pass{color:var(--good)}.fail{color:var(--bad)!important}.pass,.fail{font-weight:600}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:36px}
+.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(380px,100%),1fr));gap:36px}.two>div{min-width:0}
+.scroll{overflow-x:auto;overflow-y:hidden;background:linear-gradient(90deg,var(--paper) 12px,transparent 40px) 0 0/40px 100% no-repeat local,linear-gradient(270deg,var(--paper) 12px,transparent 40px) 100% 0/40px 100% no-repeat local,linear-gradient(90deg,var(--shade),transparent) 0 0/14px 100% no-repeat scroll,linear-gradient(270deg,var(--shade),transparent) 100% 0/14px 100% no-repeat scroll}
+.scroll+.scroll,.caption+.scroll{margin-top:18px}
+.scroll:focus-visible{outline:2px solid var(--a);outline-offset:3px}
+a{color:var(--a)}td.wrap{white-space:normal}td small{color:var(--soft)}
+.verdict+.verdict{margin-top:8px}.verdict code{color:inherit}
 pre{background:var(--tile);border-radius:8px;padding:12px 16px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
 code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace}
 svg{display:block;width:100%;height:auto;overflow:visible}
@@ -47,8 +52,8 @@ text.name.a{fill:var(--a)}text.name.b{fill:var(--b)}text.name.c{fill:var(--c)}te
 .edge{stroke:var(--fault);stroke-width:1;stroke-dasharray:2 3}.edge.warm{stroke:var(--warm)}
 svg text.bandname{fill:var(--ink);font-size:11.5px}
 .tip{fill:transparent}.tip:hover{fill:var(--ink);fill-opacity:.07}
-@media (max-width:700px){main{padding:20px 14px}section{overflow-x:auto}}
+@media (max-width:700px){main{padding:20px 14px}h1{font-size:24px}.tiles{grid-template-columns:repeat(auto-fit,minmax(140px,1fr))}svg{min-width:760px}svg text,svg text.name,svg text.bandname{font-size:15px}table.narrow{min-width:0}.note{white-space:normal}}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--rule:#ccc;--grid:#e8e8e8;--tile:#f4f4f4;--a:#0072b2;--b:#00795a;--c:#c24f00;--d:#666;--fault:#cc79a7;--warm:#999;
 --good:#00694f;--goodbg:#fff;--warn:#7a5200;--warnbg:#fff;--bad:#a63200;--badbg:#fff}
-body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0}.tiles{grid-template-columns:repeat(5,1fr)}.tiles div{padding:8px 10px}dd{font-size:18px}section,.tiles{break-inside:avoid}.verdict{border:2px solid currentColor}.tip{display:none}@page{margin:14mm}}
+body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0}.tiles{grid-template-columns:repeat(5,1fr)}.tiles div{padding:8px 10px}dd{font-size:18px}section,.tiles,.scroll,tr{break-inside:avoid}section{margin-top:22px}.scroll{overflow:visible;background:none}table{font-size:9pt}th,td{padding-left:10px;white-space:normal}td{white-space:nowrap}svg{min-width:0}th small{display:none}.verdict{border:2px solid currentColor}.tip{display:none}@page{margin:14mm}}
 "#;

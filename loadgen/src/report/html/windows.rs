@@ -1,0 +1,100 @@
+//! Fault windows: when, what was injected and how exactly, and what the load saw before, during and after.
+
+use std::fmt::Write;
+
+use super::super::format::{count, latency, percent, rate, seconds};
+use super::{escape, scrolling};
+use crate::measure::{Around, FaultWindow, Stretch, Summary};
+
+pub(super) fn windows(out: &mut String, summary: &Summary) {
+    if summary.faults.is_empty() {
+        return;
+    }
+    out.push_str("<section><h2>Fault windows</h2>\n");
+    let mut table = String::from(
+        "<table><thead><tr><th>from</th><th>to</th><th class=\"l\">proxy</th><th class=\"l\">behavior</th><th>injected</th><th>of seen</th><th>done − asked p50</th><th>p99</th><th>p99 back after</th></tr></thead><tbody>\n",
+    );
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
+    for fault in &summary.faults {
+        let _ = writeln!(
+            table,
+            "<tr><td>{}</td><td>{}</td><td class=\"l\">{}</td><td class=\"l\"><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            seconds(fault.start_ns),
+            seconds(fault.end_ns),
+            escape(&fault.proxy),
+            escape(&fault.behavior),
+            or_dash(fault.injected.map(count)),
+            or_dash(fault.seen.map(count)),
+            or_dash(fault.accuracy_p50_ns.map(latency)),
+            or_dash(fault.accuracy_p99_ns.map(latency)),
+            recovery(fault.around.as_ref())
+        );
+    }
+    table.push_str("</tbody></table>\n");
+    scrolling(out, "Fault windows", &table);
+    out.push_str("<p class=\"caption\">A window lasts from the instant at which its rules applied to the instant at which they were lifted or their lease ended, on the run’s own clock. Done − asked: how far injected delays were from what was asked for.</p>\n");
+    around(out, &summary.faults);
+    out.push_str("</section>\n");
+}
+
+fn recovery(around: Option<&Around>) -> String {
+    match around {
+        None => "–".to_owned(),
+        Some(Around { recovery_ns: Some(0), .. }) => "at once".to_owned(),
+        Some(Around { recovery_ns: Some(ns), .. }) => seconds(*ns),
+        Some(around) if around.before.ok == 0 || around.after.due == 0 => "–".to_owned(),
+        Some(_) => "not seen".to_owned(),
+    }
+}
+
+fn around(out: &mut String, faults: &[FaultWindow]) {
+    if faults.iter().all(|fault| fault.around.is_none()) {
+        return;
+    }
+    let mut table = String::from(
+        "<table><thead><tr><th>before, during, after</th><th>from</th><th>to</th><th>due</th><th>good replies</th><th>failed</th><th>injected</th><th>natural</th><th>p50</th><th>p95</th><th>p99</th><th>p99 if ok</th></tr></thead>\n",
+    );
+    for fault in faults {
+        let Some(around) = &fault.around else { continue };
+        let name = format!("{} on {}", escape(&fault.behavior), escape(&fault.proxy));
+        let _ = writeln!(table, "<tbody><tr class=\"main\"><td class=\"l\" colspan=\"12\">{name}</td></tr>");
+        for (part, stretch) in
+            [("before", &around.before), ("during", &around.during), ("after", &around.after)]
+        {
+            row(&mut table, part, stretch);
+        }
+        table.push_str("</tbody>\n");
+    }
+    table.push_str("</table>\n");
+    scrolling(out, "Before, during and after each fault window", &table);
+    out.push_str("<p class=\"caption\">Requests by when they were due, from tenths of a second; percentiles of all replies and lower bounds, 1.6 % off at most. p99 is back when, for a second, no more requests are slower than it was before, and no more fail.</p>\n");
+}
+
+fn row(out: &mut String, part: &str, stretch: &Stretch) {
+    let _ = write!(
+        out,
+        "<tr><th scope=\"row\">{part}</th><td>{}</td><td>{}</td><td>{}</td>",
+        seconds(stretch.start_ns),
+        seconds(stretch.end_ns),
+        count(stretch.due)
+    );
+    if stretch.due == 0 {
+        out.push_str(&"<td>–</td>".repeat(8));
+        out.push_str("</tr>\n");
+        return;
+    }
+    let or_unknown = |value: Option<u64>| value.map_or("not known".to_owned(), count);
+    let if_ok = if stretch.ok > 0 { latency(stretch.ok_p99) } else { "–".to_owned() };
+    let _ = writeln!(
+        out,
+        "<td>{}</td><td>{} <small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{if_ok}</td></tr>",
+        rate(stretch.ok_per_second),
+        count(stretch.failed),
+        percent(stretch.failed, stretch.due),
+        or_unknown(stretch.injected),
+        or_unknown(stretch.natural()),
+        latency(stretch.p50),
+        latency(stretch.p95),
+        latency(stretch.p99)
+    );
+}
