@@ -1,5 +1,6 @@
 //! Moves bytes and breaks them on purpose: client → listener → connection → pipe → behaviors → upstream.
 
+pub mod address;
 pub mod behavior;
 pub mod clock;
 pub mod config;

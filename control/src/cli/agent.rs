@@ -20,7 +20,7 @@ Examples:
   fracas agent --join 10.0.0.5:7400 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     /// The controller to serve
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::address::remote)]
     join: String,
     /// Its name among nodes [default: the host's name]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]

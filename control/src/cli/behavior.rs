@@ -25,7 +25,7 @@ pub struct Args {
     #[command(subcommand)]
     verb: Verb,
     /// API of the proxy
-    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
+    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:7401", value_parser = super::address::remote)]
     api: String,
     /// Print JSON
     #[arg(long, global = true)]

@@ -13,7 +13,7 @@ use crate::wire::dial::{Caller, Dial, DialError};
 #[derive(Clone, Debug, clap::Args)]
 pub struct ApiArgs {
     /// The controller's address
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400", value_parser = super::address::remote)]
     pub api: String,
     #[command(flatten)]
     access: AccessArgs,

@@ -31,7 +31,7 @@ Examples:
                          then, elsewhere: fracas agent --join 10.0.0.5:7400 --tls-ca ca.pem --token-file token")]
 pub struct Args {
     /// Where to serve; port 0 takes a free one
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400", value_parser = super::address::listen)]
     api: SocketAddr,
     /// Where reports go, each in a directory named after its run
     #[arg(long, value_name = "DIR", default_value = "runs")]

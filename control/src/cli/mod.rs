@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each with its `Args` and its `run`.
 
 mod access;
+mod address;
 mod agent;
 mod behavior;
 mod capacity;

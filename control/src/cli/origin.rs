@@ -16,7 +16,7 @@ A path may ask for something: /delay/50ms, /status/503, /bytes/100000, /freeze/1
 answers nothing for that long); everything else gets the plain reply.")]
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = super::address::listen)]
     listen: SocketAddr,
     /// Threads, each with its ring
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -33,10 +33,10 @@ While it runs: fracas behavior set default 100:hang · fracas behavior lease def
 For other machines: fracas proxy --config fracas.yml --api 10.0.0.5:7401 --tls-cert cert.pem --tls-key key.pem --token-file token")]
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::address::listen, required_unless_present = "config", conflicts_with = "config")]
     listen: Option<SocketAddr>,
     /// Where to connect to
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::address::remote, required_unless_present = "config", conflicts_with = "config")]
     upstream: Option<String>,
     /// What is spoken: tcp or http
     #[arg(long, default_value = "tcp", conflicts_with = "config")]
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     api: Option<String>,
     /// Send a counter for each bad thing to this statsd server
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::address::remote)]
     statsd: Option<String>,
     /// What every name sent to statsd begins with
     #[arg(long, value_name = "PREFIX", default_value = "fracas")]
@@ -75,7 +75,7 @@ pub struct Args {
     #[arg(long = "source-address", value_name = "IP", conflicts_with = "config")]
     source_addresses: Vec<IpAddr>,
     /// Join this controller, so that runs can flip faults here
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::address::remote)]
     join: Option<String>,
     #[command(flatten)]
     certificate: CertificateArgs,
@@ -111,9 +111,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let api = match (args.api.as_deref(), config.as_ref().and_then(|config| config.api)) {
         (Some("none"), _) => None,
-        (Some(text), _) => {
-            Some(text.parse().map_err(|_| UsageError::because("--api: write HOST:PORT, or none"))?)
-        }
+        (Some(text), _) => Some(
+            super::address::listen(text)
+                .map_err(|why| UsageError::because(format!("--api: {why}; or `none`")))?,
+        ),
         (None, Some(address)) => Some(address),
         (None, None) => Some(API_DEFAULT.parse().expect("an address")),
     };

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::behavior::{self, Rule, RuleSet};
 use crate::protocol::Protocol;
 
@@ -280,23 +281,14 @@ fn optional<T>(
 }
 
 fn address(node: &Node, key: &str) -> Result<SocketAddr, Mistake> {
-    node.read(key, "an address and a port such as 127.0.0.1:8000 or [::1]:8000", |text| {
-        match text.strip_prefix("localhost:") {
-            Some(port) => port.parse().ok().map(|port| SocketAddr::from(([127, 0, 0, 1], port))),
-            None => text.parse().ok(),
-        }
+    node.read(key, "an address and a port such as 127.0.0.1:8000, :8000 or [::1]:8000", |text| {
+        Address::parse_listen(text).ok()?.literal()
     })
 }
 
 fn host_port(node: &Node, key: &str) -> Result<String, Mistake> {
-    node.read(key, "a host and a port such as localhost:80 or [::1]:80", |text| {
-        let (host, port) = text.rsplit_once(':')?;
-        let port: u16 = port.parse().ok()?;
-        let is_v6 = host.starts_with('[') && host.ends_with(']');
-        let fits = !host.is_empty()
-            && (is_v6 || !host.contains([':', '[', ']', '/', '@']))
-            && !host.contains(char::is_whitespace);
-        (fits && port != 0).then(|| text.to_owned())
+    node.read(key, "a host and a port such as localhost:80, :80 or [::1]:80", |text| {
+        Some(Address::parse(text).ok()?.to_string())
     })
 }
 

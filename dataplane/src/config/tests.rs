@@ -123,11 +123,11 @@ fn every_mistake_names_file_line_column_and_key() {
         ),
         (
             "proxies: [{listen: 8000, upstream: a:80}]".to_owned(),
-            "fracas.yml:1:20: `listen` cannot be `8000`; give an address and a port such as 127.0.0.1:8000 or [::1]:8000",
+            "fracas.yml:1:20: `listen` cannot be `8000`; give an address and a port such as 127.0.0.1:8000, :8000 or [::1]:8000",
         ),
         (
             "proxies: [{listen: 127.0.0.1:1, upstream: a}]".to_owned(),
-            "fracas.yml:1:43: `upstream` cannot be `a`; give a host and a port such as localhost:80 or [::1]:80",
+            "fracas.yml:1:43: `upstream` cannot be `a`; give a host and a port such as localhost:80, :80 or [::1]:80",
         ),
         ("proxies: [{".to_owned(), "fracas.yml:1:"),
         (String::new(), "fracas.yml:"),

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use fracas_dataplane::address::Address;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// `http://host:port/path` or `tcp://host:port`; names are resolved by the runner.
+/// `http://host:port/path` or `tcp://host:port`; names are resolved by the runner. Without a scheme it is HTTP:
+/// `localhost:8080/path`, `:8080`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// HTTP/1.1 in plain text.
@@ -30,7 +32,9 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// No scheme, or an unknown one.
-    #[error("`{0}` is not a target; write http://HOST:PORT/PATH, or tcp://HOST:PORT for an echo server")]
+    #[error(
+        "`{0}` is not a target; write http://HOST:PORT/PATH or HOST:PORT, or tcp://HOST:PORT for an echo server"
+    )]
     Scheme(String),
     /// TLS.
     #[error("`{0}`: https is not built yet; use http:// towards a TLS terminator")]
@@ -77,7 +81,14 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Target, TargetError> {
         let text = text.trim();
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| TargetError::Scheme(text.into()))?;
+        let (scheme, rest) = match text.split_once("://") {
+            Some(parts) => parts,
+            // `localhost:8080` and `:8080/path` can be nothing else; a bare word may be a file's name.
+            None if Address::parse(text.split(['/', '?']).next().unwrap_or_default()).is_ok() => {
+                ("http", text)
+            }
+            None => return Err(TargetError::Scheme(text.into())),
+        };
         let default_port = match scheme.to_ascii_lowercase().as_str() {
             "http" => Some(80),
             "tcp" => None,
@@ -103,23 +114,14 @@ impl FromStr for Target {
 }
 
 fn split_authority(authority: &str, default_port: Option<u16>) -> Option<(String, u16)> {
-    let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
-        let (host, after) = rest.split_once(']')?;
-        host.parse::<std::net::Ipv6Addr>().ok()?;
-        (host, if after.is_empty() { None } else { Some(after.strip_prefix(':')?) })
-    } else {
-        authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)))
+    let after_host = authority.rfind(']').map_or(authority, |end| &authority[end..]);
+    let address = match default_port {
+        Some(port) if !after_host.contains(':') && !authority.is_empty() => {
+            Address::parse(&format!("{authority}:{port}"))
+        }
+        _ => Address::parse(authority),
     };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    if host.is_empty() || !host.chars().all(allowed) {
-        return None;
-    }
-    let port = match port {
-        Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => port.parse().ok().filter(|p| *p != 0)?,
-        Some(_) => return None,
-        None => default_port?,
-    };
-    Some((host.to_owned(), port))
+    address.ok().map(|address| (address.host, address.port))
 }
 
 impl fmt::Display for Target {
@@ -157,6 +159,12 @@ mod tests {
             ("http://[::1]:8080/x", "http://[::1]:8080/x"),
             ("tcp://127.0.0.1:7", "tcp://127.0.0.1:7"),
             ("tcp://[::1]:80", "tcp://[::1]:80"),
+            ("tcp://:7", "tcp://127.0.0.1:7"),
+            ("localhost:8080", "http://localhost:8080/"),
+            ("localhost:8080/a?b", "http://localhost:8080/a?b"),
+            (":8080", "http://127.0.0.1:8080/"),
+            (":8080?x=1", "http://127.0.0.1:8080/?x=1"),
+            ("[::1]:8080", "http://[::1]:8080/"),
         ] {
             let target: Target = text.parse().unwrap();
             assert_eq!(target.to_string(), shown);
@@ -167,8 +175,11 @@ mod tests {
     #[test]
     fn what_cannot_be_a_target_is_refused_with_the_reason() {
         type Make = fn(String) -> TargetError;
-        let cases: [(&str, Make); 12] = [
-            ("localhost:8080", TargetError::Scheme),
+        let cases: [(&str, Make); 15] = [
+            ("localhost", TargetError::Scheme),
+            ("8080", TargetError::Scheme),
+            ("nonsense", TargetError::Scheme),
+            ("http://::1:80/", TargetError::Authority),
             ("ftp://x", TargetError::Scheme),
             ("https://x/", TargetError::Https),
             ("http://", TargetError::Authority),

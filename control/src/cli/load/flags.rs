@@ -91,7 +91,7 @@ pub struct Args {
     #[arg(long)]
     pub(super) json: bool,
     /// API of a proxy: its faults are drawn into the report, and the run file's faults are flipped there
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = crate::cli::address::remote)]
     pub(super) via: Option<String>,
     #[command(flatten)]
     pub(super) access: AccessArgs,
