@@ -2,7 +2,15 @@
 //!
 //! A path may ask for something: `/delay/50ms`, `/status/503`, `/bytes/100000`, `/freeze/1.4s` (the whole
 //! origin answers nothing for that long). Everything else gets the plain reply.
+//!
+//! What one connection costs is bounded, whatever its client does: replies that wait are a few words each and
+//! at most [`REPLIES_MAX`], the next requests stay unread but for about 64 KiB, bodies are windows on one buffer,
+//! and [`Limits`] say how long a client may be silent or not read.
 
+mod connection;
+mod limits;
+mod reply;
+mod service;
 mod worker;
 
 use std::io;
@@ -13,7 +21,10 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use worker::{OriginWorker, Shared};
+pub use limits::{Closed, Counts, DESCRIPTORS_SET_ASIDE, ECHO_BYTES_MAX, Limits, REPLIES_MAX, Shared};
+pub use reply::{BODY_BYTES_MAX, WAIT_MAX};
+pub use service::ServiceSettings;
+pub use worker::OriginWorker;
 
 use crate::clock::Instant;
 use crate::proxy::check_free;
@@ -26,16 +37,20 @@ use crate::ring::{
 pub struct OriginSettings {
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Threads, each with its ring.
+    /// Threads, each with its ring; one when a service is simulated, whose queue they would have to share.
     pub threads: usize,
     /// Meet delays by spinning.
     pub precise: bool,
     /// Send back what comes instead of HTTP.
     pub echo: bool,
     /// Bytes in the body of the plain reply.
-    pub body_bytes: usize,
-    /// How long every reply waits.
+    pub body_bytes: u64,
+    /// How long every reply waits, from the request on or, with `service`, after it was served.
     pub delay: Duration,
+    /// A limited number of workers that serve the requests of all connections; as many as come when absent.
+    pub service: Option<ServiceSettings>,
+    /// What connections may do, and for how long.
+    pub limits: Limits,
     /// Options of every socket.
     pub options: SocketOptions,
 }
@@ -49,6 +64,8 @@ impl Default for OriginSettings {
             echo: false,
             body_bytes: 14,
             delay: Duration::ZERO,
+            service: None,
+            limits: Limits::default(),
             options: SocketOptions::default(),
         }
     }
@@ -71,6 +88,19 @@ pub enum OriginError {
     /// No thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
+    /// More connections were asked for than this process may have.
+    #[error(
+        "{asked} connections are more than the {possible} that the limit of {limit} open files allows; \
+         raise it with ulimit -n, or ask for fewer"
+    )]
+    Connections {
+        /// What [`Limits::connections_max`] said.
+        asked: usize,
+        /// What is possible.
+        possible: usize,
+        /// RLIMIT_NOFILE.
+        limit: u64,
+    },
 }
 
 /// A running origin; dropping it stops it.
@@ -85,9 +115,22 @@ impl Origin {
     /// Starts its threads.
     ///
     /// # Errors
-    /// When this machine gives no ring or thread, or the address is taken.
+    /// When this machine gives no ring or thread, the address is taken, or `connections_max` is more than the
+    /// open-files limit allows beside [`DESCRIPTORS_SET_ASIDE`].
     pub fn start(mut settings: OriginSettings) -> Result<Origin, OriginError> {
-        let _ = raise_open_files_limit();
+        if settings.service.is_some() {
+            settings.threads = 1;
+        }
+        if let Ok(limit) = raise_open_files_limit() {
+            let possible = connections_possible(limit);
+            match settings.limits.connections_max {
+                Some(asked) if asked > possible => {
+                    return Err(OriginError::Connections { asked, possible, limit });
+                }
+                Some(_) => {}
+                None => settings.limits.connections_max = Some(possible),
+            }
+        }
         let features = Features::probe()?;
         let listen = settings.listen;
         check_free(listen).map_err(|source| OriginError::Listen { listen, source })?;
@@ -121,7 +164,12 @@ impl Origin {
 
     /// Requests answered so far; with echo, chunks.
     pub fn answered(&self) -> u64 {
-        self.shared.answered()
+        self.counts().answered
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
+        self.shared.counts()
     }
 }
 
@@ -133,6 +181,12 @@ impl Drop for Origin {
             let _ = thread.join();
         }
     }
+}
+
+/// Connections that an open-files limit allows: half of a very small one, else all but what is set aside.
+fn connections_possible(limit: u64) -> usize {
+    let possible = limit.saturating_sub(DESCRIPTORS_SET_ASIDE).max(limit / 2);
+    usize::try_from(possible).unwrap_or(usize::MAX)
 }
 
 type Ready = mpsc::Sender<Result<(SocketAddr, Waker), OriginError>>;

@@ -1,93 +1,88 @@
 //! The origin on one ring: reads requests, answers when it is time.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::OriginSettings;
-use crate::behavior::duration;
+use super::connection::Connection;
+use super::limits::{CREDIT_BYTES, Closed, LINGER, Limits, Shared};
+use super::reply::{Shapes, Wish};
+use super::service::Service;
 use crate::clock::Instant;
-use crate::protocol::http::{Event, RequestFramer, reason};
-use crate::proxy::Size;
-use crate::ring::{Chunk, Errno, Outcome, ReceiveEnd, Ring, SEND_CHUNKS_MAX, SLOT_LIMIT, Socket, Token};
+use crate::ring::{Chunk, Errno, Outcome, ReceiveEnd, Ring, SLOT_LIMIT, Socket, Token};
 use crate::timers::Timers;
 
 const LISTENER: Token = Token { role: 0, slot: 0, generation: 0 };
 const CONNECTION: u8 = 1;
-/// Replies that may wait on one connection before it is no longer read.
-const REPLIES_MAX: usize = 1024;
-/// The largest body that `/bytes/N` gives.
-const BODY_BYTES_MAX: usize = 64 << 20;
 /// How long accepting rests when no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What all workers of one origin share.
-#[derive(Debug, Default)]
-pub struct Shared {
-    /// Until when nothing is answered, in nanoseconds of the clock.
-    frozen_until: AtomicU64,
-    /// Requests answered, or bytes echoed.
-    answered: AtomicU64,
-}
-
-impl Shared {
-    /// Answers nothing for `length` from `now`; what is asked meanwhile is answered after it.
-    pub fn freeze(&self, now: Instant, length: Duration) {
-        self.frozen_until.fetch_max((now + length).as_nanos(), Ordering::Relaxed);
-    }
-
-    /// Requests answered so far; with echo, chunks.
-    pub fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
-    }
-}
+/// Connections that are looked at to free a place at the limit.
+const EVICTION_LOOKS: usize = 64;
+/// Connections that may be on their way out for new ones: their descriptors are still taken.
+const EVICTING_MAX: usize = 16;
 
 /// One thread of the origin. Drive it by [`OriginWorker::turn`].
 pub struct OriginWorker<R: Ring> {
     ring: R,
-    settings: OriginSettings,
+    echo: bool,
+    limits: Limits,
+    connections_max: usize,
     shared: Arc<Shared>,
+    clerk: Clerk,
     now: Instant,
     timers: Timers<Timer>,
     listener: Socket,
+    accepting: bool,
+    is_cut: bool,
     connections: Vec<Option<Box<Connection>>>,
     generations: Vec<u16>,
     free: Vec<u32>,
     starved: Vec<(u32, u16)>,
-    /// The reply to most requests, made once: whole, and how much of it is head.
-    reply: Rc<[u8]>,
-    reply_head_bytes: usize,
+    /// Where the search for a connection to evict goes on.
+    hand: usize,
+    evicting: usize,
+    shapes: Shapes,
+    out: Vec<Chunk>,
     woken: bool,
+}
+
+/// Says when a request's reply is due.
+struct Clerk {
+    shared: Arc<Shared>,
+    delay: Duration,
+    service: Option<Service>,
+}
+
+impl Clerk {
+    fn due(&mut self, now: Instant, wish: Wish) -> Instant {
+        if let Wish::Freeze(length) = wish {
+            self.shared.freeze(now, length);
+        }
+        self.shared.asked.fetch_add(1, Ordering::Relaxed);
+        let ready = self.shared.frozen_until().max(now);
+        let done = self.service.as_mut().map_or(ready, |service| service.serve(ready));
+        // The plain delay begins when the request came, also during a freeze.
+        let delayed = done.max(now + self.delay);
+        let delayed = if self.service.is_some() { done + self.delay } else { delayed };
+        if let Wish::Delay(time) = wish { delayed + time } else { delayed }
+    }
 }
 
 #[derive(Clone, Copy)]
 enum Timer {
+    /// A reply is due.
     Reply(u32, u16),
+    /// See whether the connection is over its time.
+    Look(u32, u16),
     Accept,
 }
 
-struct Connection {
-    socket: Socket,
-    framer: RequestFramer,
-    wanted: Wanted,
-    replies: VecDeque<(Instant, Chunk)>,
-    size: Size,
-    receiving: bool,
-    sending: bool,
-    timer: bool,
-    /// The client sends no more.
-    ended: bool,
-    /// Ends after the replies that wait.
-    last: bool,
-    closing: bool,
-}
-
 impl<R: Ring> OriginWorker<R> {
-    /// Listens on `settings.listen` by `ring`; returns the address in use.
+    /// Listens on `settings.listen` by `ring`; returns the address in use. Without
+    /// [`Limits::connections_max`], connections are as many as a ring can name.
     ///
     /// # Errors
     /// Those of bind(2) and listen(2).
@@ -99,20 +94,27 @@ impl<R: Ring> OriginWorker<R> {
         let (listener, address) = ring.listen(settings.listen, &settings.options)?;
         ring.accept(listener, LISTENER);
         let now = ring.now();
-        let (reply, reply_head_bytes) = reply(200, settings.body_bytes);
+        let service = settings.service.map(Service::new);
         let worker = OriginWorker {
             ring,
-            settings,
+            echo: settings.echo,
+            limits: settings.limits,
+            connections_max: settings.limits.connections_max.unwrap_or(usize::MAX),
+            clerk: Clerk { shared: Arc::clone(&shared), delay: settings.delay, service },
             shared,
             now,
             timers: Timers::new(now),
             listener,
+            accepting: true,
+            is_cut: false,
             connections: Vec::new(),
             generations: Vec::new(),
             free: Vec::new(),
             starved: Vec::new(),
-            reply: Rc::from(reply),
-            reply_head_bytes,
+            hand: 0,
+            evicting: 0,
+            shapes: Shapes::new(settings.body_bytes),
+            out: Vec::new(),
             woken: false,
         };
         Ok((worker, address))
@@ -130,21 +132,22 @@ impl<R: Ring> OriginWorker<R> {
             match completion.outcome {
                 Outcome::Woken => self.woken = true,
                 Outcome::Accepted(socket) => self.on_accepted(socket),
-                Outcome::AcceptEnded(Errno(libc::EMFILE | libc::ENFILE)) => {
-                    self.timers.insert(self.now + ACCEPT_PAUSE, Timer::Accept);
-                }
-                Outcome::AcceptEnded(Errno(libc::ECANCELED)) => {}
-                Outcome::AcceptEnded(_) => self.ring.accept(self.listener, LISTENER),
+                Outcome::AcceptEnded(errno) => self.on_accept_ended(errno),
                 outcome => self.on_connection(completion.token, outcome),
             }
         }
         while let Some((_, timer)) = self.timers.pop_due(self.now) {
             match timer {
-                Timer::Accept => self.ring.accept(self.listener, LISTENER),
+                Timer::Accept => self.accept(),
                 Timer::Reply(slot, generation) => {
                     if let Some(connection) = self.find(slot, generation) {
                         connection.timer = false;
                         self.flush(slot);
+                    }
+                }
+                Timer::Look(slot, generation) => {
+                    if self.find(slot, generation).is_some() {
+                        self.look(slot);
                     }
                 }
             }
@@ -174,10 +177,33 @@ impl<R: Ring> OriginWorker<R> {
 
     /// Stops listening and closes every connection.
     pub fn cut(&mut self) {
-        self.ring.cancel_all(self.listener);
-        self.ring.close(self.listener);
+        if !std::mem::replace(&mut self.is_cut, true) {
+            if self.accepting {
+                self.ring.cancel_all(self.listener);
+            } else {
+                self.ring.close(self.listener);
+            }
+        }
         for slot in 0..self.connections.len() as u32 {
             self.close(slot);
+        }
+    }
+
+    fn accept(&mut self) {
+        if !self.is_cut && !self.accepting {
+            self.accepting = true;
+            self.ring.accept(self.listener, LISTENER);
+        }
+    }
+
+    fn on_accept_ended(&mut self, errno: Errno) {
+        self.accepting = false;
+        if self.is_cut {
+            self.ring.close(self.listener);
+        } else if matches!(errno, Errno(libc::EMFILE | libc::ENFILE)) {
+            self.timers.insert(self.now + ACCEPT_PAUSE, Timer::Accept);
+        } else {
+            self.accept();
         }
     }
 
@@ -189,6 +215,14 @@ impl<R: Ring> OriginWorker<R> {
     }
 
     fn on_accepted(&mut self, socket: Socket) {
+        if self.is_cut {
+            return self.ring.close(socket);
+        }
+        let open = self.shared.open.load(Ordering::Relaxed);
+        if open >= self.connections_max && !self.evict() {
+            self.shared.count(Closed::Refused);
+            return self.ring.close(socket);
+        }
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.connections.len() < SLOT_LIMIT as usize => {
@@ -196,28 +230,71 @@ impl<R: Ring> OriginWorker<R> {
                 self.generations.push(0);
                 self.connections.len() as u32 - 1
             }
-            None => return self.ring.close(socket),
+            None => {
+                self.shared.count(Closed::Refused);
+                return self.ring.close(socket);
+            }
         };
-        self.connections[slot as usize] = Some(Box::new(Connection {
-            socket,
-            framer: RequestFramer::new(),
-            wanted: Wanted::default(),
-            replies: VecDeque::new(),
-            size: Size::default(),
-            receiving: false,
-            sending: false,
-            timer: false,
-            ended: false,
-            last: false,
-            closing: false,
-        }));
+        self.shared.open.fetch_add(1, Ordering::Relaxed);
+        self.connections[slot as usize] = Some(Box::new(Connection::new(socket, self.now)));
+        self.look(slot);
         self.receive(slot);
+    }
+
+    /// Frees a place at the limit: of some connections the one that has done nothing for longest.
+    fn evict(&mut self) -> bool {
+        if self.evicting >= EVICTING_MAX {
+            return false;
+        }
+        let mut longest: Option<(Instant, usize)> = None;
+        for _ in 0..EVICTION_LOOKS.min(self.connections.len()) {
+            self.hand = (self.hand + 1) % self.connections.len();
+            let from =
+                self.connections[self.hand].as_ref().and_then(|connection| connection.evictable_from());
+            if let Some(from) = from.filter(|from| *from <= self.now)
+                && longest.is_none_or(|(earliest, _)| from < earliest)
+            {
+                longest = Some((from, self.hand));
+            }
+        }
+        let Some((_, slot)) = longest else { return false };
+        if let Some(connection) = &mut self.connections[slot] {
+            connection.evicted = true;
+            self.evicting += 1;
+            self.shared.count(Closed::Evicted);
+        }
+        self.close(slot as u32);
+        true
+    }
+
+    /// Ends a connection that is over its time, or looks again later.
+    fn look(&mut self, slot: u32) {
+        let generation = self.generations[slot as usize];
+        let Some(connection) = &self.connections[slot as usize] else { return };
+        if connection.closing {
+            return;
+        }
+        let deadline = match connection.lingers_until {
+            Some(until) => Some((until, None)),
+            None => connection.deadline(&self.limits).map(|(at, closed)| (at, Some(closed))),
+        };
+        if let Some((_, closed)) = deadline.filter(|(at, _)| *at <= self.now) {
+            if let Some(closed) = closed {
+                self.shared.count(closed);
+            }
+            return self.close(slot);
+        }
+        // A later state may have an earlier deadline, so it is never longer than a period to the next look.
+        let later = self.limits.period().map(|period| self.now + period);
+        let Some(at) = deadline.map(|(at, _)| at).into_iter().chain(later).min() else { return };
+        self.timers.insert(at, Timer::Look(slot, generation));
     }
 
     fn receive(&mut self, slot: u32) {
         let token = self.token(slot);
         let Some(connection) = &mut self.connections[slot as usize] else { return };
-        if connection.receiving || connection.ended || connection.closing {
+        let is_wanted = connection.has_room() || connection.lingers_until.is_some();
+        if connection.receiving || connection.ended || connection.closing || !is_wanted {
             return;
         }
         let size = connection.size.buffers();
@@ -225,7 +302,7 @@ impl<R: Ring> OriginWorker<R> {
             return self.starved.push((slot, token.generation));
         }
         connection.receiving = true;
-        self.ring.receive(connection.socket, token, size, connection.size.credit());
+        self.ring.receive(connection.socket, token, size, CREDIT_BYTES);
     }
 
     fn token(&self, slot: u32) -> Token {
@@ -233,23 +310,24 @@ impl<R: Ring> OriginWorker<R> {
     }
 
     fn on_connection(&mut self, token: Token, outcome: Outcome) {
-        let slot = token.slot;
+        let (slot, now) = (token.slot, self.now);
         let Some(connection) = self.find(slot, token.generation) else { return };
         match outcome {
             Outcome::Received { chunk, armed } => {
                 connection.receiving = armed;
+                connection.cancelling &= armed;
                 connection.size.observe(chunk.len());
-                if !connection.closing {
+                if !connection.closing && connection.lingers_until.is_none() {
                     self.on_bytes(slot, chunk);
                 }
             }
-            Outcome::Sent => connection.sending = false,
+            Outcome::Sent => connection.on_sent(now),
             Outcome::SendFailed(_) => {
                 connection.sending = false;
                 return self.close(slot);
             }
             Outcome::ReceiveEnded(end) => {
-                connection.receiving = false;
+                (connection.receiving, connection.cancelling) = (false, false);
                 match end {
                     ReceiveEnd::Eof => connection.ended = true,
                     ReceiveEnd::Failed(_) => return self.close(slot),
@@ -262,78 +340,74 @@ impl<R: Ring> OriginWorker<R> {
         self.flush(slot);
     }
 
-    fn on_bytes(&mut self, slot: u32, mut chunk: Chunk) {
-        let frozen = Instant::from_nanos(self.shared.frozen_until.load(Ordering::Relaxed));
-        let due = frozen.max(self.now + self.settings.delay);
+    fn on_bytes(&mut self, slot: u32, chunk: Chunk) {
+        let (now, clerk) = (self.now, &mut self.clerk);
         let Some(connection) = &mut self.connections[slot as usize] else { return };
-        if self.settings.echo {
-            self.shared.answered.fetch_add(1, Ordering::Relaxed);
-            return connection.replies.push_back((due, chunk));
-        }
-        while !connection.last {
-            let step = connection.framer.advance(&chunk);
-            match step.event {
-                Event::Head => {
-                    let head = connection.framer.head(&chunk);
-                    let wish = Wish::read(head.path());
-                    if let Wish::Freeze(length) = wish {
-                        self.shared.freeze(self.now, length);
-                    }
-                    let asked = head.asked();
-                    connection.wanted = Wanted { wish, head_only: asked.head, last: !asked.keep_alive };
-                    connection.framer.take_head_bytes();
-                    chunk.advance(step.used);
-                }
-                Event::Body | Event::Interim => chunk.advance(step.used),
-                Event::End => {
-                    chunk.advance(step.used);
-                    connection.answer(due, &self.reply, self.reply_head_bytes);
-                    self.shared.answered.fetch_add(1, Ordering::Relaxed);
-                }
-                // An upgrade is not taken: the next request follows.
-                Event::AwaitReply => connection.framer.resume(),
-                Event::NeedMore => break,
-                Event::Raw | Event::Invalid(_) => {
-                    connection.last = true;
-                    connection.replies.push_back((due, Chunk::from(reply(400, 0).0)));
-                }
-            }
+        if self.echo {
+            let due = clerk.due(now, Wish::Plain);
+            connection.echo(chunk, now, due);
+        } else {
+            connection.read(chunk, now, |wish| clerk.due(now, wish));
         }
     }
 
     fn flush(&mut self, slot: u32) {
-        let token = self.token(slot);
-        let now = self.now;
+        let (token, now) = (self.token(slot), self.now);
         let Some(connection) = &mut self.connections[slot as usize] else { return };
         if connection.closing {
             return self.settle(slot);
         }
+        if connection.has_parked() {
+            let clerk = &mut self.clerk;
+            connection.read_parked(now, |wish| clerk.due(now, wish));
+        }
         if !connection.sending {
-            let ready =
-                connection.replies.iter().take(SEND_CHUNKS_MAX).take_while(|(due, _)| *due <= now).count();
-            if ready > 0 {
-                connection.sending = true;
-                let replies = connection.replies.drain(..ready).map(|(_, chunk)| chunk);
-                self.ring.send(connection.socket, token, replies);
-            } else if let Some((due, _)) = connection.replies.front() {
+            let begun = connection.fill(now, &self.shapes, &mut self.out);
+            if connection.sending {
+                self.shared.answered.fetch_add(begun, Ordering::Relaxed);
+                self.ring.send(connection.socket, token, self.out.drain(..));
+            } else if let Some(due) = connection.next_due() {
                 if !connection.timer {
                     connection.timer = true;
-                    self.timers.insert(*due, Timer::Reply(slot, token.generation));
+                    self.timers.insert(due, Timer::Reply(slot, token.generation));
                 }
-            } else if connection.ended || connection.last {
-                return self.close(slot);
+            } else if connection.is_done() && (connection.ended || connection.last) {
+                return self.finish(slot);
             }
         }
-        if !connection.receiving && connection.replies.len() < REPLIES_MAX {
-            self.receive(slot);
+        if !connection.has_room()
+            && connection.receiving
+            && !connection.cancelling
+            && !self.ring.counts_credit()
+        {
+            connection.cancelling = true;
+            self.ring.cancel_receive(token);
         }
+        self.receive(slot);
+    }
+
+    /// Everything is answered: closes, but not over bytes that are still to be read, for which the kernel would
+    /// send a RST that may overtake the last reply (RFC 9112 §9.6).
+    fn finish(&mut self, slot: u32) {
+        let generation = self.generations[slot as usize];
+        let Some(connection) = &mut self.connections[slot as usize] else { return };
+        if connection.ended {
+            return self.close(slot);
+        }
+        if connection.lingers_until.is_none() {
+            let until = self.now + LINGER;
+            connection.lingers_until = Some(until);
+            self.ring.shutdown_write(connection.socket);
+            self.timers.insert(until, Timer::Look(slot, generation));
+        }
+        self.receive(slot);
     }
 
     fn close(&mut self, slot: u32) {
         let Some(connection) = &mut self.connections[slot as usize] else { return };
         if !connection.closing {
             connection.closing = true;
-            connection.replies.clear();
+            connection.discard();
             if connection.receiving || connection.sending {
                 self.ring.cancel_all(connection.socket);
             }
@@ -347,117 +421,10 @@ impl<R: Ring> OriginWorker<R> {
             place.take_if(|connection| connection.closing && !connection.receiving && !connection.sending);
         if let Some(connection) = over {
             self.ring.close(connection.socket);
+            self.evicting -= usize::from(connection.evicted);
+            self.shared.open.fetch_sub(1, Ordering::Relaxed);
             self.generations[slot as usize] = self.generations[slot as usize].wrapping_add(1);
             self.free.push(slot);
         }
-    }
-}
-
-impl Connection {
-    fn answer(&mut self, due: Instant, plain: &Rc<[u8]>, plain_head: usize) {
-        let Wanted { wish, head_only, last } = self.wanted;
-        self.last |= last;
-        let mut due = due;
-        let cut = |mut bytes: Chunk, head: usize| if head_only { bytes.split_to(head) } else { bytes };
-        let chunk = match wish {
-            Wish::Plain | Wish::Freeze(_) => cut(Chunk::from(Rc::clone(plain)), plain_head),
-            Wish::Delay(time) => {
-                due += time;
-                cut(Chunk::from(Rc::clone(plain)), plain_head)
-            }
-            Wish::Status(code) => {
-                let (bytes, head) = reply(code, 0);
-                cut(Chunk::from(bytes), head)
-            }
-            Wish::Bytes(count) => {
-                let (bytes, head) = reply(200, count);
-                cut(Chunk::from(bytes), head)
-            }
-        };
-        // A connection answers in order: what is asked later is not answered earlier.
-        let due = self.replies.back().map_or(due, |(last, _)| due.max(*last));
-        self.replies.push_back((due, chunk));
-    }
-}
-
-/// How the request that is being read is to be answered.
-#[derive(Clone, Copy, Debug, Default)]
-struct Wanted {
-    wish: Wish,
-    head_only: bool,
-    last: bool,
-}
-
-/// What a path asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Wish {
-    #[default]
-    Plain,
-    Delay(Duration),
-    Status(u16),
-    Bytes(usize),
-    Freeze(Duration),
-}
-
-impl Wish {
-    fn read(path: &str) -> Wish {
-        let mut parts = path.trim_start_matches('/').split(['/', '?']);
-        let (what, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let wish = match what {
-            "delay" => duration(value, "ms").map(Wish::Delay),
-            "freeze" => duration(value, "ms").map(Wish::Freeze),
-            "status" => value.parse().ok().filter(|code| (200..600).contains(code)).map(Wish::Status),
-            "bytes" => value.parse().ok().filter(|count| *count <= BODY_BYTES_MAX).map(Wish::Bytes),
-            _ => None,
-        };
-        wish.unwrap_or(Wish::Plain)
-    }
-}
-
-/// A reply with a body of `body_bytes`, and how much of it is head.
-fn reply(code: u16, body_bytes: usize) -> (Vec<u8>, usize) {
-    let reason = reason(code);
-    let length =
-        if code == 204 || code == 304 { String::new() } else { format!("Content-Length: {body_bytes}\r\n") };
-    let mut reply = format!(
-        "HTTP/1.1 {code} {reason}\r\nServer: fracas-origin\r\nContent-Type: text/plain\r\n{length}\r\n"
-    )
-    .into_bytes();
-    let head = reply.len();
-    if !length.is_empty() {
-        reply.extend(BODY.iter().cycle().take(body_bytes));
-    }
-    (reply, head)
-}
-
-const BODY: &[u8] = b"fracas origin\n";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_says_what_to_do() {
-        for (path, wish) in [
-            ("/", Wish::Plain),
-            ("/delay/50ms", Wish::Delay(Duration::from_millis(50))),
-            ("/delay/1.4s?x=1", Wish::Delay(Duration::from_millis(1400))),
-            ("/freeze/2s", Wish::Freeze(Duration::from_secs(2))),
-            ("/status/503", Wish::Status(503)),
-            ("/status/99", Wish::Plain),
-            ("/bytes/1000", Wish::Bytes(1000)),
-            ("/bytes/999999999999", Wish::Plain),
-        ] {
-            assert_eq!(Wish::read(path), wish, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_reply_has_the_length_it_says() {
-        let (bytes, head) = reply(200, 100);
-        assert_eq!(bytes.len() - head, 100);
-        assert!(bytes.starts_with(b"HTTP/1.1 200 OK\r\n") && bytes[..head].ends_with(b"\r\n\r\n"));
-        let (bytes, head) = reply(204, 100);
-        assert_eq!(bytes.len(), head);
     }
 }
