@@ -12,7 +12,8 @@
 
 use crate::measure::Summary;
 use crate::measure::thresholds::{
-    OWN_LAG_P99_INVALID_NS, REPLIED_RATIO_KEPT, REPLIED_RATIO_SUSPECT, WORKER_BUSY_INVALID,
+    GROWTH_RATIO_KEPT, OWN_LAG_P99_INVALID_NS, REPLIED_RATIO_KEPT, REPLIED_RATIO_SUSPECT, STALL_FROM_NS,
+    WORKER_BUSY_INVALID,
 };
 use crate::scenario::{Metric, Slo};
 
@@ -31,12 +32,14 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Judges a probe at an open model's constant rate.
+    /// Judges a probe at an open model's constant rate. A rate at which replies come later and later is not kept, however
+    /// early the probe ends: it would break every objective in time.
     pub fn of(probe: &Summary) -> Finding {
         let is_busy = |worker: &crate::measure::WorkerUse| worker.busy_ratio > WORKER_BUSY_INVALID;
         let generator_failed = probe.own_lag.p99 > OWN_LAG_P99_INVALID_NS
             || probe.nodes.iter().flat_map(|node| &node.workers).any(is_busy);
-        let is_answered = probe.answered_ratio.is_none_or(|ratio| ratio >= REPLIED_RATIO_KEPT);
+        let is_answered = probe.answered_ratio.is_none_or(|ratio| ratio >= REPLIED_RATIO_KEPT)
+            && probe.growth_ratio.is_none_or(|growth| growth <= GROWTH_RATIO_KEPT);
         // Errors are what an objective says about them; without one, an error is no answer.
         let about_errors = |slo: &Slo| matches!(slo.metric, Metric::ErrorRatio(_) | Metric::RatePerSecond);
         let failed = (probe.counts.error + probe.counts.timeout) as f64;
@@ -47,6 +50,8 @@ impl Finding {
             (true, _) => Finding::Unusable,
             (false, true) if probe.verdict == crate::measure::Grade::Invalid => Finding::Unusable,
             (false, true) => Finding::Kept,
+            // It may be what broke them.
+            (false, false) if probe.own.stall_max_ns >= STALL_FROM_NS => Finding::Unusable,
             // A saturated target leaves requests unsent, which makes a run invalid, and this probe a clear one.
             (false, false) => Finding::Broken,
         }
@@ -141,6 +146,16 @@ impl Search {
             _ => return Next::Probe(self.rate),
         };
         Next::Done(self.answer(limited_by))
+    }
+
+    /// How many more probes there are at most, once a rate was kept and another one was not; before, it depends on how far
+    /// the capacity is.
+    pub fn left_max(&self) -> Option<usize> {
+        let (kept, (failed, _)) = (self.kept?, self.failed?);
+        let ratio = (failed as f64 / kept as f64).ln() / (1.0 + self.tolerance).ln();
+        let steps = ratio.log2().ceil().max(0.0) as usize;
+        // A rate that breaks is tried twice.
+        Some((2 * steps + usize::from(self.in_doubt)).min(PROBES_MAX - self.probes.min(PROBES_MAX)))
     }
 
     /// What is known when the search is ended from outside.
@@ -241,12 +256,41 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_not_answered_is_broken() {
-        assert_eq!(probe(&["p99<50ms"], |probe| probe.answered_ratio = Some(0.98)), Finding::Broken);
+        assert_eq!(probe(&["p99<50ms"], |probe| probe.answered_ratio = Some(0.979)), Finding::Broken);
+        assert_eq!(probe(&["p99<50ms"], |probe| probe.growth_ratio = Some(0.011)), Finding::Broken);
+        assert_eq!(probe(&["p99<50ms"], |probe| probe.growth_ratio = Some(0.01)), Finding::Kept);
         assert_eq!(probe(&["p99<50ms"], |_| {}), Finding::Kept);
+    }
+
+    #[test]
+    fn a_probe_that_the_generator_may_have_spoiled_is_not_the_targets() {
+        let stalled = |probe: &mut Summary| probe.own.stall_max_ns = 50_000_000;
+        assert_eq!(probe(&["p99<50ms"], stalled), Finding::Kept);
+        let broken = |probe: &mut Summary| {
+            stalled(probe);
+            probe.slo[0].passed = false;
+        };
+        assert_eq!(probe(&["p99<50ms"], broken), Finding::Unusable);
     }
 
     fn up_to(capacity: u64) -> impl FnMut(u64) -> Finding {
         move |rate| if rate <= capacity { Finding::Kept } else { Finding::Broken }
+    }
+
+    #[test]
+    fn it_says_how_many_probes_are_left_once_it_can() {
+        let mut search = Search::new(100, 1_000_000, 0.05);
+        let (mut left, mut made) = (Vec::new(), 0);
+        while let Next::Probe(rate) = search.next() {
+            left.push(search.left_max());
+            search.on_probe(up_to(1000)(rate));
+            made += 1;
+        }
+        assert_eq!(left[..6], [None; 6], "twice 1,600 first");
+        for (number, said) in left.iter().enumerate().skip(6) {
+            assert!(said.unwrap() >= made - number, "{left:?}");
+        }
+        assert!(left[6].unwrap() <= 8, "{left:?}");
     }
 
     #[test]

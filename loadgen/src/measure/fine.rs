@@ -84,6 +84,11 @@ impl Coarse {
         self.counts.last().map_or(0, |(bucket, _)| middle_of(*bucket))
     }
 
+    /// All values added up, 1.6 % off at most.
+    pub fn sum(&self) -> u64 {
+        self.counts.iter().map(|(bucket, count)| middle_of(*bucket).saturating_mul(*count)).sum()
+    }
+
     /// Values above `bound_ns`, as the buckets have them.
     pub fn count_above(&self, bound_ns: u64) -> u64 {
         self.counts.iter().filter(|(bucket, _)| middle_of(*bucket) > bound_ns).map(|(_, count)| count).sum()

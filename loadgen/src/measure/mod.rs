@@ -20,6 +20,7 @@ mod cause;
 mod facts;
 mod faults;
 mod fine;
+mod growth;
 mod histogram;
 mod interval;
 mod own;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::facts::Shortages;
 use super::histogram::Distribution;
 use super::interval::{Counts, Imbalance};
+use super::summary::OwnSummary;
 
 /// The thresholds, each with its reason.
 pub mod thresholds {
@@ -14,11 +15,24 @@ pub mod thresholds {
     pub const OWN_LAG_P99_SUSPECT_NS: u64 = 1_000_000;
     /// Own lag above this at p99 is invalid: ten times what any working generator shows.
     pub const OWN_LAG_P99_INVALID_NS: u64 = 10_000_000;
-    /// A turn of a worker's loop that comes late by this or more is counted as a stall: well above what a timer overshoots
-    /// on a virtual machine.
-    pub const STALL_FROM_NS: u64 = 2_000_000;
     /// A request with an own part of this or more was touched by the generator: what is suspect at p99.
     pub const TOUCHED_FROM_NS: u64 = OWN_LAG_P99_SUSPECT_NS;
+    /// A turn of a worker's loop that comes late by this or more is a stall, and makes a run suspect, whatever its model and
+    /// however few requests it touched: a scheduler that is merely busy gives a thread its turn ten times as fast.
+    pub const STALL_FROM_NS: u64 = 50_000_000;
+    /// Stalls that take more than this share of the measured time make it invalid: for so long nothing was measured.
+    pub const STALLED_RATIO_INVALID: f64 = 0.05;
+    /// A worker that waits so long each time until it gets a core, and for this share of the time, shares it with others:
+    /// replies wait as long. On a core of its own it is some microseconds.
+    pub const RUN_DELAY_MEAN_SUSPECT_NS: u64 = 500_000;
+    /// See [`RUN_DELAY_MEAN_SUSPECT_NS`].
+    pub const RUN_DELAY_RATIO_SUSPECT: f64 = 0.05;
+    /// More than this share of the requests held back by the connect rate: the load was shaped by it.
+    pub const PACED_RATIO_SUSPECT: f64 = 0.01;
+    /// Replies that come later by more than this with every second: so much more is due than can be answered.
+    pub const GROWTH_RATIO_SUSPECT: f64 = 0.02;
+    /// A capacity must be kept for ever; below this a growth is not told from noise.
+    pub const GROWTH_RATIO_KEPT: f64 = 0.01;
     /// A worker busier than this is suspect: k6 asks for 20 % of idle CPU.
     pub const WORKER_BUSY_SUSPECT: f64 = 0.80;
     /// In an open model a worker busier than this cannot keep the schedule: what is measured is the worker. A closed
@@ -30,8 +44,9 @@ pub mod thresholds {
     pub const DROPPED_RATIO_INVALID: f64 = 0.01;
     /// Fewer than this share of the requests that could be answered within the run were: the rate was not reached.
     pub const REPLIED_RATIO_SUSPECT: f64 = 0.95;
-    /// A capacity is a rate that can be kept for ever, so there as many must be answered as may not be dropped.
-    pub const REPLIED_RATIO_KEPT: f64 = 0.99;
+    /// A capacity is a rate that can be kept for ever. The growth tells finer; this is for runs that are too short for it,
+    /// in which a request more or less at the end is chance.
+    pub const REPLIED_RATIO_KEPT: f64 = 0.98;
     /// More than this share of connects failing makes the crowd smaller than asked.
     pub const CONNECT_FAILURE_RATIO_SUSPECT: f64 = 0.01;
 }
@@ -81,6 +96,12 @@ pub(super) struct Signals {
     pub own_lag_known: bool,
     pub open_model: bool,
     pub answered_ratio: f64,
+    pub growth_ratio: f64,
+    /// Of all nodes; then, where there are several, of each by name.
+    pub own: OwnSummary,
+    pub own_of_nodes: Vec<(String, OwnSummary)>,
+    /// The time that all workers had together.
+    pub worker_ns: u64,
     pub worker_busy_max: Option<f64>,
     pub cq_overflows: u64,
     pub shortages: Shortages,
@@ -88,6 +109,7 @@ pub(super) struct Signals {
     pub connections_asked: u64,
     pub connections_opened: u64,
     pub connect_failures: u64,
+    pub connect_failures_opening: u64,
     pub saturated: u64,
     pub imbalance: Vec<(String, Imbalance)>,
     /// (node and what happened, whether the run may go on without it)
@@ -109,8 +131,50 @@ fn sent_late(own_lag_p99_ns: u64) -> Option<(Grade, String)> {
         _ => Grade::Invalid,
     };
     let lag_ms = own_lag_p99_ns as f64 / 1e6;
-    let what = "the generator itself sent late";
+    let what = "the generator itself was late";
     Some((grade, format!("{what}: p99 {lag_ms:.1} ms; use more threads or nodes, or --precise")))
+}
+
+/// What a generator did that stood still or was held up, and in which second.
+fn stood_still(signals: &Signals) -> Vec<(Grade, String)> {
+    use thresholds::*;
+    let OwnSummary { stall_ns, run_delay_ns, run_delay_mean_ns, connects_paced, .. } = signals.own;
+    let ratio = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    let worker_ns = signals.worker_ns.max(1);
+    let mut found = Vec::new();
+    let stalled = ratio(stall_ns, worker_ns);
+    let grade = if stalled > STALLED_RATIO_INVALID { Grade::Invalid } else { Grade::Suspect };
+    let each = signals.own_of_nodes.iter().map(|(name, own)| (format!("node {name}"), own));
+    let all = std::iter::once(("the generator".to_owned(), &signals.own));
+    let of: Vec<_> = if signals.own_of_nodes.is_empty() { all.collect() } else { each.collect() };
+    for (who, own) in of.into_iter().filter(|(_, own)| own.stall_max_ns >= STALL_FROM_NS) {
+        let (stall, second) = (own.stall_max_ns as f64 / 1e9, own.stall_max_second.unwrap_or_default());
+        let (touched, percent) = (own.requests_touched, own.touched_ratio * 100.0);
+        found.push((
+            grade,
+            format!(
+                "{who} stood still for {stall:.2} s from second {second} on, {:.2} s in all; {touched} requests ({percent:.1} %) were touched; let nothing stop it or take its cores",
+                own.stall_ns as f64 / 1e9
+            ),
+        ));
+    }
+    let delayed = ratio(run_delay_ns, worker_ns);
+    if run_delay_mean_ns >= RUN_DELAY_MEAN_SUSPECT_NS && delayed >= RUN_DELAY_RATIO_SUSPECT {
+        let (mean_ms, percent) = (run_delay_mean_ns as f64 / 1e6, delayed * 100.0);
+        found.push((
+            Grade::Suspect,
+            format!(
+                "the workers had to wait for a core for {percent:.0} % of the time, {mean_ms:.1} ms each time; leave them cores of their own"
+            ),
+        ));
+    }
+    if ratio(connects_paced, signals.planned) > PACED_RATIO_SUSPECT {
+        found.push((
+            Grade::Suspect,
+            format!("{connects_paced} requests waited for the connect rate; raise --connect-rate"),
+        ));
+    }
+    found
 }
 
 fn never_sent(dropped: u64, planned: u64) -> Option<(Grade, String)> {
@@ -151,12 +215,22 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         say(Grade::Invalid, format!("no request succeeded{most}"));
     }
     let late = sent_late(signals.own_lag_p99_ns).filter(|_| signals.own_lag_known);
-    for (grade, reason) in late.into_iter().chain(never_sent(signals.dropped, signals.planned)) {
+    let held_up = stood_still(signals).into_iter().chain(late);
+    for (grade, reason) in held_up.chain(never_sent(signals.dropped, signals.planned)) {
         say(grade, reason);
     }
     if signals.open_model && signals.planned > 0 && signals.sent > 0 {
         let ratio = signals.answered_ratio;
-        if ratio < REPLIED_RATIO_SUSPECT {
+        if signals.growth_ratio > GROWTH_RATIO_SUSPECT {
+            let ms = signals.growth_ratio * 1e3;
+            let percent = 100.0 / (1.0 + signals.growth_ratio);
+            say(
+                Grade::Suspect,
+                format!(
+                    "replies came {ms:.0} ms later with every second of the run: about {percent:.0} % of the asked rate can be answered; the target or the connections are saturated"
+                ),
+            );
+        } else if ratio < REPLIED_RATIO_SUSPECT {
             let percent = ratio * 100.0;
             say(
                 Grade::Suspect,
@@ -206,8 +280,11 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
             say(grade, format!("{count} of {attempts} connects found no {what}"));
         }
     }
-    if signals.connect_failures as f64 > attempts as f64 * CONNECT_FAILURE_RATIO_SUSPECT {
-        say(Grade::Suspect, format!("{} of {attempts} connects failed", signals.connect_failures));
+    // Later ones are errors of the requests that waited for them.
+    let opening = signals.connect_failures_opening;
+    let opening_attempts = signals.connections_asked + opening;
+    if opening as f64 > opening_attempts as f64 * CONNECT_FAILURE_RATIO_SUSPECT {
+        say(Grade::Suspect, format!("{opening} of {opening_attempts} connects before the start failed"));
     }
     if signals.sent > 0 && signals.connections_opened < signals.connections_asked {
         say(
@@ -253,6 +330,42 @@ mod tests {
         Signals { shortages, connection_per_request, connect_failures: ports + descriptors, ..good() }
     }
 
+    /// A run of `seconds` with a stall of `ms`.
+    fn stalled(ms: u64, seconds: u64) -> Signals {
+        let stall_ns = ms * 1_000_000;
+        let own = OwnSummary {
+            stall_max_ns: stall_ns,
+            stall_ns,
+            stall_max_second: Some(4),
+            requests_touched: 3,
+            ..OwnSummary::default()
+        };
+        Signals { own, worker_ns: seconds * 1_000_000_000, ..good() }
+    }
+
+    /// A second in which a worker waited a hundred times for a core.
+    fn starved(run_delay_mean_ns: u64) -> Signals {
+        let run_delay_ns = 100 * run_delay_mean_ns;
+        let own = OwnSummary { run_delay_mean_ns, run_delay_ns, ..OwnSummary::default() };
+        Signals { own, worker_ns: 1_000_000_000, ..good() }
+    }
+
+    fn paced(connects_paced: u64) -> Signals {
+        Signals { own: OwnSummary { connects_paced, ..OwnSummary::default() }, ..good() }
+    }
+
+    #[test]
+    fn what_every_generator_does_is_no_reason() {
+        for good in [stalled(49, 1), starved(499_000), paced(10)] {
+            assert_eq!(judge(&good), Verdict::default());
+        }
+        let outage = Signals { connect_failures: 900, growth_ratio: 0.019, ..good() };
+        assert_eq!(judge(&outage), Verdict::default(), "those are the errors of requests");
+        // A closed model has no rate to fall short of, but it can stand still.
+        let closed = Signals { open_model: false, growth_ratio: 0.5, ..stalled(60, 1) };
+        assert_eq!((judge(&closed).grade, judge(&closed).reasons.len()), (Grade::Invalid, 1));
+    }
+
     #[test]
     fn a_closed_model_may_use_its_worker_up_to_the_threshold() {
         assert_eq!(judge(&closed(0.80)), Verdict::default());
@@ -266,10 +379,14 @@ mod tests {
     #[test]
     fn every_signal_has_its_grade() {
         let lost = |may| vec![("node b stopped reporting at 12 s".to_owned(), may)];
+        let nodes = vec![
+            ("a".to_owned(), OwnSummary::default()),
+            ("b".to_owned(), OwnSummary { stall_max_ns: 50_000_000, ..OwnSummary::default() }),
+        ];
         let law = vec![("node a".to_owned(), Imbalance::Sent { sent: 2, ended: 1 })];
         let cases: Vec<(Signals, Grade, &str)> = vec![
-            (Signals { own_lag_p99_ns: 1_000_001, ..good() }, Grade::Suspect, "sent late: p99 1.0 ms"),
-            (Signals { own_lag_p99_ns: 10_000_001, ..good() }, Grade::Invalid, "sent late"),
+            (Signals { own_lag_p99_ns: 1_000_001, ..good() }, Grade::Suspect, "was late: p99 1.0 ms"),
+            (Signals { own_lag_p99_ns: 10_000_001, ..good() }, Grade::Invalid, "was late"),
             (Signals { dropped: 10, ..good() }, Grade::Suspect, "10 of 1000 due"),
             (Signals { dropped: 11, ..good() }, Grade::Invalid, "11 of 1000 due"),
             (Signals { answered_ratio: 0.949, ..good() }, Grade::Suspect, "only 94.9 %"),
@@ -282,7 +399,13 @@ mod tests {
             (short_of(0, 3, false), Grade::Suspect, "raise `ulimit -n`"),
             (short_of(10, 0, true), Grade::Suspect, "10 of 20 connects"),
             (short_of(11, 0, true), Grade::Invalid, "11 of 21 connects"),
-            (Signals { connect_failures: 1, ..good() }, Grade::Suspect, "1 of 11 connects"),
+            (Signals { connect_failures_opening: 1, ..good() }, Grade::Suspect, "1 of 11 connects before"),
+            (Signals { growth_ratio: 0.1, ..good() }, Grade::Suspect, "100 ms later with every second"),
+            (stalled(60, 2), Grade::Suspect, "the generator stood still for 0.06 s from second 4 on"),
+            (stalled(1_000, 10), Grade::Invalid, "stood still for 1.00 s"),
+            (Signals { own_of_nodes: nodes, ..stalled(1_000, 100) }, Grade::Suspect, "node b stood still"),
+            (starved(600_000), Grade::Suspect, "wait for a core for 6 % of the time, 0.6 ms each time"),
+            (paced(11), Grade::Suspect, "11 requests waited for the connect rate"),
             (Signals { connections_opened: 9, ..good() }, Grade::Suspect, "only 9 of 10"),
             (Signals { saturated: 1, ..good() }, Grade::Suspect, "above 1 h"),
             (Signals { imbalance: law, ..good() }, Grade::Invalid, "node a: sent 2 is not"),
