@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::measure::{
-    Counts, Distribution, Environment, FaultWindow, Grade, Interval, NodeReport, RunFacts, Timeline,
-    WorkerUse,
+    Counts, Distribution, Environment, Failure, FaultWindow, Faults, Grade, Injected, Injections, Interval,
+    NodeReport, RunFacts, Timeline, WorkerUse,
 };
 use fracas_loadgen::scenario::{OnNodeLoss, Plan};
 use serde_json::json;
@@ -70,6 +70,9 @@ struct Fault {
     clock: Offset,
     accepted: bool,
     window: Option<WindowSeen>,
+    /// When it was told of last, and how many failures of each kind since the time before.
+    told_at: Instant,
+    failures: Vec<(Instant, Instant, [u64; Failure::COUNT])>,
     lost: bool,
 }
 
@@ -248,6 +251,8 @@ impl Execution {
             clock,
             accepted: false,
             window: None,
+            told_at: start_at,
+            failures: Vec::new(),
             lost: false,
         };
         self.faults.push(fault);
@@ -293,6 +298,10 @@ impl Execution {
         }
         let (started, over) = (fault.clock.to_controller(seen.started_at), seen.ended_at);
         let over = over.map_or(now, |at| fault.clock.to_controller(at));
+        let before = fault.window.as_ref().map(|window| window.failures).unwrap_or_default();
+        let news = std::array::from_fn(|kind| seen.failures[kind].saturating_sub(before[kind]));
+        fault.failures.push((fault.told_at.max(started), over.max(started), news));
+        fault.told_at = over;
         fault.window = Some(seen);
         for line in lines {
             let at = if line["event"] == "fault_began" { started } else { over };
@@ -530,10 +539,10 @@ impl Execution {
             started_at_unix_ms,
             ran_for: over_at.since(start_at),
             ended_early: self.stopped().map(|stop| stop.reason().to_owned()),
-            faults: faults
-                .map(|fault| self.fault_window(fault, start_at, over_at))
-                .collect::<Vec<_>>()
-                .into(),
+            faults: Faults {
+                windows: faults.map(|fault| self.fault_window(fault, start_at, over_at)).collect(),
+                injected: self.injected(start_at),
+            },
             environment,
             reproduce,
         };
@@ -557,6 +566,26 @@ impl Execution {
             objections: self.objections.clone(),
             events: self.events.iter().map(line).collect(),
         }
+    }
+
+    /// The failures that proxies told to have injected, if the load went through them.
+    fn injected(&self, start_at: Instant) -> Injected {
+        let told = || self.faults.iter().filter_map(|fault| Some((fault, fault.window.as_ref()?.listen?)));
+        if told().next().is_none() {
+            return Injected::NotWatched;
+        }
+        let mut injections = Injections::told_by_the_second();
+        let mut is_any_on_the_way = false;
+        for (fault, _) in told().filter(|(_, listen)| self.plan.target.may_lead_to(*listen)) {
+            is_any_on_the_way = true;
+            for (from, to, counts) in &fault.failures {
+                let [from_ns, to_ns] = [from, to].map(|at| at.since(start_at).as_nanos() as u64);
+                for kind in Failure::ALL {
+                    injections.spread(kind, counts[kind as usize], from_ns, to_ns);
+                }
+            }
+        }
+        if is_any_on_the_way { Injected::Known(injections) } else { Injected::Behind }
     }
 
     /// As the proxy saw it, or as planned when it did not say.

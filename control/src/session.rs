@@ -2,11 +2,12 @@
 //! `fracas.v1` and back. Instants name whose clock they are of.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
-use fracas_loadgen::measure::{Counts, Grade, Timeline};
+use fracas_loadgen::measure::{Counts, Failure, Grade, Timeline};
 
 use crate::clock_map::Exchange;
 
@@ -245,6 +246,10 @@ pub struct WindowSeen {
     pub ended_at: Option<Instant>,
     /// Units of traffic that it acted on so far.
     pub injected: u64,
+    /// Of these, failures that a client must see, by [`Failure`](fracas_loadgen::measure::Failure).
+    pub failures: [u64; Failure::COUNT],
+    /// Where the proxy listens, if it said.
+    pub listen: Option<SocketAddr>,
 }
 
 #[cfg(test)]

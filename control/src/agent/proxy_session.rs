@@ -7,13 +7,16 @@
 //! A fault dies with whoever asked for it: RevokeFault releases it, so does a controller that is not heard for the
 //! orphan timeout, and if this process dies the proxy dies with it. Its time to live ends it in any case.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use fracas_dataplane::behavior::Rule;
 use fracas_dataplane::clock::Instant;
+use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::Term;
-use fracas_dataplane::proxy::{Handle, LeaseRequest};
+use fracas_dataplane::proxy::{Handle, LeaseRequest, RuleStats};
 use fracas_dataplane::rng::Rng;
+use fracas_loadgen::measure::Failure;
 use fracas_proto::v1;
 use tokio::sync::{mpsc, watch};
 
@@ -159,6 +162,8 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
                     started_at,
                     ended_at: Some(end.ended_at),
                     injected: end.rules.iter().map(|rule| rule.injected).sum(),
+                    failures: failures(handle, &fault.proxy, &end.rules, true),
+                    listen: listen(handle, &fault.proxy),
                 }));
             }
             return false;
@@ -167,17 +172,43 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
         let due = fault.told_at.is_none_or(|at| now.since(at) >= TELL_EVERY);
         if let Some(started_at) = lease.began_at.filter(|_| due) {
             fault.told_at = Some(now);
-            let injected = injected(handle, &fault.proxy, &lease.id);
-            let seen = WindowSeen { fault: fault.id.clone(), started_at, ended_at: None, injected };
-            told.push(FromNode::FaultWindow(seen));
+            let rules = rules_of(handle, &fault.proxy, &lease.id);
+            told.push(FromNode::FaultWindow(WindowSeen {
+                fault: fault.id.clone(),
+                started_at,
+                ended_at: None,
+                injected: rules.iter().map(|rule| rule.injected).sum(),
+                failures: failures(handle, &fault.proxy, &rules, false),
+                listen: listen(handle, &fault.proxy),
+            }));
         }
         true
     });
     told
 }
 
-/// How often the rules of a lease in force have acted so far.
-fn injected(handle: &Handle, proxy: &str, lease: &str) -> u64 {
-    let Ok(stats) = handle.proxy_stats(proxy) else { return 0 };
-    stats.rules.iter().filter(|stats| stats.lease.as_deref() == Some(lease)).map(|stats| stats.injected).sum()
+/// What the rules of a lease in force have done so far.
+fn rules_of(handle: &Handle, proxy: &str, lease: &str) -> Vec<RuleStats> {
+    let mut rules = handle.proxy_stats(proxy).map(|stats| stats.rules).unwrap_or_default();
+    rules.retain(|stats| stats.lease.as_deref() == Some(lease));
+    rules
+}
+
+fn listen(handle: &Handle, proxy: &str) -> Option<SocketAddr> {
+    handle.get(proxy).ok().map(|info| info.spec.listen)
+}
+
+/// The failures that clients must have seen of these rules. When they have ended, a delay that was decided on and never
+/// told to be over had a client that did not wait for it.
+fn failures(handle: &Handle, proxy: &str, rules: &[RuleStats], have_ended: bool) -> [u64; Failure::COUNT] {
+    let has_replies = handle.get(proxy).is_ok_and(|info| info.spec.protocol != Protocol::Tcp);
+    let mut failures = [0; Failure::COUNT];
+    for rule in rules {
+        if let Some(failure) = Failure::of_behavior(rule.behavior, has_replies) {
+            failures[failure as usize] += rule.injected;
+        } else if rule.behavior == "delay" && have_ended {
+            failures[Failure::Silent as usize] += rule.acted.saturating_sub(rule.injected);
+        }
+    }
+    failures
 }

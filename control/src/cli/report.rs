@@ -8,6 +8,8 @@ use anyhow::Context;
 use fracas_loadgen::measure::Summary;
 use fracas_loadgen::report;
 
+use super::exit::UsageError;
+
 /// Flags of `fracas report`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fracas report diff runs/monday runs/tuesday")]
@@ -59,8 +61,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Reads the summary out of a run directory, or out of a `run.json` itself.
 fn read(path: &Path) -> anyhow::Result<Summary> {
     let file = if path.is_dir() { path.join("run.json") } else { path.to_owned() };
-    let bytes = std::fs::read(&file).with_context(|| {
-        format!("cannot read {}; give a run directory, as `fracas load --out` makes", file.display())
+    let bytes = std::fs::read(&file).map_err(|why| {
+        let file = file.display();
+        UsageError::because(format!(
+            "cannot read {file}: {why}; give a run directory, as `fracas load --out` makes"
+        ))
     })?;
     report::read_json(&bytes)
         .with_context(|| format!("{} is not a run of this version of fracas", file.display()))

@@ -1,10 +1,12 @@
 //! `fracas run`: runs on a controller.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use fracas_loadgen::report::{count, latency, rate, seconds, utc};
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use serde_json::{Value, json};
@@ -88,7 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Verb::Show { id, json, api } => show(&mut dial(&api).await?, id, json).await,
             Verb::Watch { id, api } => {
                 let mut client = dial(&api).await?;
-                let run = follow(&mut client, &id, |line| println!("{line}")).await?;
+                let run = follow(&mut client, &id, |line| say(&line)).await?;
                 Ok(run.map_or(ExitCode::from(exit::INTERRUPTED), |run| end(&run)))
             }
             Verb::Cancel { id, api } => {
@@ -98,7 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     ..v1::CancelRunRequest::default()
                 };
                 dial(&api).await?.cancel_run(request).await.map_err(client::error)?;
-                println!("run {id} is being cancelled");
+                say(&format!("run {id} is being cancelled"));
                 Ok(ExitCode::SUCCESS)
             }
         }
@@ -111,8 +113,8 @@ async fn dial(api: &ApiArgs) -> anyhow::Result<Client> {
 }
 
 async fn submit(file: &Path, wait: bool, json: bool, api: &ApiArgs) -> anyhow::Result<ExitCode> {
-    let file_text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let file_text = std::fs::read_to_string(file)
+        .map_err(|why| exit::UsageError::because(format!("cannot read {}: {why}", file.display())))?;
     let mut client = dial(api).await?;
     let request = v1::SubmitRunRequest {
         file_text,
@@ -123,16 +125,15 @@ async fn submit(file: &Path, wait: bool, json: bool, api: &ApiArgs) -> anyhow::R
     let run = client.submit_run(request).await.map_err(client::error)?.into_inner().run.unwrap_or_default();
     if !wait {
         match json {
-            true => println!("{}", run_json(&run)),
-            false => println!("run {} is {}{}", run.id, state(&run), because(&run)),
+            true => say(&run_json(&run).to_string()),
+            false => say(&format!("run {} is {}{}", run.id, state(&run), because(&run))),
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let followed =
-        follow(&mut client, &run.id, |line| if json { eprintln!("{line}") } else { println!("{line}") });
+    let followed = follow(&mut client, &run.id, |line| if json { eprintln!("{line}") } else { say(&line) });
     let Some(run) = followed.await? else { return Ok(ExitCode::from(exit::INTERRUPTED)) };
     if json {
-        println!("{}", run_json(&run));
+        say(&run_json(&run).to_string());
         return Ok(exit_code(&run));
     }
     Ok(end(&run))
@@ -195,13 +196,13 @@ fn progress_line(progress: &v1::RunProgress) -> String {
         String::new()
     };
     format!(
-        "{:>5.0}{of} s  {:>8.0}/s  p50 {:>7}  p99 {:>7}  lag p99 {:>7}  errors {}{nodes}{faults}",
+        "{:>5.0}{of} s  {:>9}  p50 {:>7}  p99 {:>7}  lag p99 {:>7}  in all: errors {}{nodes}{faults}",
         elapsed.as_secs_f64(),
-        progress.rate_per_second,
-        client::latency(response.p50_ns),
-        client::latency(response.p99_ns),
-        client::latency(lag.p99_ns),
-        counts.error + counts.timeout,
+        rate(progress.rate_per_second.round()),
+        latency(response.p50_ns),
+        latency(response.p99_ns),
+        latency(lag.p99_ns),
+        count(counts.error + counts.timeout),
     )
 }
 
@@ -210,23 +211,51 @@ async fn list(client: &mut Client, json: bool) -> anyhow::Result<ExitCode> {
     let page = client.list_runs(request).await.map_err(client::error)?.into_inner();
     if json {
         let runs: Vec<Value> = page.runs.iter().map(run_json).collect();
-        println!("{}", json!({ "runs": runs }));
+        say(&json!({ "runs": runs }).to_string());
         return Ok(ExitCode::SUCCESS);
     }
     if page.runs.is_empty() {
-        println!("no run was submitted yet; `fracas run submit FILE.yml` queues one");
+        say("no run was submitted yet; `fracas run submit FILE.yml` queues one");
+        return Ok(ExitCode::SUCCESS);
     }
-    for run in &page.runs {
-        println!("{:<10} {:<10} {:<20} {}", run.id, state(run), run.name, note(run));
+    for line in rows(&page.runs) {
+        say(&line);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each run: when, how it stands, whether its figures can be trusted, and why not.
+fn rows(runs: &[v1::Run]) -> Vec<String> {
+    let mut table = vec![["run", "time (UTC)", "state", "measured", "name", "reason"].map(str::to_owned)];
+    for run in runs {
+        let at = run
+            .started_at
+            .or(run.submitted_at)
+            .map_or("–".to_owned(), |at| utc(u64::try_from(at.seconds).unwrap_or(0).saturating_mul(1000)));
+        let verdict = match run.verdict() {
+            v1::Verdict::Unspecified => "–".to_owned(),
+            verdict => client::word(verdict.as_str_name(), "VERDICT_"),
+        };
+        table.push([run.id.clone(), at, state(run), verdict, run.name.clone(), note(run)]);
+    }
+    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths = [0, 1, 2, 3, 4].map(width);
+    let line = |row: &[String; 6]| {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line += &format!("{cell:<width$}  ");
+        }
+        line += &row[5];
+        line.trim_end().to_owned()
+    };
+    table.iter().map(line).collect()
 }
 
 async fn show(client: &mut Client, id: String, json: bool) -> anyhow::Result<ExitCode> {
     let request = v1::GetRunRequest { run_id: id };
     let run = client.get_run(request).await.map_err(client::error)?.into_inner().run.unwrap_or_default();
     match json {
-        true => println!("{}", run_json(&run)),
+        true => say(&run_json(&run).to_string()),
         false => print_run(&run),
     }
     Ok(ExitCode::SUCCESS)
@@ -240,52 +269,54 @@ fn end(run: &v1::Run) -> ExitCode {
 
 /// Prints a run as far as it is known.
 fn print_run(run: &v1::Run) {
-    println!("run {} ({}) is {}{}", run.id, run.name, state(run), because(run));
+    say(&format!("run {} ({}) is {}{}", run.id, run.name, state(run), because(run)));
+    for slo in &run.slo_results {
+        let word = if slo.kept { "kept  " } else { "missed" };
+        say(&format!("  slo {word} {} (is {})", slo.objective, slo.measured));
+    }
     for reason in &run.reasons {
-        println!("  because {reason}");
+        say(&format!("  because {reason}"));
     }
     let counts = run.counts.unwrap_or_default();
     if counts.planned > 0 {
-        println!("  {} planned = {} sent + {} dropped", counts.planned, counts.sent, counts.dropped);
-        println!(
+        say(&format!("  {} planned = {} sent + {} dropped", counts.planned, counts.sent, counts.dropped));
+        say(&format!(
             "  {} sent = {} ok + {} error + {} timeout + {} in flight at the end",
             counts.sent, counts.ok, counts.error, counts.timeout, counts.censored
-        );
+        ));
     }
     if let Some(series) = &run.series {
         let all = [("response", &series.response), ("service", &series.service), ("lag", &series.lag)];
         for (name, histogram) in all {
             let h = histogram.clone().unwrap_or_default();
-            let [p50, p90, p99, p999, max] =
-                [h.p50_ns, h.p90_ns, h.p99_ns, h.p999_ns, h.max_ns].map(client::latency);
-            println!("  {name:<9} p50 {p50:>8}  p90 {p90:>8}  p99 {p99:>8}  p99.9 {p999:>8}  max {max:>8}");
+            let [p50, p90, p95, p99, p999, max] =
+                [h.p50_ns, h.p90_ns, h.p95_ns, h.p99_ns, h.p999_ns, h.max_ns].map(latency);
+            say(&format!(
+                "  {name:<9} p50 {p50:>7}  p90 {p90:>7}  p95 {p95:>7}  p99 {p99:>7}  p99.9 {p999:>7}  max {max:>7}"
+            ));
         }
     }
-    for slo in &run.slo_results {
-        let word = if slo.kept { "kept  " } else { "broken" };
-        println!("  slo {word} {}: {}", slo.objective, slo.measured);
-    }
     for fault in &run.fault_windows {
-        println!(
+        say(&format!(
             "  fault {} on {} from {} to {}, injected {} times",
             fault.behavior,
             fault.proxy,
-            client::latency(fault.started_at_ns.unsigned_abs()),
-            client::latency(fault.ended_at_ns.unsigned_abs()),
+            seconds(fault.started_at_ns.unsigned_abs()),
+            seconds(fault.ended_at_ns.unsigned_abs()),
             fault.injected,
-        );
+        ));
     }
     for node in &run.nodes {
         let sent = node.counts.unwrap_or_default().sent;
         let lost = if node.lost { "  LOST" } else { "" };
-        println!(
+        say(&format!(
             "  node {:<12} {sent:>9} sent  {}{lost}",
             node.node,
             client::clock(node.clock_offset_ns, node.clock_error_ns)
-        );
+        ));
     }
     if !run.report_path.is_empty() {
-        println!("  report {}/report.html", run.report_path);
+        say(&format!("  report {}/report.html", run.report_path));
     }
 }
 
@@ -297,9 +328,20 @@ fn because(run: &v1::Run) -> String {
     if run.error.is_empty() { String::new() } else { format!(": {}", run.error) }
 }
 
+/// Why it stands as it does: what kept it from running, what it missed, or what is wrong with its figures.
 fn note(run: &v1::Run) -> String {
-    let reason = run.reasons.first().cloned().unwrap_or_default();
-    if run.error.is_empty() { reason } else { run.error.clone() }
+    let missed = run.slo_results.iter().find(|slo| !slo.kept);
+    let missed = missed.filter(|_| run.state() == v1::RunState::Failed);
+    match (run.error.as_str(), missed) {
+        ("", Some(slo)) => format!("SLO missed: {} is {}", slo.objective, slo.measured),
+        ("", None) => run.reasons.first().cloned().unwrap_or_default(),
+        (error, _) => error.to_owned(),
+    }
+}
+
+/// A line on standard output; a reader that left (`fracas run list | head -1`) is no failure.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn exit_code(run: &v1::Run) -> ExitCode {
@@ -323,7 +365,7 @@ fn run_json(run: &v1::Run) -> Value {
     let series = |histogram: Option<&v1::Histogram>| {
         let h = histogram.cloned().unwrap_or_default();
         json!({
-            "count": h.count, "min": h.min_ns, "p50": h.p50_ns, "p90": h.p90_ns, "p99": h.p99_ns,
+            "count": h.count, "min": h.min_ns, "p50": h.p50_ns, "p90": h.p90_ns, "p95": h.p95_ns, "p99": h.p99_ns,
             "p99.9": h.p999_ns, "max": h.max_ns,
         })
     };
@@ -358,4 +400,52 @@ fn run_json(run: &v1::Run) -> Value {
             .collect::<Vec<_>>(),
         "queue_position": run.queue_position, "seed": run.seed, "report": run.report_path,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_says_when_how_and_why() {
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let runs = [
+            v1::Run {
+                id: "r-12".into(),
+                name: "checkout".into(),
+                state: v1::RunState::Failed.into(),
+                verdict: v1::Verdict::Valid.into(),
+                started_at: at(1_795_492_364),
+                slo_results: vec![
+                    v1::SloResult { objective: "errors<1%".into(), kept: true, measured: "0.0000 %".into() },
+                    v1::SloResult { objective: "p99<50ms".into(), kept: false, measured: "61.3 ms".into() },
+                ],
+                ..v1::Run::default()
+            },
+            v1::Run {
+                id: "r-3".into(),
+                name: "x".into(),
+                state: v1::RunState::Invalid.into(),
+                verdict: v1::Verdict::Invalid.into(),
+                submitted_at: at(0),
+                reasons: vec!["node b was lost".into(), "another".into()],
+                ..v1::Run::default()
+            },
+            v1::Run {
+                id: "r-4".into(),
+                state: v1::RunState::Queued.into(),
+                error: "waits for 2 nodes".into(),
+                ..v1::Run::default()
+            },
+        ];
+        assert_eq!(
+            rows(&runs),
+            [
+                "run   time (UTC)           state    measured  name      reason",
+                "r-12  2026-11-24 03:52:44  failed   valid     checkout  SLO missed: p99<50ms is 61.3 ms",
+                "r-3   1970-01-01 00:00:00  invalid  invalid   x         node b was lost",
+                "r-4   –                    queued   –                   waits for 2 nodes",
+            ]
+        );
+    }
 }

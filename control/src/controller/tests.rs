@@ -481,8 +481,14 @@ fn a_fault_reaches_its_proxy_on_its_clock_and_comes_back_on_the_runs_axis() {
     world.say("p", FromNode::FaultAccepted { fault: order.fault.clone(), result: Ok(()) });
     world.pass(Duration::from_millis(1_750), &["a", "b", "p"]);
     assert_eq!(world.controller.progress(&id, world.now).unwrap().faults, ["cache 20:delay"]);
-    let mut seen =
-        WindowSeen { fault: order.fault, started_at: order.starts_at, ended_at: None, injected: 3 };
+    let mut seen = WindowSeen {
+        fault: order.fault,
+        started_at: order.starts_at,
+        ended_at: None,
+        injected: 3,
+        failures: [0, 3, 0, 0],
+        listen: Some("127.0.0.1:9".parse().unwrap()),
+    };
     world.say("p", FromNode::FaultWindow(seen.clone()));
     world.pass(Duration::from_millis(1_000), &["a", "b", "p"]);
     for name in ["a", "b"] {

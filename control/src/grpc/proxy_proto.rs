@@ -171,6 +171,7 @@ pub fn histogram(times: &Times) -> v1::Histogram {
         min_ns: times.min(),
         p50_ns: times.quantile(50, 100),
         p90_ns: times.quantile(90, 100),
+        p95_ns: times.quantile(95, 100),
         p99_ns: times.quantile(99, 100),
         p999_ns: times.quantile(999, 1000),
         max_ns: times.max(),

@@ -365,6 +365,7 @@ fn histogram_proto(distribution: &Distribution, with_counts: bool) -> v1::Histog
         min_ns: distribution.min(),
         p50_ns: distribution.percentile(50.0),
         p90_ns: distribution.percentile(90.0),
+        p95_ns: distribution.percentile(95.0),
         p99_ns: distribution.percentile(99.0),
         p999_ns: distribution.percentile(99.9),
         max_ns: distribution.max(),

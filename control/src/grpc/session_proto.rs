@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
-use fracas_loadgen::measure::{Counts, Grade, Timeline};
+use fracas_loadgen::measure::{Counts, Failure, Grade, Timeline};
 use fracas_proto::v1;
 use fracas_proto::v1::join_request::Message as Said;
 use fracas_proto::v1::join_response::Message as Told;
@@ -112,6 +112,8 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
             started_at: nanos(window.started_at_ns),
             ended_at: (window.ended_at_ns != 0).then(|| nanos(window.ended_at_ns)),
             injected: window.injected,
+            failures: Failure::ALL.map(|kind| window.failures.get(kind.name()).copied().unwrap_or(0)),
+            listen: window.listen.parse().ok(),
         }),
         Said::Error(error) => FromNode::Error {
             attempt: (!error.run_id.is_empty()).then(|| attempt(&error.run_id, error.attempt)),
@@ -179,6 +181,12 @@ pub fn from_node_proto(message: FromNode, now: Instant) -> v1::JoinRequest {
             started_at_ns: signed(seen.started_at),
             ended_at_ns: seen.ended_at.map_or(0, signed),
             injected: seen.injected,
+            failures: Failure::ALL
+                .into_iter()
+                .map(|kind| (kind.name().to_owned(), seen.failures[kind as usize]))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            listen: seen.listen.map(|listen| listen.to_string()).unwrap_or_default(),
             ..v1::FaultWindow::default()
         }),
         FromNode::Error { attempt, message } => {

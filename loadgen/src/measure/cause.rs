@@ -2,7 +2,7 @@
 //!
 //! A proxy does not know the load's requests, nor the load the proxy's, so the two are matched by time and kind: a request
 //! that failed is an injected failure if a fault of its kind was injected between its due time and its end, a tenth of a
-//! second to spare on both sides, and if no other request has been put down to that fault. So no more failures are called
+//! second to spare on both sides (a second, where a proxy tells once a second), and if no other request has been put down to that fault. So no more failures are called
 //! injected than were, and a failure at a time at which nothing was injected is natural.
 
 use std::collections::BTreeMap;
@@ -10,23 +10,22 @@ use std::collections::BTreeMap;
 use super::faults::Injections;
 use super::fine::{Failure, TENTH_NS, Tenth};
 
-const ALL: [Failure; Failure::COUNT] = [Failure::Refused, Failure::Cut, Failure::Garbled, Failure::Silent];
-
 /// How many of the failures among the requests due in each tenth were injected; tenths without any are missing.
 pub(super) fn injected<'a>(
     tenths: impl Iterator<Item = (u64, &'a Tenth)> + Clone,
     injections: &Injections,
 ) -> BTreeMap<u64, u64> {
     let mut found = BTreeMap::new();
-    for failure in ALL {
+    let slack = injections.slack;
+    for failure in Failure::ALL {
         let of_kind = injections.by_tenth.range((failure, 0)..=(failure, u64::MAX));
         let mut left: BTreeMap<u64, u64> = of_kind.map(|((_, tenth), count)| (*tenth, *count)).collect();
         for (tenth, seen) in tenths.clone() {
             let mut failures = seen.failures[failure as usize];
-            let until = tenth + seen.bad.max().div_ceil(TENTH_NS) + 1;
+            let until = tenth + seen.bad.max().div_ceil(TENTH_NS) + slack;
             // The earliest first: later ones may still serve later requests.
             while failures > 0
-                && let Some((at, count)) = left.range_mut(tenth.saturating_sub(1)..=until).next()
+                && let Some((at, count)) = left.range_mut(tenth.saturating_sub(slack)..=until).next()
             {
                 let (at, matched) = (*at, failures.min(*count));
                 failures -= matched;
@@ -62,6 +61,15 @@ mod tests {
             .map(|(ms, failure, count)| Injection { at_ns: ms * 1_000_000, failure: *failure, count: *count })
             .collect();
         super::injected((0..).zip(&seconds), &injections).into_iter().collect()
+    }
+
+    #[test]
+    fn a_proxy_that_tells_once_a_second_is_believed_within_a_second() {
+        let seconds = second(&[(1, CUT, 1), (9, CUT, 1)]);
+        let mut injections = Injections::told_by_the_second();
+        injections.add(Injection { at_ns: 500_000_000, failure: Failure::Cut, count: 3 });
+        let found: Vec<_> = super::injected((0..).zip(&seconds), &injections).into_iter().collect();
+        assert_eq!(found, [(1, 1), (9, 1)]);
     }
 
     const CUT: Outcome = Outcome::Error(ErrorKind::EndedEarly);

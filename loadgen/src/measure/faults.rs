@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::fine::{Failure, TENTH_NS};
+use super::fine::{Failure, TENTH_NS, TENTHS};
 
 /// What is known of the faults on the way of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -57,12 +57,37 @@ pub struct Injection {
 }
 
 /// How many failures were injected when, in tenths of a second.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Injections {
     pub(super) by_tenth: BTreeMap<(Failure, u64), u64>,
+    /// How many tenths the proxy's time may be from the load's.
+    pub(super) slack: u64,
+}
+
+impl Default for Injections {
+    fn default() -> Injections {
+        Injections { by_tenth: BTreeMap::new(), slack: 1 }
+    }
 }
 
 impl Injections {
+    /// Those of a proxy that tells once a second.
+    pub fn told_by_the_second() -> Injections {
+        Injections { slack: TENTHS as u64, ..Injections::default() }
+    }
+
+    /// Adds `count` of them, evenly over a stretch of the run.
+    pub fn spread(&mut self, failure: Failure, count: u64, from_ns: u64, to_ns: u64) {
+        if count == 0 {
+            return;
+        }
+        let steps = (to_ns.saturating_sub(from_ns) / TENTH_NS).max(1);
+        for step in 0..steps {
+            let share = count / steps + u64::from(step < count % steps);
+            self.add(Injection { at_ns: from_ns + step * TENTH_NS, failure, count: share });
+        }
+    }
+
     /// Adds one.
     pub fn add(&mut self, injection: Injection) {
         let Injection { at_ns, failure, count } = injection;

@@ -36,6 +36,32 @@ impl Failure {
     /// How many there are.
     pub const COUNT: usize = 4;
 
+    /// All, in the order of their index.
+    pub const ALL: [Failure; Failure::COUNT] =
+        [Failure::Refused, Failure::Cut, Failure::Garbled, Failure::Silent];
+
+    /// As written on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Failure::Refused => "refused",
+            Failure::Cut => "cut",
+            Failure::Garbled => "garbled",
+            Failure::Silent => "silent",
+        }
+    }
+
+    /// What the client of a proxy must see of a behavior; `None` of one that is no failure by itself. `has_replies`
+    /// says whether the proxy knows the protocol, and so can send an error of it.
+    pub fn of_behavior(behavior: &str, has_replies: bool) -> Option<Failure> {
+        match behavior {
+            "error" | "transient" if has_replies => Some(Failure::Refused),
+            "error" | "transient" => Some(Failure::Garbled),
+            "blackout" | "abort" | "reset" => Some(Failure::Cut),
+            "hang" => Some(Failure::Silent),
+            _ => None,
+        }
+    }
+
     /// That of an outcome; `None` for what did not fail, or is not known to have.
     pub(super) fn of(outcome: Outcome) -> Option<Failure> {
         Some(match outcome {

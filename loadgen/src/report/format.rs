@@ -126,7 +126,7 @@ pub(super) fn plan(plan: &crate::scenario::Plan) -> String {
 }
 
 /// A wall-clock label in UTC: `2026-11-24 03:52:44`.
-pub(super) fn utc(unix_ms: u64) -> String {
+pub fn utc(unix_ms: u64) -> String {
     let seconds = unix_ms / 1000;
     let (days, of_day) = ((seconds / 86_400) as i64, seconds % 86_400);
     // Civil from days: Howard Hinnant, "chrono-compatible low-level date algorithms".

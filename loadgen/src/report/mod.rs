@@ -11,7 +11,7 @@ mod run_dir;
 mod text;
 
 pub use diff::diff;
-pub use format::{bytes, count, latency, length, percent, plural, rate, seconds};
+pub use format::{bytes, count, latency, length, percent, plural, rate, seconds, utc};
 pub use hgrm::hgrm;
 pub use hlog::hlog;
 pub use html::html;

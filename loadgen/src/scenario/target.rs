@@ -1,6 +1,7 @@
 //! Where the load goes.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use fracas_dataplane::address::Address;
@@ -73,6 +74,19 @@ impl Target {
             Target::Http { port: 80, .. } => host,
             _ => format!("{host}:{}", self.port()),
         }
+    }
+}
+
+impl Target {
+    /// Whether a load on it goes to a socket that listens there, as far as can be told without a look-up: a name may be
+    /// that of any machine.
+    pub fn may_lead_to(&self, listen: SocketAddr) -> bool {
+        let address = Address { host: self.host().to_owned(), port: self.port() };
+        let is_same_host = address.literal().is_none_or(|target| {
+            let (target, listen) = (target.ip(), listen.ip());
+            target == listen || listen.is_unspecified() || target.is_loopback() && listen.is_loopback()
+        });
+        is_same_host && address.port == listen.port()
     }
 }
 
@@ -169,6 +183,21 @@ mod tests {
             let target: Target = text.parse().unwrap();
             assert_eq!(target.to_string(), shown);
             assert_eq!(shown.parse(), Ok(target));
+        }
+    }
+
+    #[test]
+    fn a_target_leads_to_who_listens_at_its_port() {
+        for (target, listen, expected) in [
+            ("http://127.0.0.1:8081/", "127.0.0.1:8081", true),
+            ("localhost:8081", "127.0.0.1:8081", true),
+            ("http://shop.test:8081/", "10.0.0.7:8081", true),
+            ("tcp://10.0.0.7:8081", "0.0.0.0:8081", true),
+            ("http://127.0.0.1:8080/", "127.0.0.1:8081", false),
+            ("http://10.0.0.8:8081/", "10.0.0.7:8081", false),
+        ] {
+            let target: Target = target.parse().unwrap();
+            assert_eq!(target.may_lead_to(listen.parse().unwrap()), expected, "{target} {listen}");
         }
     }
 

@@ -30,6 +30,9 @@ pub struct Histogram {
     /// Largest value, in nanoseconds.
     #[prost(uint64, tag = "8")]
     pub max_ns: u64,
+    /// 95th percentile, in nanoseconds.
+    #[prost(uint64, tag = "9")]
+    pub p95_ns: u64,
 }
 /// Where every planned request went: planned = sent + dropped, sent = ok + error + timeout + censored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -83,7 +86,7 @@ pub struct SloResult {
     pub measured: ::prost::alloc::string::String,
 }
 /// A time during which a fault was in force.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FaultWindow {
     /// The fault that it belongs to: ApplyFault's `fault_id`, or the id of a lease.
     #[prost(string, tag = "1")]
@@ -110,6 +113,16 @@ pub struct FaultWindow {
     /// Bound of the error of the two instants after mapping them to the run's clock, in nanoseconds; 0 in a session.
     #[prost(uint64, tag = "8")]
     pub clock_error_ns: u64,
+    /// Of the injected, in a session: those that a client must see as a failure, by how it looks to it: `refused` (an error
+    /// reply), `cut` (the connection ended), `garbled` (a reply that is none), `silent` (no reply in time).
+    #[prost(btree_map = "string, uint64", tag = "9")]
+    pub failures: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
+    /// Where the proxy listens, in a session: `127.0.0.1:8081`.
+    #[prost(string, tag = "10")]
+    pub listen: ::prost::alloc::string::String,
 }
 /// Whether a run's figures can be trusted. It says nothing about whether they are good: that is the SLO's job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -160,13 +160,13 @@ impl Story {
                 }));
                 for (window, figures) in &met {
                     let (from, to) = (on_axis(window.from_ns), window.to_ns.map_or(ran_ns, on_axis));
-                    spread(&mut injections, figures.untold, from, to);
+                    injections.spread(Failure::Silent, figures.untold, from, to);
                     if window.behavior.contains("throttle") {
                         // It is told once for a connection, and may keep any of its requests waiting.
-                        spread(&mut injections, u64::MAX >> 20, from, to);
+                        injections.spread(Failure::Silent, NO_LIMIT, from, to);
                     }
                     if window.behavior == SWITCHED_OFF {
-                        spread_of(&mut injections, Failure::Cut, u64::MAX >> 20, from, to);
+                        injections.spread(Failure::Cut, NO_LIMIT, from, to);
                     }
                 }
             } else {
@@ -190,23 +190,6 @@ impl Story {
             _ => Injected::Known(injections),
         };
         Faults { windows, injected }
-    }
-}
-
-/// Lays `count` silent failures evenly over a window.
-fn spread(injections: &mut Injections, count: u64, from_ns: u64, to_ns: u64) {
-    spread_of(injections, Failure::Silent, count, from_ns, to_ns);
-}
-
-fn spread_of(injections: &mut Injections, failure: Failure, count: u64, from_ns: u64, to_ns: u64) {
-    const STEP_NS: u64 = 100_000_000;
-    if count == 0 {
-        return;
-    }
-    let steps = (to_ns.saturating_sub(from_ns) / STEP_NS).max(1);
-    for step in 0..steps {
-        let share = count / steps + u64::from(step < count % steps);
-        injections.add(Injection { at_ns: from_ns + step * STEP_NS, failure, count: share });
     }
 }
 
@@ -329,6 +312,8 @@ impl Proxy {
     }
 }
 
+/// More than any load has requests.
+const NO_LIMIT: u64 = 1 << 40;
 /// An event may be a turn older or newer than the change that it is of.
 const ORPHAN_SLACK_NS: u64 = 20_000_000;
 
@@ -353,16 +338,12 @@ impl Tally {
 
 /// What the client of an injected fault must see, and how long after; `None` for one that is no failure by itself.
 fn failure_of(event: &Event) -> Option<(u64, Failure)> {
-    let failure = match event.behavior.as_str() {
-        "error" | "transient" => match event.detail.strip_prefix("replied ") {
-            // A status below 400 is an answer as good as any.
-            Some(code) => code.parse::<u16>().is_ok_and(|code| code >= 400).then_some(Failure::Refused)?,
-            None => Failure::Garbled,
-        },
-        "blackout" | "abort" | "reset" => Failure::Cut,
-        "hang" => Failure::Silent,
-        _ => return None,
-    };
+    let replied = event.detail.strip_prefix("replied ");
+    // A status below 400 is an answer as good as any.
+    if replied.is_some_and(|code| code.parse::<u16>().is_ok_and(|code| code < 400)) {
+        return None;
+    }
+    let failure = Failure::of_behavior(&event.behavior, replied.is_some())?;
     let after = event.detail.strip_prefix("resets after ").and_then(|text| parse_duration(text).ok());
     Some((after.map_or(0, |after| after.as_nanos() as u64), failure))
 }
