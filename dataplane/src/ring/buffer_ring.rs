@@ -26,6 +26,8 @@ pub(crate) struct BufferRing {
     minimum: u16,
     /// Turns since the kernel ran out; the target sinks slowly while it does not.
     calm_turns: u32,
+    /// The kernel ran out since [`BufferRing::relax`].
+    short: bool,
 }
 
 impl BufferRing {
@@ -50,6 +52,7 @@ impl BufferRing {
             target: minimum,
             minimum,
             calm_turns: 0,
+            short: false,
         })
     }
 
@@ -85,8 +88,16 @@ impl BufferRing {
         self.published -= 1;
     }
 
+    /// Offers as few as at first again, unless the kernel ran out since this was last called.
+    pub(crate) fn relax(&mut self) {
+        if !std::mem::take(&mut self.short) {
+            self.target = self.minimum;
+        }
+    }
+
     pub(crate) fn ran_out(&mut self) {
         self.calm_turns = 0;
+        self.short = true;
         self.target = self.target.saturating_mul(2).min(self.mask.saturating_add(1));
     }
 }

@@ -506,6 +506,8 @@ impl Ring for KernelRing {
         if self.small.pool.sweep(SWEEP_BYTES, offered) || self.large.pool.sweep(SWEEP_BYTES, offered) {
             return true;
         }
+        self.small.relax();
+        self.large.relax();
         // A crowd once needed these, of 3 KiB each; half of them go each round.
         self.spare.truncate(self.spare.len() / 2);
         false
