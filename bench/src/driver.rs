@@ -528,7 +528,7 @@ mod tests {
         for _ in 0..2 {
             let sample = driver.drive_bursts(Duration::from_millis(1)).unwrap();
             assert_eq!(sample.exchanges, sample.service_ns.len());
-            assert!(sample.exchanges > 0 && sample.exchanges % 100 == 0);
+            assert!(sample.exchanges > 0 && sample.exchanges.is_multiple_of(100));
         }
         // The first way to drive works as before.
         assert!(driver.drive(Duration::from_millis(1)).unwrap().exchanges > 0);
