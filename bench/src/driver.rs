@@ -3,6 +3,9 @@
 //! A client sends a request, counts the reply's bytes and sends again at once. The server side, in the same loop,
 //! echoes or answers each HTTP request head with a fixed reply. Both ends are the same for every peer and cost
 //! about one round trip's system work, so the peer's core is the busy one.
+//!
+//! [`Driver::drive_bursts`] is the second way to drive: every client sends in one turn, and the server answers in one
+//! turn when it has heard all of them, so that the peer gets as many sockets ready at once as there are clients.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -64,12 +67,22 @@ pub struct Driver {
     reply: &'static [u8],
     payloads: Vec<&'static [u8]>,
     is_running: bool,
+    /// Echoes that are held back until all clients of a burst were heard.
+    burst: Option<Burst>,
     /// Never waits in the kernel: for figures finer than a wake-up.
     pub is_spinning: bool,
     exchanges: u64,
     failure: Option<String>,
     last_service_time: Duration,
     service_ns: Histogram<u64>,
+}
+
+#[derive(Default)]
+struct Burst {
+    held: Vec<(usize, Part)>,
+    held_bytes: usize,
+    /// When so many bytes are held, all go back.
+    whole_bytes: usize,
 }
 
 struct Slot {
@@ -117,6 +130,7 @@ impl Driver {
             reply: b"",
             payloads: Vec::new(),
             is_running: false,
+            burst: None,
             is_spinning: false,
             exchanges: 0,
             failure: None,
@@ -179,6 +193,37 @@ impl Driver {
         Ok(Sample { exchanges: self.exchanges, elapsed: now - started_at, service_ns })
     }
 
+    /// Lets all clients send in one turn, the server answer all in one turn, and begins again, for `time`; every
+    /// service time counts from the beginning of its burst. For echo traffic.
+    ///
+    /// # Errors
+    /// Nothing moved for ten seconds, or a connection failed.
+    pub fn drive_bursts(&mut self, time: Duration) -> anyhow::Result<Sample> {
+        self.rest()?;
+        let whole_bytes = self.clients.len() * self.request.len();
+        self.burst = Some(Burst { whole_bytes, ..Burst::default() });
+        let started_at = Instant::now();
+        self.exchanges = 0;
+        self.service_ns.reset();
+        let mut now = started_at;
+        while now - started_at < time {
+            for index in 0..self.clients.len() {
+                self.request(self.clients[index], now);
+            }
+            let (all, gives_up_at) = (self.exchanges + self.clients.len() as u64, now + STALLED_AFTER);
+            while self.exchanges < all {
+                if Instant::now() >= gives_up_at {
+                    bail!("a burst was not answered within {STALLED_AFTER:?}");
+                }
+                self.turn(Some(Duration::from_millis(100)))?;
+            }
+            now = Instant::now();
+        }
+        self.burst = None;
+        let service_ns = std::mem::replace(&mut self.service_ns, service_histogram());
+        Ok(Sample { exchanges: self.exchanges, elapsed: now - started_at, service_ns })
+    }
+
     /// Makes `count` exchanges one after another on the first client; returns the service times, sorted.
     ///
     /// Single values, not a histogram: three digits of 50 ms are 32 µs wide.
@@ -212,6 +257,9 @@ impl Driver {
     /// Closes every client and forgets what was in flight.
     pub fn disconnect(&mut self) -> anyhow::Result<()> {
         self.is_running = false;
+        for (_, part) in self.burst.take().map(|burst| burst.held).unwrap_or_default() {
+            part.buffer().into_iter().for_each(|buffer| self.ring.give_back(buffer));
+        }
         for slot in std::mem::take(&mut self.clients) {
             if let Some(slot) = &self.slots[slot] {
                 let _ = socket2::SockRef::from(&slot.socket).shutdown(std::net::Shutdown::Both);
@@ -335,6 +383,11 @@ impl Driver {
         match &mut slot.role {
             Role::Echo => {
                 let part = self.ring.part(buffer, received);
+                if let Some(burst) = &mut self.burst {
+                    burst.held.push((index, part));
+                    burst.held_bytes += received;
+                    return self.release_burst();
+                }
                 return slot.outbox.push(part, &mut self.ring, socket, token(SENT, index));
             }
             Role::Http(heads) => {
@@ -365,6 +418,23 @@ impl Driver {
             }
         }
         self.ring.give_back(buffer);
+    }
+
+    /// Sends every held echo when all have come.
+    fn release_burst(&mut self) {
+        let Some(burst) = self.burst.as_mut().filter(|burst| burst.held_bytes >= burst.whole_bytes) else {
+            return;
+        };
+        burst.held_bytes = 0;
+        for (index, part) in burst.held.drain(..) {
+            match &mut self.slots[index] {
+                Some(slot) => {
+                    let socket = slot.socket.as_raw_fd();
+                    slot.outbox.push(part, &mut self.ring, socket, token(SENT, index));
+                }
+                None => part.buffer().into_iter().for_each(|buffer| self.ring.give_back(buffer)),
+            }
+        }
     }
 
     fn on_sent(&mut self, index: usize, result: i32) {
@@ -446,6 +516,24 @@ mod tests {
             assert_eq!(sample.exchanges, sample.service_ns.len());
             driver.disconnect().unwrap();
         }
+        assert!(driver.slots.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_burst_is_answered_when_all_have_asked() {
+        let mut driver = Driver::new().unwrap();
+        let traffic = Traffic::Echo { bytes: 64 };
+        let server = driver.upstream(traffic).unwrap();
+        driver.connect(server, 100, traffic).unwrap();
+        for _ in 0..2 {
+            let sample = driver.drive_bursts(Duration::from_millis(1)).unwrap();
+            assert_eq!(sample.exchanges, sample.service_ns.len());
+            assert!(sample.exchanges > 0 && sample.exchanges.is_multiple_of(100));
+        }
+        // The first way to drive works as before.
+        assert!(driver.drive(Duration::from_millis(1)).unwrap().exchanges > 0);
+        driver.rest().unwrap();
+        driver.disconnect().unwrap();
         assert!(driver.slots.iter().all(Option::is_none));
     }
 }

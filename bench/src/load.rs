@@ -94,7 +94,12 @@ fn open(
 
 fn start_responder() -> anyhow::Result<(SocketAddr, Server)> {
     let listen = socket::free_address()?;
+    Ok((listen, start_responder_on(listen)?))
+}
+
+/// Starts the bench's own HTTP server on `listen`.
+pub fn start_responder_on(listen: SocketAddr) -> anyhow::Result<Server> {
     let mut server = Server::start(&mut own_part(&["responder", &listen.to_string()])?, SUBJECT_CORE)?;
     wait_until_it_accepts("the responder", listen, &mut server)?;
-    Ok((listen, server))
+    Ok(server)
 }

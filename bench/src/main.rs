@@ -1,15 +1,20 @@
 //! Judges fracas against its peers: the same loads, side by side, in turns, from raw rows to tables.
 //!
-//! `cargo run --release -p fracas-bench -- proxy|load|flip|accuracy`; see `bench/README.md`.
+//! `cargo run --release -p fracas-bench -- COMMAND`; see `bench/README.md` for the commands and how long they take.
 
 mod accuracy;
+mod api;
+mod capacity;
 mod driver;
+mod figures;
 mod flip;
 mod forwarder;
 mod generator;
 mod load;
 mod machine;
+mod many;
 mod outbox;
+mod parts;
 mod peer;
 mod process;
 mod proxy;
@@ -17,8 +22,11 @@ mod reply;
 mod ring;
 mod rows;
 mod session;
+mod soak;
 mod socket;
+mod stall;
 mod summary;
+mod truth;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,6 +51,18 @@ enum Command {
     Flip(FlipArgs),
     /// How exactly a delay of 50 ms is kept.
     Accuracy(AccuracyArgs),
+    /// What the load counts of an outage of three seconds, against the truth.
+    Truth(Common),
+    /// What the load says of a second in which it was stopped itself.
+    Stall(Common),
+    /// The rate that capacity finds on a server that can do 400 a second.
+    Capacity(Common),
+    /// p99 of the traffic while figures are read, over p99 while not.
+    Figures(Common),
+    /// Memory of a rule that delays; 2,000 proxies: time to start, memory.
+    Many(Common),
+    /// Whether memory, descriptors and calm come back after mixed traffic with random flips.
+    Soak(SoakArgs),
     /// A part that the bench starts itself, as a process of its own.
     #[command(subcommand, hide = true)]
     Peer(Part),
@@ -98,6 +118,19 @@ struct AccuracyArgs {
     common: Common,
 }
 
+/// What `soak` may be told.
+#[derive(Args)]
+struct SoakArgs {
+    #[command(flatten)]
+    common: Common,
+    /// How long the traffic goes on, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// What the flips are drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 #[derive(Subcommand)]
 enum Part {
     Floor { listen: SocketAddr, upstream: SocketAddr },
@@ -134,6 +167,12 @@ fn main() -> anyhow::Result<()> {
         Command::Load(args) => load::run(&args, judge("load", &args.common)?),
         Command::Flip(args) => flip::run(&args, judge("flip", &args.common)?),
         Command::Accuracy(args) => accuracy::run(&args, judge("accuracy", &args.common)?),
+        Command::Truth(args) => truth::run(&args, judge("truth", &args)?),
+        Command::Stall(args) => stall::run(&args, judge("stall", &args)?),
+        Command::Capacity(args) => capacity::run(&args, judge("capacity", &args)?),
+        Command::Figures(args) => figures::run(&args, judge("figures", &args)?),
+        Command::Many(args) => many::run(&args, judge("many", &args)?),
+        Command::Soak(args) => soak::run(&args, judge("soak", &args.common)?),
     }
 }
 

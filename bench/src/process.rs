@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::io::{Read, Seek};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+
+use fracas_dataplane::clock::Instant;
 
 /// The core of whatever is measured as a proxy or as a server.
 pub const SUBJECT_CORE: usize = 0;
@@ -14,14 +17,20 @@ pub const DRIVER_CORE: usize = 1;
 ///
 /// # Errors
 /// The machine has no such core, or a cpuset forbids it.
-#[expect(unsafe_code, reason = "sched_setaffinity(2) has no safe wrapper in std")]
 pub fn pin_this_thread(core: usize) -> io::Result<()> {
+    pin_this_thread_to(&[core])
+}
+
+#[expect(unsafe_code, reason = "sched_setaffinity(2) has no safe wrapper in std")]
+fn pin_this_thread_to(cores: &[usize]) -> io::Result<()> {
     // SAFETY: `set` is a plain bit set, valid as zeros; CPU_SET writes within it (it checks nothing, so the
     // assert does), and the call only reads it.
     let result = unsafe {
-        assert!(core < libc::CPU_SETSIZE as usize, "a core number fits the set");
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
+        for &core in cores {
+            assert!(core < libc::CPU_SETSIZE as usize, "a core number fits the set");
+            libc::CPU_SET(core, &mut set);
+        }
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -79,14 +88,48 @@ fn bring_up_loopback() -> io::Result<()> {
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    /// What it prints, if that is kept.
+    stdout: Option<fs::File>,
 }
+
+/// How long a server may take to end after SIGTERM before it is killed.
+const END_WITHIN: Duration = Duration::from_secs(15);
 
 impl Server {
     /// Starts `command` on `core`, its output thrown away.
     pub fn start(command: &mut Command, core: usize) -> io::Result<Server> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = on_core(core, || command.spawn())?;
-        Ok(Server { child })
+        let child = on_cores(&[core], || command.spawn())?;
+        Ok(Server { child, stdout: None })
+    }
+
+    /// Starts `command` on `cores` and keeps what it prints for [`Server::terminate`].
+    pub fn start_told(command: &mut Command, cores: &[usize]) -> io::Result<Server> {
+        let stdout = tempfile::tempfile()?;
+        command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(Stdio::null());
+        let child = on_cores(cores, || command.spawn())?;
+        Ok(Server { child, stdout: Some(stdout) })
+    }
+
+    /// Sends SIGTERM, waits for the end, and returns what was printed; after 15 seconds it is killed.
+    pub fn terminate(mut self) -> String {
+        signal(self.child.id(), libc::SIGTERM);
+        let gives_up_at = Instant::now() + END_WITHIN;
+        while self.is_alive() && Instant::now() < gives_up_at {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.stdout.take().map(read_from_start).unwrap_or_default()
+    }
+
+    /// Resident memory in bytes, files included (`VmRSS` of proc_pid_status(5)).
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        parse_bytes(&status, "VmRSS:").unwrap_or(0)
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).map_or(0, Iterator::count)
     }
 
     /// Whether it still runs.
@@ -117,8 +160,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for pid in family(self.child.id()).into_iter().rev() {
-            kill(pid);
+        // A process that has been waited for has no family, and its number may be another's.
+        if self.is_alive() {
+            for pid in family(self.child.id()).into_iter().rev() {
+                signal(pid, libc::SIGKILL);
+            }
         }
         let _ = self.child.wait();
     }
@@ -137,9 +183,8 @@ pub struct Finished {
 /// # Errors
 /// It cannot start, or ends with an error; the message has its last line of output.
 pub fn run_to_end(command: &mut Command, core: usize) -> anyhow::Result<Finished> {
-    use std::io::Read;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = on_core(core, || command.spawn())?;
+    let mut child = on_cores(&[core], || command.spawn())?;
     let mut stdout = String::new();
     child.stdout.take().expect("stdout is piped").read_to_string(&mut stdout)?;
     let (status, cpu_time) = wait(child)?;
@@ -147,6 +192,66 @@ pub fn run_to_end(command: &mut Command, core: usize) -> anyhow::Result<Finished
     let has_exited_well = libc::WIFEXITED(status) && matches!(libc::WEXITSTATUS(status), 0 | 99 | 111);
     anyhow::ensure!(has_exited_well, "{:?} failed: {last_line}", command.get_program());
     Ok(Finished { stdout, cpu_time })
+}
+
+/// A process that runs to its end while something else is done to it; it dies with this value.
+#[derive(Debug)]
+pub struct Ongoing {
+    child: Child,
+    stdout: fs::File,
+    stderr: fs::File,
+}
+
+impl Ongoing {
+    /// Starts `command` on `cores`.
+    pub fn start(command: &mut Command, cores: &[usize]) -> io::Result<Ongoing> {
+        let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+        let child = on_cores(cores, || command.spawn())?;
+        Ok(Ongoing { child, stdout, stderr })
+    }
+
+    /// Stops it for `time` (SIGSTOP, SIGCONT); returns how long it was stopped for sure and at most.
+    pub fn stop_for(&self, time: Duration) -> (Duration, Duration) {
+        let asked_at = Instant::now();
+        signal(self.child.id(), libc::SIGSTOP);
+        let stopped_at = Instant::now();
+        std::thread::sleep(time);
+        let continued_at = Instant::now();
+        signal(self.child.id(), libc::SIGCONT);
+        (continued_at - stopped_at, Instant::now() - asked_at)
+    }
+
+    /// Waits for its end and returns what it printed to standard output.
+    ///
+    /// # Errors
+    /// It takes longer than `within`, or printed nothing; the message has its last line of errors.
+    pub fn finish(mut self, within: Duration) -> anyhow::Result<String> {
+        let gives_up_at = Instant::now() + within;
+        while self.child.try_wait()?.is_none() {
+            anyhow::ensure!(Instant::now() < gives_up_at, "it did not end within {within:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let stdout = read_from_start(self.stdout.try_clone()?);
+        if stdout.trim().is_empty() {
+            let said = read_from_start(self.stderr.try_clone()?);
+            anyhow::bail!("it printed nothing: {}", said.lines().last().unwrap_or("not even an error"));
+        }
+        Ok(stdout)
+    }
+}
+
+impl Drop for Ongoing {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_from_start(mut file: fs::File) -> String {
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+    read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// The first line that `program` prints about its version, or why it cannot be asked.
@@ -161,8 +266,8 @@ pub fn version_line(program: &str, argument: &str) -> Result<String, String> {
     Ok(text.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown version").trim().to_owned())
 }
 
-fn on_core<T>(core: usize, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    pin_this_thread(core)?;
+fn on_cores<T>(cores: &[usize], start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    pin_this_thread_to(cores)?;
     let started = start();
     pin_this_thread(DRIVER_CORE)?;
     started
@@ -184,10 +289,11 @@ fn wait(child: Child) -> io::Result<(i32, Duration)> {
     Ok((status, time(usage.ru_utime) + time(usage.ru_stime)))
 }
 
-#[expect(unsafe_code, reason = "kill(2) for a server's children, whose handles we do not have")]
-fn kill(pid: u32) {
-    // SAFETY: takes no pointer; the number is of a process that we started or of its living child.
-    unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+#[expect(unsafe_code, reason = "kill(2) for other signals than SIGKILL, and for a server's children")]
+fn signal(pid: u32, signal: libc::c_int) {
+    // SAFETY: takes no pointer; the number is of a process that we started and have not waited for, or of its
+    // living child.
+    unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
 /// The process and its descendants, parents first.
@@ -226,7 +332,11 @@ fn parse_parent(stat: &str) -> Option<u32> {
 }
 
 fn parse_anonymous_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
+    parse_bytes(status, "RssAnon:")
+}
+
+fn parse_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
@@ -244,6 +354,24 @@ mod tests {
     fn anonymous_memory_is_read_in_bytes() {
         assert_eq!(parse_anonymous_bytes("VmRSS:\t 9 kB\nRssAnon:\t     120 kB\n"), Some(122_880));
         assert_eq!(parse_anonymous_bytes("Name: x"), None);
+    }
+
+    #[test]
+    fn a_server_tells_what_it_printed_and_an_ongoing_process_can_be_stopped() {
+        let script = "trap 'echo bye; exit' TERM; echo hello; while :; do sleep 0.01; done";
+        let server = Server::start_told(Command::new("sh").args(["-c", script]), &[DRIVER_CORE]).unwrap();
+        while read_from_start(server.stdout.as_ref().unwrap().try_clone().unwrap()).is_empty() {}
+        assert!(server.descriptors() > 0 && server.resident_bytes() > 0);
+        assert_eq!(server.terminate(), "hello\nbye\n");
+
+        let mut command = Command::new("sh");
+        let ongoing = Ongoing::start(command.args(["-c", "echo done"]), &[DRIVER_CORE]).unwrap();
+        let (least, most) = ongoing.stop_for(Duration::from_millis(1));
+        assert!(Duration::from_millis(1) <= least && least <= most);
+        assert_eq!(ongoing.finish(Duration::from_secs(60)).unwrap(), "done\n");
+        let mut command = Command::new("sh");
+        let ongoing = Ongoing::start(command.args(["-c", "echo why >&2"]), &[DRIVER_CORE]).unwrap();
+        assert!(ongoing.finish(Duration::from_secs(60)).unwrap_err().to_string().contains("why"));
     }
 
     #[test]

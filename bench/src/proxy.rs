@@ -19,16 +19,34 @@ struct Cell {
     name: &'static str,
     traffic: Traffic,
     connections: usize,
+    /// All clients send at once and are answered at once.
+    in_bursts: bool,
 }
 
-const CELLS: [Cell; 6] = [
-    Cell { name: "echo-64B-1", traffic: Traffic::Echo { bytes: 64 }, connections: 1 },
-    Cell { name: "echo-64B-64", traffic: Traffic::Echo { bytes: 64 }, connections: 64 },
-    Cell { name: "echo-64B-1000", traffic: Traffic::Echo { bytes: 64 }, connections: 1000 },
-    Cell { name: "echo-256KiB-16", traffic: Traffic::Echo { bytes: 256 * 1024 }, connections: 16 },
-    Cell { name: "http-64", traffic: Traffic::Http, connections: 64 },
-    Cell { name: "http-1000", traffic: Traffic::Http, connections: 1000 },
+const fn cell(name: &'static str, traffic: Traffic, connections: usize) -> Cell {
+    Cell { name, traffic, connections, in_bursts: false }
+}
+
+const CELLS: [Cell; 7] = [
+    cell("echo-64B-1", Traffic::Echo { bytes: 64 }, 1),
+    cell("echo-64B-64", Traffic::Echo { bytes: 64 }, 64),
+    cell("echo-64B-1000", Traffic::Echo { bytes: 64 }, 1000),
+    Cell { in_bursts: true, ..cell("burst-64B-1000", Traffic::Echo { bytes: 64 }, 1000) },
+    cell("echo-256KiB-16", Traffic::Echo { bytes: 256 * 1024 }, 16),
+    cell("http-64", Traffic::Http, 64),
+    cell("http-1000", Traffic::Http, 1000),
 ];
+
+/// The peers that are driven in bursts: the floor, what people compare with, and fracas.
+const BURST_PEERS: [&str; 3] = ["floor", "haproxy", "fracas"];
+
+impl Cell {
+    fn takes(&self, peer: &dyn Peer) -> bool {
+        // An HTTP-aware proxy would wait for ever for a request head in an echo's bytes.
+        let speaks_it = self.traffic == Traffic::Http || !peer.name().starts_with("fracas-http");
+        speaks_it && (!self.in_bursts || BURST_PEERS.contains(&peer.name()))
+    }
+}
 
 /// Measures and writes the results.
 pub fn run(args: &ProxyArgs, mut session: Session) -> anyhow::Result<()> {
@@ -42,8 +60,7 @@ pub fn run(args: &ProxyArgs, mut session: Session) -> anyhow::Result<()> {
     for run in 1..=args.common.runs() {
         for cell in CELLS.iter().filter(|cell| args.cell.as_deref().is_none_or(|only| cell.name == only)) {
             for peer in in_turn(&peers, run) {
-                // An HTTP-aware proxy would wait for ever for a request head in an echo's bytes.
-                if peer.name() == "fracas-http" && cell.traffic != Traffic::Http {
+                if !cell.takes(peer) {
                     continue;
                 }
                 let result = measure(&mut driver, peer, cell, warm_up, measured);
@@ -51,7 +68,7 @@ pub fn run(args: &ProxyArgs, mut session: Session) -> anyhow::Result<()> {
             }
         }
         if args.cell.as_deref().is_none_or(|only| only == "idle-4000") {
-            for peer in in_turn(&peers, run).filter(|peer| peer.name() != "fracas-http") {
+            for peer in in_turn(&peers, run).filter(|peer| !peer.name().starts_with("fracas-http")) {
                 match idle_bytes(&mut driver, peer) {
                     Ok(bytes) => {
                         session.add("idle-4000", peer.name(), run, "anonymous_bytes_per_connection", bytes)
@@ -96,9 +113,10 @@ fn measure(
 ) -> anyhow::Result<(Sample, Duration)> {
     let running = Running::start(peer, driver.upstream(cell.traffic)?)?;
     driver.connect(running.listen, cell.connections, cell.traffic)?;
-    driver.drive(warm_up)?;
+    let mut drive = |time| if cell.in_bursts { driver.drive_bursts(time) } else { driver.drive(time) };
+    drive(warm_up)?;
     let before = running.server().cpu_time();
-    let sample = driver.drive(measured)?;
+    let sample = drive(measured)?;
     let cpu_time = running.server().cpu_time().saturating_sub(before);
     driver.disconnect()?;
     Ok((sample, cpu_time))

@@ -10,7 +10,7 @@ const HEADER: &str = "command,cell,subject,run,metric,value";
 /// One figure of one run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Which part of the bench: `proxy`, `load`, `flip`, `accuracy`.
+    /// Which part of the bench: `proxy`, `load`, `soak`.
     pub command: String,
     /// The load: `echo-64B-1000`.
     pub cell: String,

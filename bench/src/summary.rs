@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::rows::{Key, Row, Spread, ratio, spread};
 
 /// The peers that ratios are taken against.
-const YARDSTICKS: [&str; 5] = ["floor", "haproxy", "nginx", "toxiproxy", "wrk"];
+const YARDSTICKS: [&str; 6] = ["floor", "haproxy", "nginx", "toxiproxy", "wrk", "unread"];
 
 /// A figure that must be reached: `key`, or `key` over `over`, is at most `at_most`.
 struct Target {
@@ -39,8 +39,10 @@ fn table(rows: &[Row], command: &str, cell: &str) -> String {
     let subjects = distinct(rows, |row| row.subject.as_str());
     // Ratios are of the first metric, which every bench writes as its cost.
     let cost = |subject| Key { command, cell, subject, metric: metrics[0] };
+    // What HTTP costs is told over the same proxy that moves the same bytes without reading them.
+    let raw = cell.starts_with("http-").then_some("fracas").filter(|_| command == "proxy");
     let yardsticks: Vec<&str> =
-        YARDSTICKS.into_iter().filter(|name| spread(rows, cost(name)).is_some()).collect();
+        YARDSTICKS.into_iter().chain(raw).filter(|name| spread(rows, cost(name)).is_some()).collect();
     let mut text = String::from("| |");
     for heading in
         metrics.iter().map(|metric| (*metric).to_owned()).chain(yardsticks.iter().map(|y| format!("× {y}")))
@@ -112,9 +114,18 @@ fn targets() -> Vec<Target> {
         targets.push(ratio(figure, cpu("fracas-unmatched", cell), cpu("fracas", cell), 1.05));
     }
     for cell in ["http-64", "http-1000"] {
-        let figure = "CPU, HTTP with a delay on 1 %, over no rules";
-        targets.push(ratio(figure, cpu("fracas-http", cell), cpu("fracas", cell), 1.25));
+        let over_raw =
+            |figure, subject, at_most| ratio(figure, cpu(subject, cell), cpu("fracas", cell), at_most);
+        targets.push(over_raw("CPU, HTTP-aware without a rule, over raw tcp", "fracas-http", 1.08));
+        targets.push(over_raw(
+            "CPU, HTTP-aware with a delay on 1 %, over raw tcp",
+            "fracas-http-delay",
+            1.10,
+        ));
     }
+    let burst = "burst-64B-1000";
+    let figure = "CPU, 1,000 connections in one burst, over the floor";
+    targets.push(ratio(figure, cpu("fracas", burst), cpu("floor", burst), 1.05));
     let bulk = "echo-256KiB-16";
     targets.push(ratio("CPU, 256 KiB, over HAProxy", cpu("fracas", bulk), cpu("haproxy", bulk), 0.80));
     let memory = proxy("fracas", "idle-4000", "anonymous_bytes_per_connection");
@@ -131,11 +142,70 @@ fn targets() -> Vec<Target> {
     targets.push(plain("the same, --precise, p50", late("fracas-precise", "proxy_late_us_p50"), 5.0, "µs"));
     for cell in ["http-64", "http-1000"] {
         let load = |subject| Key { command: "load", cell, subject, metric: "cpu_us_per_request" };
-        targets.push(ratio("load, CPU per request, over wrk", load("fracas"), load("wrk"), 1.0));
+        targets.push(ratio("load, CPU per request, over wrk", load("fracas"), load("wrk"), 0.72));
     }
     let lag = |subject| Key { command: "load", cell: "open-20000", subject, metric: "lag_us_p50" };
     targets.push(plain("lag at 20,000/s, sleeping, p50", lag("fracas"), 60.0, "µs"));
     targets.push(plain("lag at 20,000/s, --precise, p50", lag("fracas-precise"), 1.0, "µs"));
+    targets.extend(behaviour_targets());
+    targets
+}
+
+/// What holds beside speed: counts that are true, figures that cost nothing to read, memory that comes back.
+fn behaviour_targets() -> Vec<Target> {
+    let key = |command, cell, subject, metric| Key { command, cell, subject, metric };
+    let plain = |figure, key, at_most, unit| Target { figure, key, over: None, at_most, unit };
+    let mut targets = Vec::new();
+    for (figure, kind) in [
+        ("errors of an outage by blackout, off the truth", "blackout"),
+        ("errors of an outage by reset, off the truth", "reset"),
+        ("errors of an outage by hang, off the truth", "hang"),
+        ("errors of a refused port, off the truth", "refused"),
+    ] {
+        targets.push(plain(figure, key("truth", "outage-3s", kind, "errors_off_percent"), 1.0, "%"));
+    }
+    for (valid, own, model) in [
+        (
+            "own stall of 1 s called valid, closed model",
+            "own stall as shown, off the truth, closed",
+            "closed",
+        ),
+        ("own stall of 1 s called valid, open model", "own stall as shown, off the truth, open", "open"),
+    ] {
+        targets.push(plain(valid, key("stall", "stall-1s", model, "is_valid"), 0.0, "times"));
+        targets.push(plain(own, key("stall", "stall-1s", model, "own_off_percent"), 2.0, "%"));
+    }
+    for (figure, setting) in [
+        ("capacity of 400/s, 100 connections, 0.5 s + 2 s", "c100-warm0.5s-probe2s"),
+        ("capacity of 400/s, 100 connections, 0 + 3 s", "c100-warm0-probe3s"),
+        ("capacity of 400/s, 20 connections, 1 s + 4 s", "c20-warm1s-probe4s"),
+        ("capacity of 400/s, 1,000 connections, 2 s + 5 s", "c1000-warm2s-probe5s"),
+    ] {
+        targets.push(plain(
+            figure,
+            key("capacity", "400-per-second", setting, "found_off_percent"),
+            2.0,
+            "%",
+        ));
+    }
+    let p99 = |subject| key("figures", "64-delay-rules", subject, "response_us_p99");
+    targets.push(Target {
+        figure: "data p99 while figures are read, over while not",
+        key: p99("read"),
+        over: Some(p99("unread")),
+        at_most: 1.2,
+        unit: "×",
+    });
+    let rule = key("many", "delay-rules", "fracas", "kib_per_rule");
+    targets.push(plain("memory of a delay rule per thread, idle", rule, 4.0, "KiB"));
+    let many = |metric| key("many", "proxies-2000", "fracas", metric);
+    targets.push(plain("2,000 proxies with a delay rule, start", many("start_ms"), 500.0, "ms"));
+    targets.push(plain("2,000 proxies with a delay rule, resident", many("resident_mib"), 64.0, "MiB"));
+    let soak = |metric| key("soak", "mixed-with-flips", "fracas", metric);
+    let resident = soak("resident_after_over_before");
+    targets.push(plain("resident a minute after the soak, over before", resident, 1.2, "×"));
+    targets.push(plain("descriptors more than before the soak", soak("descriptors_more"), 0.0, ""));
+    targets.push(plain("connections left after the soak", soak("connections_after"), 0.0, ""));
     targets
 }
 

@@ -14,7 +14,9 @@ pub enum Rules {
     None,
     /// A delay for clients of an address that nobody has.
     Unmatched,
-    /// HTTP is parsed, and one exchange in a hundred waits 1 ms.
+    /// HTTP is framed, and nothing is done with it.
+    HttpPlain,
+    /// HTTP is framed, and one exchange in a hundred waits 1 ms.
     HttpDelay,
     /// Every chunk of a request waits 50 ms; rules are read back at `api`.
     Delay {
@@ -44,7 +46,8 @@ impl Peer for Fracas {
             Rules::None | Rules::Changing { .. } | Rules::Delay { is_precise: false, .. } => "fracas",
             Rules::Delay { is_precise: true, .. } => "fracas-precise",
             Rules::Unmatched => "fracas-unmatched",
-            Rules::HttpDelay => "fracas-http",
+            Rules::HttpPlain => "fracas-http",
+            Rules::HttpDelay => "fracas-http-delay",
         }
     }
 
@@ -55,7 +58,12 @@ impl Peer for Fracas {
     fn start(&self, listen: SocketAddr, upstream: SocketAddr, scratch: &Path) -> anyhow::Result<Server> {
         let mut command = proxy(&self.binary, listen, upstream);
         match self.rules {
-            Rules::None => {}
+            Rules::None => {
+                command.args(["--protocol", "tcp"]);
+            }
+            Rules::HttpPlain => {
+                command.args(["--protocol", "http"]);
+            }
             Rules::HttpDelay => {
                 command.args(["--protocol", "http", "--behavior", "1:delay", "--delay-time", "1ms"]);
             }

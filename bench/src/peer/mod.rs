@@ -51,6 +51,7 @@ pub fn all(fracas: &Path) -> Vec<Box<dyn Peer>> {
         Box::new(toxiproxy::Toxiproxy { latency: None }),
         fracas(fracas::Rules::None),
         fracas(fracas::Rules::Unmatched),
+        fracas(fracas::Rules::HttpPlain),
         fracas(fracas::Rules::HttpDelay),
     ]
 }
