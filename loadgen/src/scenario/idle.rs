@@ -11,29 +11,25 @@ type Idle = fn(&Plan) -> Option<&'static str>;
 const SETTINGS: [(&str, Idle); 9] = [
     ("payload", |plan| {
         matches!(plan.target, Target::Http { .. })
-            .then_some("is for tcp:// targets; what an http:// target gets is the body")
+            .then_some("only tcp:// targets take one; what an http:// target gets is the body")
     }),
     ("method", of_http),
     ("headers", of_http),
     ("body", of_http),
     ("drop_after", |plan| {
-        (!is_open(plan)).then_some(
-            "belongs to a rate; users wait for their replies, so none of their requests is late: leave it out",
-        )
+        (!is_open(plan)).then_some("only with a rate is a request late; give a rate, or leave it out")
     }),
     ("precise", |plan| {
-        (plan.precise && !has_due_times(plan)).then_some(
-            "is about due times, and users without think time have none; leave it out or give a rate",
-        )
+        (plan.precise && !has_due_times(plan))
+            .then_some("without a rate or think time nothing is due; give one, or leave it out")
     }),
     ("reuse", |plan| {
         (plan.reuse == Reuse::Hot && !is_open(plan))
-            .then_some("belongs to a rate; a user has one connection, and no choice: leave it out")
+            .then_some("only with a rate there is a choice, as each user has a connection; leave it out")
     }),
     ("retry_pause", |plan| {
-        (!has_users(plan)).then_some(
-            "belongs to users; with a rate every request has its own time, whatever became of the one before: leave it out",
-        )
+        (!has_users(plan))
+            .then_some("only users pause; with a rate every request has a time of its own: leave it out")
     }),
     ("threads", |plan| {
         (plan.threads > plan.connections / plan.nodes.max(1))
@@ -56,7 +52,7 @@ pub fn check_idle(plan: &Plan, is_given: impl Fn(&str) -> bool) -> Result<(), Pl
 
 fn of_http(plan: &Plan) -> Option<&'static str> {
     matches!(plan.target, Target::Tcp { .. })
-        .then_some("is HTTP's; what a tcp:// target gets is the payload: leave it out")
+        .then_some("only http:// targets have one; what a tcp:// target gets is the payload")
 }
 
 fn is_open(plan: &Plan) -> bool {
@@ -119,6 +115,6 @@ mod tests {
         }
         let late = "target: http://h/\nphases: [{rate: 1/s, for: 9s}]\nfaults: [{proxy: p, behavior: hang, at: 9s, for: 1s}]";
         let refusal = parse("f", late).unwrap_err().to_string();
-        assert!(refusal.starts_with("f:3:41: faults[0].at: is when the run has ended"), "{refusal}");
+        assert!(refusal.starts_with("f:3:41: faults[0].at: the run has ended by then"), "{refusal}");
     }
 }

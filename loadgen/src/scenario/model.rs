@@ -320,7 +320,7 @@ impl Plan {
             ensure(
                 self.duration().is_none_or(|ends| fault.at < ends),
                 &format!("faults[{index}].at"),
-                || "is when the run has ended; let the fault begin earlier".into(),
+                || "the run has ended by then; let the fault begin earlier".into(),
             )?;
         }
         Ok(())
