@@ -341,7 +341,7 @@ fn ask<T>(message: T) -> tonic::Request<T> {
 }
 
 fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{}", status.message())
+    super::client::error(status)
 }
 
 fn say(as_json: bool, value: Value, text: impl FnOnce() -> String) {

@@ -12,10 +12,11 @@ use fracas_loadgen::capacity::{Answer, Finding, LimitedBy, Next, Search};
 use fracas_loadgen::measure::Summary;
 use fracas_loadgen::report;
 use fracas_loadgen::runner::{self, Outcome};
-use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, units};
+use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, check_idle, units};
 use serde_json::json;
 
 use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
+use super::files;
 
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
@@ -65,6 +66,9 @@ pub struct Args {
     /// Directory that keeps the run directory of each probe
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write into --out even if it holds something
+    #[arg(long, requires = "out")]
+    force: bool,
     /// Print the answer and all probes as JSON
     #[arg(long)]
     json: bool,
@@ -92,11 +96,19 @@ struct Probed {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = args.plan(whole(args.from))?;
     plan.validate().map_err(UsageError::because)?;
+    if args.from.as_f64() > args.max.as_f64() {
+        return Err(UsageError::because(format!(
+            "--from: {} is above --max {}; begin lower, or raise --max",
+            args.from, args.max
+        )));
+    }
+    let is_given = |key: &str| key == "threads" || (key == "precise" && args.precise);
+    check_idle(&plan, is_given).map_err(|idle| UsageError::because(format!("--{idle}")))?;
     if args.probe < Duration::from_secs(1) {
         return Err(UsageError::because("--probe: at least 1s; a shorter probe finds luck"));
     }
     if let Some(directory) = &args.out {
-        report::check_run_dir(directory)?;
+        files::output(directory, args.force)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (answer, probes, interrupted) = runtime.block_on(search(&args))?;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use fracas_loadgen::scenario::units::format_duration;
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::report::latency as figure;
 
 use super::access::AccessArgs;
 use super::exit::UsageError;
@@ -36,7 +37,7 @@ impl ApiArgs {
 /// One line that says what to do.
 pub async fn connect(address: &str, access: &AccessArgs, server: &str, hint: &str) -> anyhow::Result<Caller> {
     let dial = Dial { address: address.to_owned(), access: access.access()? };
-    dial.connect().await.map_err(|error| match error {
+    reach(&dial).await.map_err(|error| match error {
         DialError::NoAnswer { address, .. } => anyhow!("no {server} answers at {address}; {hint}"),
         DialError::Address(_) | DialError::Domain(_) | DialError::TokenInTheClear(_) => {
             UsageError::because(error)
@@ -45,13 +46,33 @@ pub async fn connect(address: &str, access: &AccessArgs, server: &str, hint: &st
     })
 }
 
-/// What a call came back with, as one line.
+/// How long a server that is not there yet is waited for: one that was started in the line before is there by then.
+const REACH_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is tried.
+const REACH_EVERY: Duration = Duration::from_millis(50);
+
+/// Dials again and again while nobody listens, for [`REACH_WITHIN`].
+async fn reach(dial: &Dial) -> Result<Caller, DialError> {
+    let since = Instant::now();
+    loop {
+        match dial.connect().await {
+            Err(DialError::NoAnswer { .. }) if Instant::now() - since < REACH_WITHIN => {
+                tokio::time::sleep(REACH_EVERY).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// What a call came back with, as one line. What the server does not understand was wrong on the command line.
 pub fn error(status: tonic::Status) -> anyhow::Error {
-    let message = status.message();
-    if message.is_empty() {
-        anyhow!("the controller answered {}", status.code())
-    } else {
-        anyhow!("{message}")
+    let message = match status.message() {
+        "" => format!("the server answered: {}", status.code()),
+        message => message.to_owned(),
+    };
+    match status.code() {
+        tonic::Code::InvalidArgument => UsageError::because(message),
+        _ => anyhow!("{message}"),
     }
 }
 
@@ -60,10 +81,9 @@ pub fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_lowercase()
 }
 
-/// Nanoseconds, rounded to three digits, with a unit.
+/// Nanoseconds as reports show them: three digits and a unit.
 pub fn latency(nanos: u64) -> String {
-    let keep = 10_u64.pow(nanos.checked_ilog10().unwrap_or(0).saturating_sub(2));
-    format_duration(Duration::from_nanos(nanos / keep * keep))
+    figure(nanos)
 }
 
 /// Ours of a duration; zero when missing.
@@ -86,10 +106,10 @@ mod tests {
 
     #[test]
     fn figures_have_three_digits_and_a_unit() {
-        assert_eq!(latency(1_234_567), "1.23ms");
-        assert_eq!(latency(0), "0s");
+        assert_eq!(latency(1_234_567), "1.23 ms");
+        assert_eq!(latency(0), "0 ns");
         assert_eq!(clock(0, 0), "same clock");
-        assert_eq!(clock(-1_500_000, 70_400), "-1.5ms ± 70.4us");
+        assert_eq!(clock(-1_500_000, 70_400), "-1.50 ms ± 70.4 µs");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use super::access::{CertificateArgs, TokenArgs};
 use super::exit::UsageError;
+use super::files;
 use crate::agent::identity;
 use crate::controller::{Controller, Settings};
 use crate::grpc::control_plane::ControlPlane;
@@ -54,6 +55,7 @@ pub struct Args {
 /// When the address cannot be served.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let guard = args.certificate.guard(&args.token, &[HTTP_2])?;
+    files::writable(&args.out)?;
     check_exposure(args.api, &guard, args.token.insecure).map_err(UsageError::because)?;
     let timings = Timings::with_limits(args.lost_after, args.orphan_timeout);
     runtime()?.block_on(async {

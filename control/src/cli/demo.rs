@@ -26,8 +26,8 @@ use tokio::sync::watch;
 
 use super::client;
 use super::controller::{plane, runtime};
-use super::exit;
 use super::run::{exit_of, follow};
+use super::{exit, files};
 use crate::agent::generator::RingGenerator;
 use crate::agent::{self, Settings, identity, proxy_session};
 use crate::grpc::server::serve;
@@ -59,6 +59,7 @@ const DELAY: &str = "30ms";
 /// # Errors
 /// When a part cannot be started, with its reason.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    files::writable(&args.out)?;
     let runtime = runtime()?;
     let origin = Origin::start(OriginSettings::default())?;
     let dataplane = Dataplane::start(DataplaneSettings { threads: 1, ..DataplaneSettings::default() })?;

@@ -28,34 +28,31 @@ impl UsageError {
 
 /// Parsing ended before a command was found: help, version or a mistake.
 #[derive(Debug)]
-pub struct Stopped(clap::Error, Option<String>);
-
-impl From<clap::Error> for Stopped {
-    fn from(error: clap::Error) -> Stopped {
-        Stopped(error, None)
-    }
+pub struct Stopped {
+    error: clap::Error,
+    advice: Option<String>,
 }
 
 impl Stopped {
-    /// That of a command line which begins with this subcommand: its habits are known.
-    pub fn of(error: clap::Error, subcommand: Option<String>) -> Stopped {
-        Stopped(error, subcommand)
+    /// By clap's answer; `advice` is said in place of a mistake that is known better here.
+    pub fn new(advice: Option<String>, error: clap::Error) -> Stopped {
+        Stopped { error, advice }
     }
 
     /// Prints the answer or the mistake and gives the exit code.
     pub fn report(self) -> ExitCode {
         use clap::error::ErrorKind;
-        match self.0.kind() {
+        match self.error.kind() {
             ErrorKind::DisplayHelp
             | ErrorKind::DisplayVersion
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                let help_was_asked = !self.0.use_stderr();
+                let help_was_asked = !self.error.use_stderr();
                 // A closed pipe (`fracas --help | head -1`) is no failure.
-                let _ = self.0.print();
+                let _ = self.error.print();
                 if help_was_asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
             }
             _ => {
-                eprintln!("fracas: {}", one_line(&self.0, self.1.as_deref()));
+                eprintln!("fracas: {}; see --help", self.advice.unwrap_or_else(|| one_line(&self.error)));
                 ExitCode::from(USAGE)
             }
         }
@@ -68,10 +65,11 @@ pub fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { USAGE } else { ERROR })
 }
 
-/// An error and its causes, each said once: some errors already end with their cause.
+/// An error and its causes, each said once: some errors already end with their cause. The number that the kernel has
+/// for a reason stands behind its words, and tells nobody anything.
 fn with_causes(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| without_number(cause.to_string())) {
         match line.as_str() {
             "" => line = cause,
             said if said.ends_with(&cause) => {}
@@ -81,55 +79,31 @@ fn with_causes(error: &anyhow::Error) -> String {
     line
 }
 
-/// clap's answer without its usage block: the mistake, its hint, and where help is.
-fn one_line(error: &clap::Error, subcommand: Option<&str>) -> String {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let wrong = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(flag)) if error.kind() == ErrorKind::UnknownArgument => flag,
-        _ => "",
-    };
-    if let Some(hint) = subcommand.and_then(|subcommand| habit(subcommand, wrong)) {
-        return format!("{wrong} is no flag of `fracas {}`: {hint}", subcommand.unwrap_or_default());
+/// `Connection refused (os error 111)` → `Connection refused`.
+fn without_number(mut text: String) -> String {
+    while let Some(start) = text.find(" (os error ") {
+        let Some(length) = text[start..].find(')') else { break };
+        text.replace_range(start..=start + length, "");
     }
-    let text = error.render().to_string();
-    let parts: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("Usage:") && !line.starts_with("For more"))
-        .collect();
-    let line = parts.join(" ");
-    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
+    text
 }
 
-/// What a flag of wrk, hey, ab, curl, k6 or vegeta is called here; `None` for what nobody is used to.
-fn habit(subcommand: &str, flag: &str) -> Option<&'static str> {
-    if !["load", "capacity"].contains(&subcommand) {
-        return None;
+/// clap's answer without its usage block: the mistake and its hint.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let mut line = String::new();
+    for part in text.lines().map(str::trim) {
+        let is_about_help = part.starts_with("Usage:") || part.starts_with("For more");
+        match part.strip_prefix("tip: ") {
+            _ if part.is_empty() || is_about_help => {}
+            Some(tip) => line += &format!("; {tip}"),
+            None if line.is_empty() => line += part.strip_prefix("error: ").unwrap_or(part),
+            None => line += &format!(" {part}"),
+        }
     }
-    let flag = flag.split('=').next().unwrap_or_default();
-    Some(match flag {
-        "-R" | "--qps" | "--rps" | "--requests-per-second" if subcommand == "load" => {
-            "a rate is -r RATE, such as -r 500 or -r 20k/s"
-        }
-        "-R" | "-r" | "--rate" | "--qps" | "--rps" => "rates are searched between --from RATE and --max RATE",
-        "--data" | "--data-raw" | "--data-binary" | "--post-data" | "-D" if subcommand == "load" => {
-            "a body is --body TEXT, or --body-file FILE"
-        }
-        "--vus" | "--users" | "-u" | "--concurrency" | "--clients" => {
-            "it is -c COUNT; without a rate each connection is a user"
-        }
-        "-o" | "--output" | "--format" => {
-            "a run directory is --out DIR; --json prints the run as JSON on standard output"
-        }
-        "-q" | "--quiet" | "--silent" => {
-            "progress goes to standard error: add 2>/dev/null, or --json for programs"
-        }
-        "-z" | "--time" | "--length" if subcommand == "load" => "it is -d TIME, such as -d 30s",
-        "-z" | "-d" | "--time" | "--duration" => "each probe lasts --probe TIME, such as --probe 10s",
-        "--latency" | "--percentiles" => "percentiles are always shown; leave it away",
-        "--url" | "--target" => "the target stands by itself, without a flag",
-        _ => return None,
-    })
+    // What the standard library says of a number is about its digits.
+    line.replace("invalid digit found in string", "write a whole number")
+        .replace("number too large to fit in target type", "the number is too large")
 }
 
 #[cfg(test)]
@@ -137,29 +111,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn habits_from_other_tools_are_told_the_right_flag() {
-        let refusal = |words: &[&str]| {
-            let words = ["fracas"].iter().chain(words).map(|word| (*word).into());
-            let stopped = crate::cli::parse(words).err().expect("refused");
-            one_line(&stopped.0, stopped.1.as_deref())
-        };
-        for (words, part) in [
-            (&["load", ":1", "-R", "500"][..], "-R is no flag of `fracas load`: a rate is -r RATE"),
-            (&["load", ":1", "--data", "x"], "a body is --body TEXT"),
-            (&["load", ":1", "--data=x"], "a body is --body TEXT"),
-            (&["load", ":1", "--vus", "5"], "it is -c COUNT"),
-            (&["load", ":1", "--users", "5"], "it is -c COUNT"),
-            (&["load", ":1", "-o", "json"], "--json prints the run"),
-            (&["load", ":1", "-q"], "progress goes to standard error"),
-            (&["load", "-z", "5s", ":1"], "it is -d TIME"),
-            (&["capacity", ":1", "--slo", "p99<1s", "-r", "500"], "between --from RATE and --max RATE"),
-            (&["capacity", ":1", "--slo", "p99<1s", "-d", "5s"], "--probe TIME"),
-            (&["load", ":1", "--rat", "5"], "--rate"),
-            (&["load", ":1", "--nonsense"], "see --help"),
-        ] {
-            let line = refusal(words);
-            assert!(line.contains(part), "{words:?}: {line}");
-        }
+    fn the_number_of_a_reason_is_left_away() {
+        let error = anyhow::anyhow!("Connection refused (os error 111); is it running?")
+            .context("no answer (os error 1");
+        assert_eq!(with_causes(&error), "no answer (os error 1: Connection refused; is it running?");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use fracas_loadgen::scenario::{self, Plan};
 pub use flags::Args;
 
 use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
-use super::out;
+use super::files;
 use super::signals::Signals;
 use live::Live;
 use via::Via;
@@ -53,8 +53,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ));
     }
     match &args.out {
-        // An hour of load must not end in a directory that was never writable.
-        Some(directory) => out::claim(directory, args.force)?,
+        Some(directory) => files::output(directory, args.force)?,
         None if args.force => return Err(UsageError::because("--force is about --out DIR; give that, too")),
         None => {}
     }
@@ -68,6 +67,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
+    if plan.nodes > 1 && !args.json {
+        eprintln!(
+            "note: {} nodes belong to a controller (`fracas run submit`); this machine drives all of it",
+            plan.nodes
+        );
+    }
     let mut live = Live::new(plan, args.json);
     live.connecting();
     let opened = tokio::select! {

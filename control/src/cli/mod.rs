@@ -10,11 +10,12 @@ mod controller;
 mod demo;
 mod doctor;
 mod exit;
+mod files;
+mod habits;
 mod load;
 mod node;
 mod options;
 mod origin;
-mod out;
 mod proxy;
 mod report;
 mod run;
@@ -76,11 +77,13 @@ pub enum Command {
 /// # Errors
 /// A usage mistake, or `--help` and `--version`, which are answers as well.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stopped> {
-    let mut command = Cli::command();
     let words: Vec<OsString> = words.into_iter().collect();
-    let subcommand = words.get(1).and_then(|word| word.to_str()).map(str::to_owned);
-    let matches = command.try_get_matches_from_mut(words).map_err(|error| Stopped::of(error, subcommand))?;
-    Ok(Cli::from_arg_matches(&matches)?.command)
+    let mut command = Cli::command();
+    let parsed = command.try_get_matches_from_mut(&words);
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => Ok(cli.command),
+        Err(error) => Err(Stopped::new(habits::advice(&error, &command, &words), error)),
+    }
 }
 
 /// Runs one subcommand.

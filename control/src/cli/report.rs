@@ -4,11 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use fracas_loadgen::measure::Summary;
 use fracas_loadgen::report;
 
 use super::exit::UsageError;
+use super::files;
 
 /// Flags of `fracas report`.
 #[derive(Debug, clap::Args)]
@@ -60,13 +60,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Reads the summary out of a run directory, or out of a `run.json` itself.
 fn read(path: &Path) -> anyhow::Result<Summary> {
-    let file = if path.is_dir() { path.join("run.json") } else { path.to_owned() };
-    let bytes = std::fs::read(&file).map_err(|why| {
+    let (file, bytes) = files::run_json(path)?;
+    report::read_json(&bytes).map_err(|why| {
         let file = file.display();
-        UsageError::because(format!(
-            "cannot read {file}: {why}; give a run directory, as `fracas load --out` makes"
-        ))
-    })?;
-    report::read_json(&bytes)
-        .with_context(|| format!("{} is not a run of this version of fracas", file.display()))
+        UsageError::because(format!("{file}: {why}"))
+    })
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::client::{self, ApiArgs};
 use super::controller::{interrupted, runtime};
-use super::exit;
+use super::{exit, files};
 use crate::wire::dial::Caller;
 
 /// Flags of `fracas run`.
@@ -113,8 +113,7 @@ async fn dial(api: &ApiArgs) -> anyhow::Result<Client> {
 }
 
 async fn submit(file: &Path, wait: bool, json: bool, api: &ApiArgs) -> anyhow::Result<ExitCode> {
-    let file_text = std::fs::read_to_string(file)
-        .map_err(|why| exit::UsageError::because(format!("cannot read {}: {why}", file.display())))?;
+    let file_text = files::run_file(file)?;
     let mut client = dial(api).await?;
     let request = v1::SubmitRunRequest {
         file_text,

@@ -3,18 +3,22 @@
 //! Text is checked once, here. A [`Plan`] that passed [`Plan::validate`] needs no further checks; it
 //! travels to other nodes as JSON and is validated again on arrival, because the wire is text too.
 
+mod idle;
 mod model;
 mod parse;
-
 mod slo;
 mod target;
 pub mod units;
+mod written;
 
+pub use idle::check_idle;
 pub use model::{
     BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Reuse, Step, Stop,
 };
-
-pub use parse::{EXAMPLE, ParseError, parse};
+pub use parse::{ParseError, RUN_FILE_BYTES_MAX, parse};
 pub use slo::{Cause, Comparison, Metric, Replies, SeriesName, Slo, SloError};
 pub use target::{Target, TargetError};
 pub use units::Rate;
+
+/// A run file with every key, explained: what `fracas load --example` prints.
+pub const EXAMPLE: &str = include_str!("../../scenarios/example.yml");

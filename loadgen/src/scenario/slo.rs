@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::units::parse_duration;
+use super::units::{duration_meant, parse_duration, rate_meant};
 use crate::measure::Quantile;
 use crate::report::{length, rate};
 
@@ -101,9 +101,7 @@ pub enum SloError {
     #[error("`{0}` compares nothing; write METRIC<BOUND, such as p99<50ms, errors<0.1% or rate>19k/s")]
     Comparison(String),
     /// Left side unknown.
-    #[error(
-        "`{metric}` is not a metric; use pNN, max, errors or rate, or SERIES.pNN with response, service or lag"
-    )]
+    #[error("`{metric}` is not a metric; {}", metric_advice(metric))]
     Metric {
         /// As written.
         metric: String,
@@ -127,7 +125,7 @@ pub enum SloError {
         /// As written.
         metric: String,
         /// What to write.
-        hint: &'static str,
+        hint: String,
     },
 }
 
@@ -175,19 +173,20 @@ impl FromStr for Slo {
         .ok_or_else(|| SloError::Comparison(text.into()))?;
         let metric_text = metric_text.trim();
         let metric = parse_metric(metric_text)?;
-        let bound_error =
-            |hint| SloError::Bound { bound: bound_text.into(), metric: metric_text.into(), hint };
+        let bound_error = |hint: &str, meant: Option<String>| {
+            let hint = meant.map_or_else(|| hint.to_owned(), |meant| format!("did you mean {meant}?"));
+            SloError::Bound { bound: bound_text.into(), metric: metric_text.into(), hint }
+        };
         let bound = match metric {
             Metric::Percentile(..) | Metric::Max(..) => parse_duration(bound_text)
                 .map(|bound| bound.as_nanos() as f64)
-                .map_err(|_| bound_error("write a duration such as 50ms"))?,
-            Metric::ErrorRatio(_) => {
-                parse_ratio(bound_text).ok_or_else(|| bound_error("write a percentage such as 0.1%"))?
-            }
+                .map_err(|_| bound_error("write a duration such as 50ms", bound_meant(bound_text)))?,
+            Metric::ErrorRatio(_) => parse_ratio(bound_text)
+                .ok_or_else(|| bound_error("write a percentage such as 0.1%", ratio_meant(bound_text)))?,
             Metric::RatePerSecond => bound_text
                 .parse::<super::Rate>()
                 .map(super::Rate::as_f64)
-                .map_err(|_| bound_error("write a rate such as 19k/s"))?,
+                .map_err(|_| bound_error("write a rate such as 19k/s", rate_meant(bound_text)))?,
         };
         if let Some(why) = decided(metric, comparison, bound) {
             return Err(SloError::Decided(text.to_owned(), why));
@@ -254,6 +253,68 @@ fn parse_metric(text: &str) -> Result<Metric, SloError> {
         Some(quantile) => Metric::Percentile(series, replies, quantile),
         None => Metric::Max(series, replies),
     })
+}
+
+/// Metrics as other tools call them, and what comes nearest here.
+const MEANT: [(&str, &str); 22] = [
+    ("avg", "p50, or p99 for what most users see; a mean hides both"),
+    ("mean", "p50, or p99 for what most users see; a mean hides both"),
+    ("average", "p50, or p99 for what most users see; a mean hides both"),
+    ("med", "p50"),
+    ("median", "p50"),
+    ("latency", "p99"),
+    ("duration", "p99"),
+    ("http_req_duration", "p99"),
+    ("response", "response.p99"),
+    ("service", "service.p99"),
+    ("lag", "lag.p99"),
+    ("worst", "max"),
+    ("error", "errors"),
+    ("errs", "errors"),
+    ("failed", "errors"),
+    ("failures", "errors"),
+    ("error_rate", "errors"),
+    ("http_req_failed", "errors"),
+    ("rps", "rate"),
+    ("qps", "rate"),
+    ("throughput", "rate"),
+    ("http_reqs", "rate"),
+];
+
+fn metric_advice(metric: &str) -> String {
+    let lower = metric.to_lowercase();
+    let digits: String = lower.chars().filter(|c| c.is_ascii_digit() || *c == '.').collect();
+    // p(95), P95, 95p, p95th, perc95: a letter p and a number are enough to know.
+    let percentile = format!("p{digits}");
+    let meant = match MEANT.iter().find(|(theirs, _)| *theirs == lower) {
+        Some((_, ours)) => (*ours).to_owned(),
+        None if lower.contains('p') && percentile != lower && parse_metric(&percentile).is_ok() => percentile,
+        None if lower != metric && parse_metric(&lower).is_ok() => lower,
+        None => {
+            return "use pNN, max, errors or rate, or SERIES.pNN with response, service or lag".to_owned();
+        }
+    };
+    format!("did you mean {meant}?")
+}
+
+/// `200` → `200ms`: without a unit, others mean milliseconds, or seconds.
+fn bound_meant(text: &str) -> Option<String> {
+    let is_bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let meant = duration_meant(text)?;
+    Some(if is_bare { format!("{text}ms, or {meant}") } else { meant })
+}
+
+/// `0.001` → `0.001%, or 0.1%`, `5 pct` → `5%`.
+fn ratio_meant(text: &str) -> Option<String> {
+    let digits = text.trim_end_matches(|c: char| c.is_alphabetic() || c.is_whitespace());
+    let number: f64 = digits.parse().ok()?;
+    match digits == text {
+        // Without a unit, other tools mean a share of one.
+        true if number > 0.0 && number < 1.0 => {
+            Some(format!("{text}%, or {}%", (number * 1e8).round() / 1e6))
+        }
+        _ => parse_ratio(&format!("{digits}%")).map(|_| format!("{digits}%")),
+    }
 }
 
 fn parse_ratio(text: &str) -> Option<f64> {
@@ -324,8 +385,9 @@ mod tests {
             ("pinf<5ms", "is not a metric"),
             ("speed<5ms", "is not a metric"),
             ("latency.p99<5ms", "is not a metric"),
-            ("p99<5", "write a duration"),
-            ("errors<0.1", "write a percentage"),
+            ("p99<5", "did you mean 5ms, or 5s?"),
+            ("p99<fast", "write a duration"),
+            ("errors<0.1", "did you mean 0.1%, or 10%?"),
             ("errors<NaN%", "write a percentage"),
             ("rate>fast", "write a rate"),
             ("errors<101%", "more than 100 %"),
@@ -345,6 +407,19 @@ mod tests {
             ("errors{ok}<1%", "errors{natural} or errors{injected}"),
             ("rate{ok}>5/s", "good replies anyway"),
             ("p-99<5ms", "is not a metric"),
+            ("avg<5ms", "did you mean p50, or p99"),
+            ("Median<5ms", "did you mean p50?"),
+            ("p(95)<500ms", "did you mean p95?"),
+            ("P99.9<500ms", "did you mean p99.9?"),
+            ("95p<500ms", "did you mean p95?"),
+            ("error_rate<1%", "did you mean errors?"),
+            ("rps>500", "did you mean rate?"),
+            ("service<5ms", "did you mean service.p99?"),
+            ("p99<200", "did you mean 200ms, or 200s?"),
+            ("p99<5 sec", "did you mean 5s?"),
+            ("errors<0.001", "did you mean 0.001%, or 0.1%?"),
+            ("errors<5", "did you mean 5%?"),
+            ("rate>500rps", "did you mean 500/s?"),
         ] {
             let error = text.parse::<Slo>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

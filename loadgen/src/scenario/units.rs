@@ -9,22 +9,29 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+mod meant;
+
+pub use meant::{duration as duration_meant, rate as rate_meant};
+
+/// What was meant, or how it is written.
+fn advice(meant: Option<String>, written: &str) -> String {
+    meant.map_or_else(|| written.to_owned(), |meant| format!("did you mean {meant}?"))
+}
+
 /// Why a number with a unit was not understood; the text says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a duration.
-    #[error("`{0}` is not a duration; write a number and ns, us, ms, s, m or h, such as 150ms")]
+    #[error("`{0}` is not a duration; {advice}", advice = advice(meant::duration(.0), "write a number and ns, us, ms, s, m or h, such as 150ms"))]
     Duration(String),
     /// Not a rate.
-    #[error(
-        "`{0}` is not a rate; write a number, k or M if you like, and /s (meant without a unit), /min or /h, such as 20k/s"
-    )]
+    #[error("`{0}` is not a rate; {advice}", advice = advice(meant::rate(.0), "write a number, k or M if you like, and /s (meant without a unit), /min or /h, such as 20k/s"))]
     Rate(String),
     /// A rate of nothing would never send a request.
     #[error("a rate must be above 0; leave the phase out if nothing is to be sent")]
     RateZero,
     /// Not a size.
-    #[error("`{0}` is not a size; write a number and B, kB, KiB, MB, MiB, GB or GiB, such as 64KiB")]
+    #[error("`{0}` is not a size; {advice}", advice = advice(meant::size(.0), "write a number and B, kB, KiB, MB, MiB, GB or GiB, such as 64KiB"))]
     Size(String),
     /// Finer or larger than can be held.
     #[error("`{0}` is finer than a nanosecond or too large; choose another unit")]

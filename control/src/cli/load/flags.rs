@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fracas_loadgen::scenario::{
-    self, LatePolicy, Load, Pace, Phase, Plan, Rate, Reuse, Slo, Stop, Target, units,
+    self, LatePolicy, Load, Pace, Phase, Plan, Rate, Reuse, Slo, Stop, Target, check_idle, units,
 };
 
 use crate::cli::access::AccessArgs;
 use crate::cli::exit::UsageError;
+use crate::cli::files;
 
 /// Flags of `fracas load`.
 #[derive(Debug, clap::Args)]
@@ -39,7 +40,7 @@ pub struct Args {
     /// How many requests to measure
     #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     requests: Option<u64>,
-    /// Load before the measured part: counted, but in no percentile
+    /// Load before the measured part, and beside its --duration: counted, but in no percentile
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     warm_up: Option<Duration>,
     /// Worker threads, each with its ring [default: 1]
@@ -135,34 +136,29 @@ impl Args {
         if let Some(name) = &self.name {
             plan.name.clone_from(name);
         }
-        plan.validate().map_err(|error| match flag_of(&error.key).filter(|_| !is_file) {
-            Some(flag) => UsageError::because(format!("{flag}: {}", error.problem)),
-            None => UsageError::because(error),
+        let checked = plan.validate().and_then(|()| check_idle(&plan, |key| self.gives(key)));
+        checked.map_err(|error| {
+            match flag_of(&error.key).filter(|_| !is_file || self.gives(&error.key)) {
+                Some(flag) => UsageError::because(format!("{flag}: {}", error.problem)),
+                None => UsageError::because(error),
+            }
         })?;
         Ok(plan)
     }
 
-    /// A flag that would do nothing is a mistake of whoever wrote it.
-    fn refuse_idle_flags(&self, target: &Target) -> anyhow::Result<()> {
-        let (is_http, is_open) = (matches!(target, Target::Http { .. }), self.rate.is_some());
-        let echo = "is about HTTP; an echo server gets --payload bytes";
-        let closed = "is about due times, and without --rate there are none";
-        let idle = [
-            (
-                "--payload",
-                is_http && self.payload.is_some(),
-                "is about tcp:// targets; an HTTP request has --body",
-            ),
-            ("--header", !is_http && !self.headers.is_empty(), echo),
-            ("--method", !is_http && self.method.is_some(), echo),
-            ("--body", !is_http && self.body.is_some(), echo),
-            ("--body-file", !is_http && self.body_file.is_some(), echo),
-            ("--drop-after", !is_open && self.drop_after.is_some(), closed),
-            ("--precise", !is_open && self.precise, closed),
-        ];
-        match idle.into_iter().find(|(_, is_idle, _)| *is_idle) {
-            Some((flag, _, why)) => Err(UsageError::because(format!("{flag} {why}; leave it away"))),
-            None => Ok(()),
+    /// Whether a flag gives this key of the run file.
+    fn gives(&self, key: &str) -> bool {
+        match key {
+            "payload" => self.payload.is_some(),
+            "method" => self.method.is_some(),
+            "headers" => !self.headers.is_empty(),
+            "body" => self.body.is_some() || self.body_file.is_some(),
+            "drop_after" => self.drop_after.is_some(),
+            "retry_pause" => self.retry_pause.is_some(),
+            "reuse" => self.reuse.is_some(),
+            "precise" => self.precise,
+            "threads" => self.threads.is_some(),
+            _ => false,
         }
     }
 
@@ -190,14 +186,11 @@ impl Args {
             return Err(UsageError::because(format!("{flag} is said in the run file; change it there")));
         }
         let name = file.display().to_string();
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| UsageError::because(format!("cannot read {name}: {error}")))?;
-        scenario::parse(&name, &text).map_err(UsageError::because)
+        scenario::parse(&name, &files::run_file(file)?).map_err(UsageError::because)
     }
 
     fn plan_of_flags(&self, target: &str) -> anyhow::Result<Plan> {
         let target: Target = target.parse().map_err(UsageError::because)?;
-        self.refuse_idle_flags(&target)?;
         let mut plan = Plan::for_target(target);
         plan.name = plan.target.to_string();
         plan.connections = self.connections.unwrap_or(plan.connections);
@@ -217,10 +210,9 @@ impl Args {
         plan.headers.clone_from(&self.headers);
         let body = match (&self.body, &self.body_file) {
             (Some(text), _) => Some(text.clone().into_bytes()),
-            (None, Some(file)) => Some(std::fs::read(file).map_err(|error| {
-                let file = file.display();
-                UsageError::because(format!("--body-file: cannot read {file}: {error}"))
-            })?),
+            (None, Some(file)) => Some(
+                files::body(file).map_err(|error| UsageError::because(format!("--body-file: {error}")))?,
+            ),
             (None, None) => None,
         };
         let default_method = if body.is_some() { "POST" } else { "GET" };
@@ -250,7 +242,9 @@ fn file_of(target: &str) -> Option<PathBuf> {
     match target {
         _ if target.contains("://") => None,
         _ if is_file => Some(path.to_owned()),
-        _ => Some(path.join("run.json")).filter(|file| file.is_file()),
+        _ if path.join("run.json").is_file() => Some(path.join("run.json")),
+        // Something of this name is there, and it is no address.
+        _ => Some(path.to_owned()).filter(|path| target.parse::<Target>().is_err() && path.exists()),
     }
 }
 
@@ -260,9 +254,14 @@ fn flag_of(key: &str) -> Option<&'static str> {
         "connect_timeout" => "--connect-timeout",
         "response_timeout" => "--timeout",
         "retry_pause" => "--retry-pause",
-        "threads" => "--threads",
-        "payload_bytes" => "--payload",
+        "reuse" => "--reuse",
+        "payload_bytes" | "payload" => "--payload",
         "method" => "--method",
+        "headers" => "--header",
+        "body" => "--body",
+        "drop_after" => "--drop-after",
+        "precise" => "--precise",
+        "threads" => "--threads",
         _ if key.starts_with("headers[") => "--header",
         // A warm-up of no length makes no phase, so a length that is wrong is the measured part's.
         _ if key.ends_with("].for") => "--duration",
@@ -332,9 +331,12 @@ mod tests {
             ("--retry-pause 0s", "--retry-pause: must be above 0"),
             ("--reuse cold", "write `rotate` or `hot`"),
             ("--connect-timeout 0s", "--connect-timeout: must be above 0"),
-            ("--payload 5B", "--payload is about tcp:// targets"),
-            ("--drop-after 1s", "--drop-after is about due times"),
-            ("--precise", "--precise is about due times"),
+            ("--payload 5B", "--payload: only tcp:// targets"),
+            ("--drop-after 1s", "--drop-after: only with a rate"),
+            ("-t 2", "--threads: more threads than connections"),
+            ("--reuse hot", "--reuse: only with a rate"),
+            ("-r 5 --retry-pause 1s", "--retry-pause: only users"),
+            ("--precise", "--precise: without a rate"),
             ("-r 2000M/s", "--rate: must not be above 1000M/s"),
             ("-X (", "--method: `(` is not"),
             ("-H connection:close", "--header: `connection` is made"),
@@ -348,10 +350,10 @@ mod tests {
         }
         for (words, flag) in [
             ("--payload 0B", "--payload: must be at least 1"),
-            ("-H a:b", "--header is about HTTP"),
-            ("-X PUT", "--method is about HTTP"),
-            ("--body x", "--body is about HTTP"),
-            ("--body-file /dev/null", "--body-file is about HTTP"),
+            ("-H a:b", "--header: only http://"),
+            ("-X PUT", "--method: only http://"),
+            ("--body x", "--body: only http://"),
+            ("--body-file /dev/null", "--body: only http://"),
         ] {
             let error = plan(&format!("tcp://127.0.0.1:1 {words}")).expect_err(words);
             assert!(error.contains(flag), "{words}: {error}");
