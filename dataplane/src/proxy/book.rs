@@ -121,6 +121,7 @@ impl Entry {
             upstream: self.spec.upstream_addresses.clone(),
             source_addresses: self.spec.source_addresses.clone(),
             connect_timeout: self.spec.connect_timeout,
+            patience: self.spec.patience,
             held_bytes_max: self.spec.held_bytes_max,
             rules: Arc::clone(&self.rules),
             ordinals: Arc::new(AtomicU64::new(0)),

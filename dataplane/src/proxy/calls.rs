@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::leases::Term;
+use super::patience::Patience;
 use super::stats::RuleStats;
 use crate::behavior::{Rule, duration_text};
 use crate::clock::Instant;
@@ -29,6 +30,8 @@ pub struct ProxySpec {
     pub enabled: bool,
     /// How long an upstream connect may take.
     pub connect_timeout: Duration,
+    /// How long its connections wait for peers that say nothing.
+    pub patience: Patience,
     /// Addresses to connect from, in turn; the system's choice when empty.
     pub source_addresses: Vec<IpAddr>,
     /// Bytes that one direction of one connection may hold for a delay; beyond it the source is not read.
@@ -47,6 +50,7 @@ impl ProxySpec {
             rules: Vec::new(),
             enabled: true,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            patience: Patience::default(),
             source_addresses: Vec::new(),
             held_bytes_max: HELD_BYTES_DEFAULT as usize,
         }

@@ -18,6 +18,7 @@ mod figures;
 mod handle;
 mod keeper;
 pub mod leases;
+mod patience;
 mod pipe;
 mod stats;
 mod telling;
@@ -31,6 +32,7 @@ pub use calls::{
     Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
     RulesChange,
 };
+pub use connection::LINGER_BYTES_MAX;
 pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
 pub use error::ProxyError;
 pub use event::{Detail, Event, EventKind, RuleName};
@@ -38,6 +40,7 @@ pub use exchange::PIPELINE_MAX;
 pub(crate) use handle::check_free;
 pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
 pub use keeper::{WATCH_EVENTS_MAX, Watcher};
+pub use patience::Patience;
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};
