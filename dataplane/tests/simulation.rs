@@ -25,6 +25,8 @@ use fracas_dataplane::rng::Rng;
 
 #[path = "simulation/endings.rs"]
 mod endings;
+#[path = "simulation/throttles.rs"]
+mod throttles;
 #[path = "simulation/upstreams.rs"]
 mod upstreams;
 

@@ -204,15 +204,13 @@ impl Connection {
         let mut ready = 0;
         while ready < SEND_CHUNKS_MAX && allowed > 0 {
             let Some(item) = pipe.queue.get_mut(ready).filter(|item| item.due <= now) else { break };
-            let slice = throttles.as_ref().map_or(usize::MAX, |throttles| throttles.slice(direction));
-            let length = item.chunk.len().min(slice).min(allowed);
-            if let Some(throttles) = throttles
-                && let Err(again) = throttles.take(direction, length, now)
-            {
-                if ready == 0 {
-                    return Err(again);
+            let mut length = item.chunk.len().min(allowed);
+            if let Some(throttles) = throttles {
+                match throttles.take(direction, length, item.due, now) {
+                    Ok(bytes) => length = bytes,
+                    Err(again) if ready == 0 => return Err(again),
+                    Err(_) => break,
                 }
-                break;
             }
             if length < item.chunk.len() {
                 let front = item.chunk.split_to(length);
