@@ -1,4 +1,5 @@
 //! How sockets end on the kernel ring: in order, by a RST, or at a limit; and what else TCP says about them.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod support;
 
