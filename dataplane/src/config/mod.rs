@@ -27,6 +27,8 @@ pub const LINGER_DEFAULT: Duration = Duration::from_secs(5);
 pub const HALF_CLOSE_DEFAULT: Duration = Duration::from_secs(60);
 /// Silence after which a peer is asked whether it is there, unless `keepalive` says otherwise.
 pub const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(60);
+/// How long the addresses of an upstream's name are good for, unless `resolve` says otherwise.
+pub const RESOLVE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long SIGTERM waits for connections, unless `drain` says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
 /// Bytes that one connection may hold back, unless `held_bytes_max` says otherwise.
@@ -60,6 +62,8 @@ pub struct ProxyConfig {
     pub listen: SocketAddr,
     /// The backend, `host:port`; resolved by the caller.
     pub upstream: String,
+    /// How long the addresses of its name are good for; zero: for ever.
+    pub resolve: Duration,
     /// What it understands of the bytes.
     pub protocol: Protocol,
     /// Its base rules: `rules` first, then those of the mix in `behavior`.
@@ -200,6 +204,7 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
             "name",
             "listen",
             "upstream",
+            "resolve",
             "protocol",
             "behavior",
             "options",
@@ -254,6 +259,12 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
         name,
         listen: address(fields.need("listen", "127.0.0.1:8000")?, "listen")?,
         upstream: host_port(fields.need("upstream", "127.0.0.1:80")?, "upstream")?,
+        resolve: optional(&fields, "resolve", |node| {
+            node.read("resolve", "a duration such as 30s, or 0 for one lookup only", |text| {
+                behavior::duration(text, "")
+            })
+        })?
+        .unwrap_or(RESOLVE_DEFAULT),
         protocol,
         rules,
         timeline,

@@ -8,7 +8,7 @@ use super::patience::Patience;
 use super::stats::RuleStats;
 use crate::behavior::{Rule, duration_text};
 use crate::clock::Instant;
-use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT};
+use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT, RESOLVE_DEFAULT};
 use crate::protocol::Protocol;
 
 /// A proxy to make.
@@ -20,8 +20,11 @@ pub struct ProxySpec {
     pub listen: SocketAddr,
     /// Its upstream as it was given.
     pub upstream: String,
-    /// The upstream's addresses, which the caller has looked up: the first that answers is used.
+    /// The upstream's addresses, if the caller has looked them up: the first that answers is used. While a name has
+    /// none, connections fail.
     pub upstream_addresses: Vec<SocketAddr>,
+    /// How long the addresses of a name are good for, before it is looked up again; zero: for ever.
+    pub resolve: Duration,
     /// What is spoken on it.
     pub protocol: Protocol,
     /// Its rules without leases.
@@ -46,6 +49,7 @@ impl ProxySpec {
             listen,
             upstream: upstream.to_string(),
             upstream_addresses: vec![upstream],
+            resolve: RESOLVE_DEFAULT,
             protocol: Protocol::Tcp,
             rules: Vec::new(),
             enabled: true,

@@ -20,6 +20,7 @@ use super::error::ProxyError;
 use super::event::{Detail, Event, EventKind};
 use super::keeper::Watch;
 use super::leases::lease_name;
+use super::resolver::Resolver;
 use super::stats::{ProxySnapshot, RuleStats, WorkerSnapshot};
 use super::thread::{Command, Link};
 use super::totals::{ProxyStats, Stats, WorkerStats, merge_by_name};
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     /// An empty batch tells the keeper to look at the leases again.
     pub(super) keeper: Sender<Vec<Event>>,
     pub(super) stopped: AtomicBool,
+    pub(super) resolver: Resolver,
 }
 
 impl Handle {
@@ -92,14 +94,12 @@ impl Handle {
 
     fn make_all(
         &self,
-        specs: Vec<ProxySpec>,
+        mut specs: Vec<ProxySpec>,
         reserved: &mut Vec<String>,
     ) -> Result<Vec<ProxyInfo>, ProxyError> {
         let mut addresses = HashSet::new();
-        for spec in &specs {
-            if spec.upstream_addresses.is_empty() {
-                return Err(ProxyError::NoUpstream(spec.name.clone()));
-            }
+        for spec in &mut specs {
+            spec.check_upstream(&self.0.settings.upstreams)?;
             check_names(&spec.name, &spec.rules)?;
             // What cannot be compiled is refused before anything is opened.
             self.compile(spec, spec.rules.clone(), 0, None)?;
@@ -139,6 +139,7 @@ impl Handle {
         for entry in made {
             let detail = format!("created: {}", mix::text(&entry.spec.rules));
             self.tell_changed(&entry.spec.name, generation, at, detail);
+            self.0.resolver.watch(&self.0, entry.id, &entry.spec);
             book.proxies.insert(entry.spec.name.clone(), entry);
         }
         Ok(infos)
@@ -184,10 +185,8 @@ impl Handle {
         let before = entry.spec.clone();
         let mut spec = before.clone();
         if let Some((upstream, addresses)) = update.upstream {
-            if addresses.is_empty() {
-                return Err(ProxyError::NoUpstream(upstream));
-            }
             (spec.upstream, spec.upstream_addresses) = (upstream, addresses);
+            spec.check_upstream(&self.0.settings.upstreams)?;
         }
         spec.connect_timeout = update.connect_timeout.unwrap_or(spec.connect_timeout);
         spec.enabled = update.enabled.unwrap_or(spec.enabled);
@@ -223,6 +222,9 @@ impl Handle {
         let set = |reply| Command::SetUpstream(id, addresses.clone(), timeout, generation, reply);
         wait(self.ask_all(set))?;
         let detail = spec.differences(&before);
+        if spec.upstream != before.upstream || spec.upstream_addresses != before.upstream_addresses {
+            self.0.resolver.watch(&self.0, id, &spec);
+        }
         entry.spec = spec;
         let applied = if entry.spec.protocol == before.protocol {
             entry.generation = generation;
@@ -260,6 +262,7 @@ impl Handle {
         let ended = entry.take_ended(at, gone);
         book.generation = generation;
         book.proxies.remove(name);
+        self.0.resolver.forget(id);
         self.tell_ended(&mut book, generation, ended);
         self.tell_changed(name, generation, at, "deleted");
         let to = AppliedTo { proxy: name.to_owned(), previous_generation, connections, leases_ended };

@@ -56,6 +56,8 @@ counters! {
     connect_failures,
     /// Upstream connects that took longer than the connect timeout.
     connect_timeouts,
+    /// Lookups of the upstream's name that gave no address.
+    resolve_failures,
     /// Connections that the client broke off; not those that a rule made hang.
     client_resets,
     /// Connections that the upstream broke off; not those that a rule made hang.

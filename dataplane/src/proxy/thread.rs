@@ -47,6 +47,8 @@ pub(super) enum Command {
     SetUpstream(u32, Vec<SocketAddr>, Duration, u64, Sender<()>),
     /// Give memory back that is not used any more, a part between every two turns.
     Tidy,
+    /// The name of its upstream was not found, for this reason.
+    NotResolved(u32, Arc<str>),
     Drain(Sender<()>),
     Stop,
 }
@@ -137,6 +139,7 @@ pub(super) fn run_worker(
                         tidying = true;
                         waker.wake();
                     }
+                    Command::NotResolved(id, why) => worker.not_resolved(id, why),
                     Command::Drain(reply) => {
                         worker.drain();
                         drained = Some(reply);

@@ -443,6 +443,16 @@ impl<R: Ring> Worker<R> {
         }
     }
 
+    /// Counts that the name of a proxy's upstream was not found, and tells why.
+    pub(super) fn not_resolved(&mut self, id: u32, why: Arc<str>) {
+        self.touch(id);
+        if let Some(proxy) = proxy_of(&mut self.proxies, id) {
+            proxy.counters.resolve_failures += 1;
+            let event = proxy.event(EventKind::NaturalFailure, self.cx.now);
+            self.cx.events.push(Event { detail: Detail::Text(why), ..event });
+        }
+    }
+
     /// What there is to tell, up to now.
     pub fn snapshot(&mut self) -> WorkerSnapshot {
         (0..self.proxies.len() as u32).for_each(|id| self.touch(id));
