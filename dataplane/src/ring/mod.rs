@@ -195,7 +195,7 @@ pub trait Ring {
     /// When `chunks` is empty.
     fn send<I: Iterator<Item = Chunk>>(&mut self, socket: Socket, token: Token, chunks: I);
 
-    /// Sends FIN after the bytes already sent; the other direction goes on. Errors mean the peer is gone.
+    /// Sends FIN after the bytes already sent, when the ring next waits; the other direction goes on.
     fn shutdown_write(&mut self, socket: Socket);
 
     /// Ends the connection with a true RST, now, whatever is pending on it; its operations end in error.

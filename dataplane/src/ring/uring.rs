@@ -88,6 +88,10 @@ pub struct KernelRing {
     in_flight: u64,
     /// By descriptor: everything on it was cancelled and it is not closed yet.
     cancelled: Vec<bool>,
+    /// Sockets whose FIN is sent when the ring next waits, as everything else leaves then; and by descriptor, whether
+    /// it is still to be sent.
+    fins: Vec<Socket>,
+    fin_is_due: Vec<bool>,
     overflows: u64,
     features: Features,
     spin: Option<Duration>,
@@ -138,6 +142,8 @@ impl KernelRing {
             wake_count: Box::new(0),
             in_flight: 0,
             cancelled: Vec::new(),
+            fins: Vec::new(),
+            fin_is_due: Vec::new(),
             overflows: 0,
             features,
             spin: settings.spin,
@@ -193,6 +199,23 @@ impl KernelRing {
             if self.sq.len() == queued {
                 break;
             }
+        }
+    }
+
+    /// Sends the FINs that were asked for, but those of sockets that were closed or reset since.
+    fn send_fins(&mut self) {
+        for socket in self.fins.drain(..) {
+            if std::mem::take(&mut self.fin_is_due[socket.0 as usize]) {
+                // ENOTCONN: the peer is gone, and its receive says so.
+                let _ = with_socket(socket, |socket| socket.shutdown(std::net::Shutdown::Write));
+            }
+        }
+    }
+
+    /// close(2) sends the FIN by itself, and the descriptor may be another socket's afterwards.
+    fn forget_fin(&mut self, socket: Socket) {
+        if let Some(is_due) = self.fin_is_due.get_mut(socket.0 as usize) {
+            *is_due = false;
         }
     }
 
@@ -434,11 +457,17 @@ impl Ring for KernelRing {
     }
 
     fn shutdown_write(&mut self, socket: Socket) {
-        // ENOTCONN: the peer is gone, and its receive says so.
-        let _ = with_socket(socket, |socket| socket.shutdown(std::net::Shutdown::Write));
+        // Not by the ring: it would have a thread do it (io_shutdown_prep in io_uring/net.c).
+        let place = socket.0 as usize;
+        if self.fin_is_due.len() <= place {
+            self.fin_is_due.resize(place + 1, false);
+        }
+        self.fin_is_due[place] = true;
+        self.fins.push(socket);
     }
 
     fn reset(&mut self, socket: Socket) {
+        self.forget_fin(socket);
         // connect(2) to AF_UNSPEC disconnects an established socket with a RST (net/ipv4/tcp.c, tcp_disconnect).
         let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
         // SAFETY: `nowhere` is a valid address for the length of the call.
@@ -464,6 +493,7 @@ impl Ring for KernelRing {
     }
 
     fn close(&mut self, socket: Socket) {
+        self.forget_fin(socket);
         if let Some(cancelled) = self.cancelled.get_mut(socket.0 as usize) {
             *cancelled = false;
         }
@@ -472,6 +502,7 @@ impl Ring for KernelRing {
     }
 
     fn wait_until(&mut self, deadline: Instant) -> io::Result<()> {
+        self.send_fins();
         self.drain_backlog();
         self.small.publish();
         self.large.publish();
