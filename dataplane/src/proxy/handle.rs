@@ -23,7 +23,7 @@ use super::leases::lease_name;
 use super::resolver::Resolver;
 use super::stats::{ProxySnapshot, RuleStats, WorkerSnapshot};
 use super::thread::{Command, Link};
-use super::totals::{ProxyStats, Stats, WorkerStats, merge_by_name};
+use super::totals::{ProxyStats, Stats, WorkerStats};
 use super::worker::Opening;
 use crate::behavior::mix;
 use crate::clock::Instant;
@@ -146,7 +146,7 @@ impl Handle {
     }
 
     /// Opens proxies on the first worker, which finds the ports of `:0`, then beside it on all others at once.
-    fn open_all(&self, made: &mut [Entry]) -> Result<(), ProxyError> {
+    pub(super) fn open_all(&self, made: &mut [Entry]) -> Result<(), ProxyError> {
         let mut openings: Vec<Opening> = made.iter().map(Entry::opening).collect();
         let Some((first, others)) = self.0.workers.split_first() else { return Err(ProxyError::Stopped) };
         let opened = first.ask(|reply| Command::Open(openings.clone(), reply));
@@ -247,25 +247,8 @@ impl Handle {
         let started = Instant::now();
         let mut book = self.book();
         let generation = book.generation + 1;
-        let entry = book.entry(name)?;
-        entry.check_generation(expected_generation)?;
-        let (id, previous_generation) = (entry.id, entry.generation);
-        let mut connections = 0;
-        let mut gone = Vec::new();
-        for worker in self.ask_all(|reply| Command::Remove(id, generation, reply)) {
-            let met = worker.recv().map_err(|_| ProxyError::Stopped)?;
-            connections += met.connections;
-            merge_by_name(&mut gone, &met.gone);
-        }
-        let at = Instant::now();
-        let leases_ended = entry.clear(EndReason::Deleted);
-        let ended = entry.take_ended(at, gone);
-        book.generation = generation;
-        book.proxies.remove(name);
-        self.0.resolver.forget(id);
-        self.tell_ended(&mut book, generation, ended);
-        self.tell_changed(name, generation, at, "deleted");
-        let to = AppliedTo { proxy: name.to_owned(), previous_generation, connections, leases_ended };
+        book.entry(name)?.check_generation(expected_generation)?;
+        let (to, at) = self.take_out(&mut book, name, generation)?;
         Ok(self.applied(generation, started, at, vec![to]))
     }
 
@@ -515,7 +498,7 @@ pub(crate) fn check_free(address: SocketAddr) -> io::Result<()> {
 const SHUT_TRIES_MAX: u32 = 20;
 const SHUT_PAUSE: Duration = Duration::from_millis(5);
 
-fn wait(replies: Vec<Receiver<()>>) -> Result<(), ProxyError> {
+pub(super) fn wait(replies: Vec<Receiver<()>>) -> Result<(), ProxyError> {
     replies.into_iter().try_for_each(|reply| reply.recv().map_err(|_| ProxyError::Stopped))
 }
 

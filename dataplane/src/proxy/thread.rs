@@ -47,6 +47,8 @@ pub(super) enum Command {
     SetUpstream(u32, Vec<SocketAddr>, Duration, u64, Sender<()>),
     /// Give memory back that is not used any more, a part between every two turns.
     Tidy,
+    /// Give proxies other settings than rules, for what begins from now on.
+    Settle(Arc<[Opening]>, Sender<()>),
     /// The name of its upstream was not found, for this reason.
     NotResolved(u32, Arc<str>),
     Drain(Sender<()>),
@@ -138,6 +140,10 @@ pub(super) fn run_worker(
                     Command::Tidy => {
                         tidying = true;
                         waker.wake();
+                    }
+                    Command::Settle(openings, reply) => {
+                        openings.iter().for_each(|opening| worker.settle(opening));
+                        answer(&mut worker, &reply, ());
                     }
                     Command::NotResolved(id, why) => worker.not_resolved(id, why),
                     Command::Drain(reply) => {

@@ -443,6 +443,23 @@ impl<R: Ring> Worker<R> {
         }
     }
 
+    /// Gives a proxy other settings, for the connections that begin from now on; rules are set apart.
+    pub fn settle(&mut self, opening: &Opening) {
+        let options = self.options_of(opening);
+        if let Some(proxy) = proxy_of(&mut self.proxies, opening.id) {
+            proxy.upstream = opening.upstream.clone();
+            proxy.sources = Sources::new(&opening.source_addresses);
+            proxy.connect_timeout = opening.connect_timeout;
+            (proxy.patience, proxy.options) = (opening.patience, options);
+            proxy.held_bytes_max = opening.held_bytes_max;
+        }
+    }
+
+    /// Options of the sockets of a proxy.
+    fn options_of(&self, opening: &Opening) -> SocketOptions {
+        SocketOptions { keepalive: opening.patience.keepalive, ..self.settings.options.clone() }
+    }
+
     /// Counts that the name of a proxy's upstream was not found, and tells why.
     pub(super) fn not_resolved(&mut self, id: u32, why: Arc<str>) {
         self.touch(id);
