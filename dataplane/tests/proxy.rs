@@ -12,7 +12,7 @@ use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::LeaseRequest;
 use fracas_dataplane::proxy::leases::Term;
 use sha2::{Digest, Sha256};
-use support::{EchoServer, HttpServer, Proxy, get, read_reply, rules, serve};
+use support::{EchoServer, HttpServer, Proxy, break_off, get, read_reply, rules, serve};
 
 #[test]
 fn bytes_arrive_unchanged_with_random_sizes_both_ways_at_once() {
@@ -202,14 +202,14 @@ fn reset_is_a_true_rst_on_a_live_connection() {
 }
 
 #[test]
-fn hang_swallows_everything_and_leaves_with_its_client() {
+fn hang_swallows_everything_and_leaves_with_a_client_that_breaks_off() {
     let server = EchoServer::start();
     let proxy = Proxy::start(server.address, Protocol::Tcp, rules("hang", &[]));
     let mut client = proxy.connect();
     client.write_all(&[1; 100_000]).unwrap();
     client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert_eq!(client.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    drop(client);
+    break_off(client);
     while proxy.handle().stats().unwrap().workers.iter().any(|worker| worker.connections > 0) {
         std::thread::yield_now();
     }
@@ -239,8 +239,8 @@ fn throttled_bytes_take_at_least_their_time_and_all_arrive() {
     client.write_all(&[3; 300_000]).unwrap();
     let mut got = vec![0; 300_000];
     client.read_exact(&mut got).unwrap();
-    // 300 kB at 1 MB/s, less a burst of a few milliseconds.
-    assert!(Instant::now() - before >= Duration::from_millis(250));
+    // 300 kB at 1 MB/s.
+    assert!(Instant::now() - before >= Duration::from_millis(300));
     assert!(got.iter().all(|byte| *byte == 3));
 }
 

@@ -14,14 +14,31 @@ use std::time::Duration;
 use fracas_dataplane::behavior::{Behavior, Match, Rule, RuleSet, Share, mix};
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::{Detail, Event, EventKind, Opening, ProxySnapshot, Worker, WorkerSettings};
+use fracas_dataplane::proxy::{
+    Detail, Event, EventKind, Opening, Patience, ProxySnapshot, Worker, WorkerSettings,
+};
 use fracas_dataplane::ring::simulated::{
     Actor, Faults, Link, Network, Peer, RingId, Server, SimulatedRing, SimulatedSettings, Simulation, seeds,
 };
 use fracas_dataplane::ring::{PoolSettings, SocketOptions};
 use fracas_dataplane::rng::Rng;
 
+#[path = "simulation/endings.rs"]
+mod endings;
+#[path = "simulation/throttles.rs"]
+mod throttles;
+#[path = "simulation/upstreams.rs"]
+mod upstreams;
+
 const PROXY: u32 = 0;
+
+/// Short enough for a world to be empty soon after its peers have gone.
+const PATIENCE: Patience = Patience {
+    idle: None,
+    linger: Duration::from_secs(2),
+    half_close: Duration::from_secs(8),
+    keepalive: Some(Duration::from_secs(30)),
+};
 
 /// The worker, and how often it may have read the clock: once when it began, at each turn and each command.
 struct Loop(Worker<SimulatedRing>, u64);
@@ -55,6 +72,17 @@ struct World {
 impl World {
     /// Everything that a kernel may choose is drawn from the seed.
     fn new(seed: u64, faults: Faults, protocol: Protocol, rules: Vec<Rule>) -> World {
+        World::opened(seed, faults, protocol, rules, |_| {})
+    }
+
+    /// As [`World::new`], with the proxy as `settle` leaves it.
+    fn opened(
+        seed: u64,
+        faults: Faults,
+        protocol: Protocol,
+        rules: Vec<Rule>,
+        settle: impl FnOnce(&mut Opening),
+    ) -> World {
         let network = Network::new(seed);
         network.set_faults(faults);
         let mut rng = Rng::stream(seed, &[100]);
@@ -81,17 +109,19 @@ impl World {
         let mut worker = Worker::new(ring, settings, sender);
         let rules = Arc::new(RuleSet::compile(rules, protocol, seed, 1).unwrap());
         let connection_held_bytes_max = 1 + rng.below(100_000) as usize;
-        let opening = Opening {
+        let mut opening = Opening {
             id: PROXY,
             name: "test".into(),
             listen: Some("127.0.0.1:0".parse().unwrap()),
             upstream: vec![server.address()],
             source_addresses: Vec::new(),
             connect_timeout: Duration::from_secs(2),
+            patience: PATIENCE,
             held_bytes_max: connection_held_bytes_max,
             rules: Arc::clone(&rules),
             ordinals: Arc::new(AtomicU64::new(0)),
         };
+        settle(&mut opening);
         let proxy = worker.open(&opening).unwrap().unwrap();
         let worker = Rc::new(RefCell::new(Loop(worker, 1)));
         let mut simulation = Simulation::new(&network);
@@ -528,7 +558,11 @@ fn simulation_with_the_same_seed_tells_the_same_events() {
 
 /// A world without faults, with room for what a test writes.
 fn plain_world(rules: Vec<Rule>) -> World {
-    let world = World::new(1, Faults::NONE, Protocol::Tcp, rules);
+    plain_world_of(rules, |_| {})
+}
+
+fn plain_world_of(rules: Vec<Rule>, settle: impl FnOnce(&mut Opening)) -> World {
+    let world = World::opened(1, Faults::NONE, Protocol::Tcp, rules, settle);
     world.network.set_socket_buffers(4000, 4000);
     world.network.set_link(Link::default());
     world
@@ -572,7 +606,7 @@ fn simulation_of_a_hang_that_comes_to_a_blocked_connection_reads_on_and_leaves_w
     server.close();
     world.run(Duration::from_secs(1));
     assert!(!client.state().eof && !client.state().reset, "a hang outlives its upstream");
-    client.close();
+    client.reset();
     world.run(Duration::from_secs(1));
     assert_eq!((client.received_bytes(), server.received_bytes()), (0, 0));
     world.assert_empty();

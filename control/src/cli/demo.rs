@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fracas_dataplane::origin::{Origin, OriginSettings};
+use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, ProxySpec};
 use fracas_loadgen::report::{read_json, text};
 use fracas_loadgen::scenario::units::{format_duration, parse_duration};
@@ -49,8 +50,6 @@ pub struct Args {
 
 /// What the nodes send together; modest, so that a laptop keeps the schedule.
 const RATE_PER_SECOND: u32 = 2_000;
-/// What one direction of a connection may hold for a delay: far more than a request has.
-const HELD_BYTES_MAX: usize = 1 << 20;
 /// What the fault adds to one request in five.
 const DELAY: &str = "30ms";
 
@@ -71,12 +70,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Result<ExitCode> {
     let handle = dataplane.handle();
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let proxy = handle.create(ProxySpec {
-        name: "shop".to_owned(),
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        upstream: origin.local_addr().to_string(),
-        upstream_addresses: vec![origin.local_addr()],
-        ..spec()
+        protocol: Protocol::Http,
+        ..ProxySpec::new("shop", listen, origin.local_addr())
     })?;
     let target = proxy.spec.listen;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on 127.0.0.1")?;
@@ -173,21 +170,6 @@ fn tell(run: &v1::Run) -> anyhow::Result<ExitCode> {
         "        fracas behavior set default 20:delay --delay-time 200ms     while fracas load http://127.0.0.1:8081/ runs"
     );
     Ok(ExitCode::from(exit_of(run.state()).unwrap_or(exit::ERROR)))
-}
-
-fn spec() -> ProxySpec {
-    ProxySpec {
-        name: String::new(),
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        upstream: String::new(),
-        upstream_addresses: Vec::new(),
-        protocol: fracas_dataplane::protocol::Protocol::Http,
-        rules: Vec::new(),
-        enabled: true,
-        connect_timeout: Duration::from_secs(5),
-        source_addresses: Vec::new(),
-        held_bytes_max: HELD_BYTES_MAX,
-    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -96,6 +96,9 @@ pub fn proxy(error: &ProxyError, field: &str) -> Status {
         ProxyError::LeaseNotFound(id) => {
             refuse(Code::NotFound, "LEASE_NOT_FOUND", error, &[("lease", id.clone())])
         }
+        ProxyError::UpstreamRefused { name, .. } => {
+            refuse(Code::PermissionDenied, "UPSTREAM_REFUSED", error, &[("proxy", name.clone())])
+        }
         ProxyError::TooMany => refuse(Code::ResourceExhausted, "TOO_MANY_PROXIES", error, &[]),
         ProxyError::Stopped => draining(),
     }

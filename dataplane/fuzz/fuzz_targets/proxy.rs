@@ -11,7 +11,7 @@ use std::time::Duration;
 use fracas_dataplane::behavior::{Rule, RuleSet, mix};
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::{Opening, Worker, WorkerSettings};
+use fracas_dataplane::proxy::{Opening, Patience, Worker, WorkerSettings};
 use fracas_dataplane::ring::simulated::{
     Actor, Faults, Link, Network, Peer, RingId, Server, SimulatedRing, SimulatedSettings, Simulation,
 };
@@ -168,6 +168,7 @@ impl World {
             upstream: vec![server.address()],
             source_addresses: Vec::new(),
             connect_timeout: Duration::from_secs(2),
+            patience: Patience::default(),
             held_bytes_max: [1, 10_000, 1_000_000][choices.below(3)],
             rules: Arc::clone(&rules),
             ordinals: Arc::new(AtomicU64::new(0)),

@@ -42,8 +42,8 @@ pub use rule::{NAME_BYTES_MAX, Rule, RuleError, Scope, Share, Triggers};
 pub use rule_set::{CompiledRule, RuleSet};
 pub use text::{bytes_text, duration_text, rate_text};
 pub use throttle::{
-    Bucket, Per, SharedBucket, THROTTLE_AHEAD, THROTTLE_SLICE_BYTES_MAX, THROTTLE_SLICE_BYTES_MIN, Throttle,
-    max_slice,
+    Bucket, Per, SharedBucket, THROTTLE_LATE_MAX, THROTTLE_SLICE_BYTES_MAX, THROTTLE_SLICE_BYTES_MIN,
+    Throttle, max_slice,
 };
 pub use transient::Transient;
 

@@ -1,15 +1,14 @@
-//! Limits the rate at which bytes leave, with a token bucket at the exit of each pipe.
+//! Limits the rate at which bytes leave, with a bucket at the exit of each pipe.
 //!
-//! The bucket is a virtual clock (GCRA, ITU-T I.371): `paid_until` says until when the bytes released so far
-//! use up the rate. A release is allowed while `paid_until` is at most a few milliseconds ahead of now:
+//! Time is paid first: bytes leave when the time that they take at the rate is over, and none before. The bucket is a
+//! virtual clock (compare GCRA, ITU-T I.371): `paid_until` says until when the bytes so far use up the rate. A slice
+//! is given the next span of it, which begins when the one before ends, or when the slice came if that was later:
 //!
 //! ```text
-//!         now            now + ahead
-//! ─────────┼──────────────────┼────────────▶ time
-//!      ────────── paid_until ─┘ allowed up to here; beyond: try again at paid_until − ahead
+//!     slice comes      it leaves
+//! ─────────┼──────────────┼────────────▶ time        after a pause nothing is saved up; a slice that is let go
+//!          └── its span ──┘ paid_until               late does not delay the next, so the long-run rate is exact
 //! ```
-//!
-//! A caller that wakes up late by less than `ahead` loses nothing, so the long-run rate is exact.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,9 +17,9 @@ use super::options::{OptionKind, OptionSpec, Options};
 use super::{BehaviorError, Kind, LiveChange, Side, When, bytes_text, rate_text};
 use crate::clock::Instant;
 
-/// How far releases may run ahead of the rate: the burst after a pause, and how late a wake-up may be.
-pub const THROTTLE_AHEAD: Duration = Duration::from_millis(5);
-/// The smallest slice to release at once: an Ethernet segment's payload (1500 − 40).
+/// How late a wake-up may be without loss: what a slow sink, or a late turn, left unused beyond it is gone.
+pub const THROTTLE_LATE_MAX: Duration = Duration::from_millis(20);
+/// The smallest slice at rates that can afford it: an Ethernet segment's payload (1500 − 40).
 pub const THROTTLE_SLICE_BYTES_MIN: usize = 1460;
 /// The largest slice to release at once.
 pub const THROTTLE_SLICE_BYTES_MAX: usize = 256 * 1024;
@@ -29,7 +28,7 @@ pub const THROTTLE_SLICE_BYTES_MAX: usize = 256 * 1024;
 pub(super) const KIND: Kind = Kind {
     name: "throttle",
     aliases: &["bandwidth"],
-    summary: "limits bytes per second, for each connection or for the whole proxy; rate 0 stalls",
+    summary: "limits bytes per second, for each connection or for the whole proxy; bytes leave when their time at the rate is over; rate 0 stalls",
     options: &[
         OptionSpec {
             name: "rate",
@@ -130,11 +129,12 @@ impl Per {
     }
 }
 
-/// How many bytes to release at once so that the flow is smooth: 1 ms of the rate, within the slice bounds.
+/// How many bytes to release at once so that the flow is even: 1 ms of the rate, or a segment if it takes no more than
+/// 20 ms; at lower rates 20 ms of the rate.
 pub fn max_slice(rate: u64) -> usize {
-    usize::try_from(rate / 1000)
-        .unwrap_or(usize::MAX)
-        .clamp(THROTTLE_SLICE_BYTES_MIN, THROTTLE_SLICE_BYTES_MAX)
+    let bytes = |rate: u64| usize::try_from(rate).unwrap_or(usize::MAX);
+    let segment = THROTTLE_SLICE_BYTES_MIN.min(bytes(rate / 50));
+    bytes(rate / 1000).max(segment).clamp(1, THROTTLE_SLICE_BYTES_MAX)
 }
 
 /// The rate of one pipe, owned by its worker.
@@ -150,30 +150,18 @@ impl Bucket {
         Bucket { rate, paid_until: 0 }
     }
 
-    /// The rate in bytes per second.
-    pub fn rate(&self) -> u64 {
-        self.rate
-    }
-
-    /// Changes the rate; what was released before stays paid at the old rate.
-    pub fn set_rate(&mut self, rate: u64) {
-        self.rate = rate;
-    }
-
-    /// Releases `bytes`, at most [`max_slice`] at a time for a smooth flow.
-    ///
-    /// # Errors
-    /// The instant at which to try again; `FAR_FUTURE` when the rate is 0.
-    pub fn take(&mut self, bytes: usize, now: Instant) -> Result<(), Instant> {
+    /// Pays for `bytes` that came at `came`; gives when they may leave, `FAR_FUTURE` when the rate is 0. Whoever asks
+    /// has paid, and asks once. At most [`max_slice`] at a time gives an even flow.
+    pub fn pay(&mut self, bytes: usize, came: Instant, now: Instant) -> Instant {
         if self.rate == 0 {
-            return Err(Instant::FAR_FUTURE);
+            return Instant::FAR_FUTURE;
         }
-        self.paid_until = pay(self.paid_until, bytes, self.rate, now)?;
-        Ok(())
+        self.paid_until = pay(self.paid_until, bytes, self.rate, came, now);
+        instant(self.paid_until)
     }
 }
 
-/// A rate that all workers of a proxy share.
+/// A rate that all workers of a proxy share; whoever asks first is served first.
 #[derive(Debug)]
 pub struct SharedBucket {
     rate: u64,
@@ -191,17 +179,14 @@ impl SharedBucket {
         self.rate
     }
 
-    /// As [`Bucket::take`], from any thread, without a lock.
-    ///
-    /// # Errors
-    /// The instant at which to try again; `FAR_FUTURE` when the rate is 0.
-    pub fn take(&self, bytes: usize, now: Instant) -> Result<(), Instant> {
+    /// As [`Bucket::pay`], from any thread, without a lock.
+    pub fn pay(&self, bytes: usize, came: Instant, now: Instant) -> Instant {
         if self.rate == 0 {
-            return Err(Instant::FAR_FUTURE);
+            return Instant::FAR_FUTURE;
         }
         let mut paid_until = self.paid_until.load(Ordering::Relaxed);
         loop {
-            let next = pay(paid_until, bytes, self.rate, now)?;
+            let next = pay(paid_until, bytes, self.rate, came, now);
             // Relaxed: the number itself is all that is shared.
             match self.paid_until.compare_exchange_weak(
                 paid_until,
@@ -209,7 +194,7 @@ impl SharedBucket {
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return instant(next),
                 Err(found) => paid_until = found,
             }
         }
@@ -220,16 +205,19 @@ impl SharedBucket {
 /// of uptime.
 const TICKS_PER_NANO: u64 = 64;
 
-/// What `paid_until` becomes when `bytes` more are released, or when to try again.
-fn pay(paid_until: u64, bytes: usize, rate: u64, now: Instant) -> Result<u64, Instant> {
-    let now_ticks = now.as_nanos().saturating_mul(TICKS_PER_NANO);
-    let ahead_ticks = THROTTLE_AHEAD.as_nanos() as u64 * TICKS_PER_NANO;
-    if paid_until > now_ticks.saturating_add(ahead_ticks) {
-        return Err(Instant::from_nanos((paid_until - ahead_ticks).div_ceil(TICKS_PER_NANO)));
-    }
+/// What `paid_until` becomes when `bytes` more, which came at `came`, are given their span of the rate.
+fn pay(paid_until: u64, bytes: usize, rate: u64, came: Instant, now: Instant) -> u64 {
+    let ticks = |at: Instant| at.as_nanos().saturating_mul(TICKS_PER_NANO);
     let cost = (bytes as u128 * 1_000_000_000 * u128::from(TICKS_PER_NANO)).div_ceil(u128::from(rate));
     let cost = u64::try_from(cost).unwrap_or(u64::MAX);
-    Ok(paid_until.max(now_ticks).saturating_add(cost))
+    let late_max = THROTTLE_LATE_MAX.as_nanos() as u64 * TICKS_PER_NANO;
+    // The span may lie in the past by a late wake-up, and no further.
+    let begins = paid_until.max(ticks(came)).max(ticks(now).saturating_sub(cost.saturating_add(late_max)));
+    begins.saturating_add(cost)
+}
+
+fn instant(ticks: u64) -> Instant {
+    if ticks == u64::MAX { Instant::FAR_FUTURE } else { Instant::from_nanos(ticks.div_ceil(TICKS_PER_NANO)) }
 }
 
 #[cfg(test)]
@@ -239,35 +227,39 @@ mod tests {
 
     const START: Instant = Instant::from_nanos(3_600_000_000_000);
 
-    /// Sends greedily for `span` of virtual time, each wake-up late by up to `late`; gives the bytes released.
+    /// Sends greedily from START for `span` of virtual time, each wake-up late by up to `late`; gives the bytes
+    /// released, and never finds more of them than the rate allows.
     fn released(
         rate: u64,
         span: Duration,
         late: Duration,
-        mut take: impl FnMut(usize, Instant) -> Result<(), Instant>,
+        mut pay: impl FnMut(usize, Instant, Instant) -> Instant,
     ) -> u64 {
         let (mut now, mut sent, mut rng) = (START, 0, Rng::new(rate));
-        while now < START + span {
-            match take(max_slice(rate), now) {
-                Ok(()) => sent += max_slice(rate) as u64,
-                Err(retry_at) => {
-                    assert!(retry_at > now, "a retry must lie ahead");
-                    now = retry_at + rng.duration_up_to(late);
-                }
+        loop {
+            let slice = 1 + rng.below(max_slice(rate) as u64);
+            let leaves = pay(slice as usize, START, now);
+            if leaves > now {
+                now = leaves + rng.duration_up_to(late);
             }
+            if now > START + span {
+                return sent;
+            }
+            sent += slice;
+            let allowed = (now - START).as_nanos() * u128::from(rate) / 1_000_000_000;
+            assert!(u128::from(sent) <= allowed, "{sent} bytes after {:?} at {rate} B/s", now - START);
         }
-        sent
     }
 
     #[test]
-    fn the_long_run_rate_is_exact_even_when_wake_ups_are_late() {
-        for rate in [100_000, 1_000_000, 125_000_000, 3_000_000_000, 20_000_000_000] {
-            for late in [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(3)] {
+    fn the_long_run_rate_is_exact_even_when_wake_ups_are_late_and_is_never_ahead() {
+        for rate in [100, 1000, 100_000, 1_000_000, 125_000_000, 3_000_000_000, 20_000_000_000] {
+            for late in [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(15)] {
                 let span = Duration::from_secs(20);
                 let mut bucket = Bucket::new(rate);
-                let sent = released(rate, span, late, |bytes, now| bucket.take(bytes, now));
+                let sent = released(rate, span, late, |bytes, came, now| bucket.pay(bytes, came, now));
                 let ratio = sent as f64 / (rate * 20) as f64;
-                assert!((0.99..1.01).contains(&ratio), "{rate} {late:?}: {ratio}");
+                assert!((0.99..=1.0).contains(&ratio), "{rate} {late:?}: {ratio}");
             }
         }
     }
@@ -276,78 +268,78 @@ mod tests {
     fn workers_that_interleave_share_one_rate() {
         let rate = 10_000_000;
         let bucket = SharedBucket::new(rate);
-        // Four workers, each with its own next wake-up; the earliest goes first, as on a real machine.
-        let (mut wakes, mut sent, mut rng) = ([START; 4], [0_u64; 4], Rng::new(9));
+        // Four workers, each with a slice that waits for its time; the earliest goes first.
+        let mut rng = Rng::new(9);
+        let mut slice = || 1 + rng.below(max_slice(rate) as u64);
+        let mut waiting = [(START, 0); 4];
+        let mut sent = [0_u64; 4];
         let end = START + Duration::from_secs(10);
         loop {
-            let worker = (0..4).min_by_key(|worker| wakes[*worker]).expect("there are four");
-            if wakes[worker] >= end {
+            let worker = (0..4).min_by_key(|worker| waiting[*worker].0).expect("there are four");
+            let (now, bytes) = waiting[worker];
+            if now >= end {
                 break;
             }
-            let slice = 1 + rng.below(max_slice(rate) as u64) as usize;
-            match bucket.take(slice, wakes[worker]) {
-                Ok(()) => {
-                    sent[worker] += slice as u64;
-                    wakes[worker] += rng.duration_up_to(Duration::from_micros(50));
-                }
-                Err(retry_at) => {
-                    wakes[worker] = retry_at + rng.duration_up_to(Duration::from_micros(300));
-                }
-            }
+            sent[worker] += bytes;
+            let allowed = (now - START).as_nanos() as u64 * (rate / 1_000_000) / 1000;
+            assert!(sent.iter().sum::<u64>() <= allowed);
+            let next = slice();
+            waiting[worker] = (bucket.pay(next as usize, now, now), next);
         }
         let ratio = sent.iter().sum::<u64>() as f64 / (rate * 10) as f64;
-        assert!((0.99..1.01).contains(&ratio), "{ratio}");
-        assert!(sent.iter().all(|bytes| *bytes > rate / 2), "nobody starves: {sent:?}");
+        assert!((0.99..=1.0).contains(&ratio), "{ratio}");
+        assert!(sent.iter().all(|bytes| *bytes > rate * 2), "nobody starves: {sent:?}");
     }
 
     #[test]
-    fn threads_that_race_never_release_more_than_the_rate() {
+    fn threads_that_race_never_get_the_same_time_twice() {
         let (rate, slice) = (1_000_000, 1000);
         let bucket = SharedBucket::new(rate);
-        let sent: u64 = std::thread::scope(|scope| {
+        let leaves: Vec<Instant> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4)
                 .map(|_| {
-                    scope.spawn(|| {
-                        let mut sent = 0;
-                        for step in 0..1000 {
-                            let now = START + Duration::from_millis(step);
-                            while bucket.take(slice, now).is_ok() {
-                                sent += slice as u64;
-                            }
-                        }
-                        sent
-                    })
+                    scope.spawn(|| (0..1000).map(|_| bucket.pay(slice, START, START)).collect::<Vec<_>>())
                 })
                 .collect();
-            workers.into_iter().map(|worker| worker.join().expect("no worker panics")).sum()
+            workers.into_iter().flat_map(|worker| worker.join().expect("no worker panics")).collect()
         });
-        // 999 ms at the rate, 5 ms ahead, one slice; a thread behind in virtual time only makes it less exact
-        // below, never above.
-        assert!((999_000..=1_005_000 + slice as u64).contains(&sent), "{sent}");
+        let mut sorted = leaves.clone();
+        sorted.sort_unstable();
+        let expected: Vec<Instant> = (1..=4000).map(|ms| START + Duration::from_millis(ms)).collect();
+        assert_eq!(sorted, expected);
     }
 
     #[test]
-    fn a_pause_earns_a_few_milliseconds_and_no_more() {
-        let mut bucket = Bucket::new(1_000_000);
-        let mut burst = 0;
-        while bucket.take(1460, START).is_ok() {
-            burst += 1460;
-        }
-        assert_eq!(burst, 4 * 1460, "5 ms of 1 MB/s, to the next whole slice");
+    fn a_pause_earns_nothing() {
+        let mut bucket = Bucket::new(1000);
+        let second = Duration::from_secs(1);
+        assert_eq!(bucket.pay(1000, START, START), START + second, "the first bytes pay, too");
+        let later = START + Duration::from_secs(100);
+        assert_eq!(bucket.pay(1000, later, later), later + second);
+        // What came long ago and was held up by a slow sink has not paid meanwhile.
+        let much_later = later + Duration::from_secs(100);
+        assert_eq!(bucket.pay(1000, later, much_later), much_later - THROTTLE_LATE_MAX);
+        assert_eq!(bucket.pay(1000, later, much_later), much_later - THROTTLE_LATE_MAX + second);
     }
 
     #[test]
-    fn rate_zero_stalls_and_a_new_rate_resumes() {
-        let mut bucket = Bucket::new(0);
-        assert_eq!(bucket.take(1, START), Err(Instant::FAR_FUTURE));
-        assert_eq!(SharedBucket::new(0).take(1, START), Err(Instant::FAR_FUTURE));
-        bucket.set_rate(1000);
-        assert_eq!(bucket.take(1, START), Ok(()));
+    fn rate_zero_stalls() {
+        assert_eq!(Bucket::new(0).pay(1, START, START), Instant::FAR_FUTURE);
+        assert_eq!(SharedBucket::new(0).pay(1, START, START), Instant::FAR_FUTURE);
     }
 
     #[test]
-    fn slices_are_a_millisecond_of_the_rate_within_bounds() {
-        for (rate, expected) in [(0, 1460), (1000, 1460), (100_000_000, 100_000), (u64::MAX, 256 * 1024)] {
+    fn slices_are_a_millisecond_of_the_rate_or_a_segment_or_twenty_milliseconds() {
+        for (rate, expected) in [
+            (0, 1),
+            (10, 1),
+            (100, 2),
+            (1000, 20),
+            (73_000, 1460),
+            (1_000_000, 1460),
+            (100_000_000, 100_000),
+            (u64::MAX, 256 * 1024),
+        ] {
             assert_eq!(max_slice(rate), expected, "{rate}");
         }
     }

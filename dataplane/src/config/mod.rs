@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::behavior::{self, Rule, RuleSet};
 use crate::protocol::Protocol;
+use crate::proxy::Patience;
 
 mod rules;
 mod tree;
@@ -20,6 +21,14 @@ use tree::{Fields, Mistake, Node};
 pub const DEFAULT_NAME: &str = "default";
 /// How long a connect to the upstream may take, unless `connect_timeout` says otherwise.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// How long a side may keep its socket open after everything due to it and a FIN, unless `linger` says otherwise.
+pub const LINGER_DEFAULT: Duration = Duration::from_secs(5);
+/// How long nothing may pass after one side has ended, unless `half_close` says otherwise.
+pub const HALF_CLOSE_DEFAULT: Duration = Duration::from_secs(60);
+/// Silence after which a peer is asked whether it is there, unless `keepalive` says otherwise.
+pub const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(60);
+/// How long the addresses of an upstream's name are good for, unless `resolve` says otherwise.
+pub const RESOLVE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long SIGTERM waits for connections, unless `drain` says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
 /// Bytes that one connection may hold back, unless `held_bytes_max` says otherwise.
@@ -53,6 +62,8 @@ pub struct ProxyConfig {
     pub listen: SocketAddr,
     /// The backend, `host:port`; resolved by the caller.
     pub upstream: String,
+    /// How long the addresses of its name are good for; zero: for ever.
+    pub resolve: Duration,
     /// What it understands of the bytes.
     pub protocol: Protocol,
     /// Its base rules: `rules` first, then those of the mix in `behavior`.
@@ -61,6 +72,8 @@ pub struct ProxyConfig {
     pub timeline: Vec<TimelineEntry>,
     /// How long a connect to the upstream may take.
     pub connect_timeout: Duration,
+    /// How long it waits for peers that say nothing.
+    pub patience: Patience,
     /// Addresses to connect from, in turn; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
     /// Bytes that one connection may hold back before it stops reading.
@@ -191,12 +204,17 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
             "name",
             "listen",
             "upstream",
+            "resolve",
             "protocol",
             "behavior",
             "options",
             "rules",
             "timeline",
             "connect_timeout",
+            "idle_timeout",
+            "linger",
+            "half_close",
+            "keepalive",
             "source_addresses",
             "held_bytes_max",
         ],
@@ -241,6 +259,12 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
         name,
         listen: address(fields.need("listen", "127.0.0.1:8000")?, "listen")?,
         upstream: host_port(fields.need("upstream", "127.0.0.1:80")?, "upstream")?,
+        resolve: optional(&fields, "resolve", |node| {
+            node.read("resolve", "a duration such as 30s, or 0 for one lookup only", |text| {
+                behavior::duration(text, "")
+            })
+        })?
+        .unwrap_or(RESOLVE_DEFAULT),
         protocol,
         rules,
         timeline,
@@ -250,6 +274,7 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
             })
         })?
         .unwrap_or(CONNECT_TIMEOUT_DEFAULT),
+        patience: patience(&fields)?,
         source_addresses: optional(&fields, "source_addresses", |node| {
             let read = |item: &&Node| {
                 item.read("source_addresses", "addresses such as 127.0.0.2", |text| text.parse().ok())
@@ -263,6 +288,33 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
             })
         })?
         .unwrap_or(HELD_BYTES_DEFAULT),
+    })
+}
+
+/// What a keepalive may be: the kernel counts whole seconds, up to 32,767 (tcp(7)).
+pub const KEEPALIVE: &str = "a duration from 1s to 9h such as 60s, or 0 for no probes";
+
+/// Whether the kernel takes it as a keepalive; zero, which means none, is not asked here.
+pub fn is_keepalive(time: Duration) -> bool {
+    (Duration::from_secs(1)..=Duration::from_secs(9 * 3600)).contains(&time)
+}
+
+fn patience(fields: &Fields<'_>) -> Result<Patience, Mistake> {
+    let default = Patience::default();
+    let time = |key: &'static str, expected: &'static str, fits: fn(Duration) -> bool| {
+        optional(fields, key, |node| {
+            node.read(key, expected, |text| behavior::duration(text, "").filter(|time| fits(*time)))
+        })
+    };
+    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
+    let any = |_| true;
+    Ok(Patience {
+        idle: time("idle_timeout", "a duration such as 10m, or 0 for none", any)?.map_or(default.idle, some),
+        linger: time("linger", DURATION, any)?.unwrap_or(default.linger),
+        half_close: time("half_close", "a duration above 0 such as 60s", |time| !time.is_zero())?
+            .unwrap_or(default.half_close),
+        keepalive: time("keepalive", KEEPALIVE, |time| time.is_zero() || is_keepalive(time))?
+            .map_or(default.keepalive, some),
     })
 }
 

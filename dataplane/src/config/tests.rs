@@ -38,6 +38,7 @@ fn a_single_proxy_without_a_name_is_the_default_one() {
     assert_eq!((proxy.name.as_str(), proxy.protocol), ("default", Protocol::Tcp));
     assert_eq!(proxy.listen, "127.0.0.1:8000".parse().unwrap());
     assert_eq!(proxy.connect_timeout, CONNECT_TIMEOUT_DEFAULT);
+    assert_eq!(proxy.patience, Patience::default());
     assert!(proxy.rules.is_empty() && config.api.is_none());
 }
 
@@ -93,6 +94,18 @@ fn every_mistake_names_file_line_column_and_key() {
             "fracas.yml:4:22: `connect_timeout` cannot be `5`; give a duration above 0 such as 2s",
         ),
         (
+            one("keepalive: 200ms"),
+            "fracas.yml:4:16: `keepalive` cannot be `200ms`; give a duration from 1s to 9h such as 60s, or 0 for no probes",
+        ),
+        (
+            one("half_close: 0"),
+            "fracas.yml:4:17: `half_close` cannot be `0`; give a duration above 0 such as 60s",
+        ),
+        (
+            one("linger: soon"),
+            "fracas.yml:4:13: `linger` cannot be `soon`; give a duration such as 150ms or 2s",
+        ),
+        (
             one("rules: [{behavior: hang, match: {path: /x}}]"),
             "fracas.yml:2:5: rule `hang` matches http requests but the proxy's protocol is tcp; set protocol: http",
         ),
@@ -136,6 +149,15 @@ fn every_mistake_names_file_line_column_and_key() {
         assert!(found.starts_with(expected), "\n   found {found}\nexpected {expected}\n{text}");
         assert!(!found.contains('\n') && !found.contains("at line"), "{found}");
     }
+}
+
+#[test]
+fn the_limits_on_silence_are_read_and_zero_means_none() {
+    let text = "proxies: [{listen: 127.0.0.1:1, upstream: a:1, idle_timeout: 10m, linger: 0, half_close: 5m, keepalive: 0}]";
+    let patience = Config::parse(text, "f").unwrap().proxies[0].patience;
+    let idle = Some(Duration::from_secs(600));
+    let half_close = Duration::from_secs(300);
+    assert_eq!(patience, Patience { idle, linger: Duration::ZERO, half_close, keepalive: None });
 }
 
 mod any {

@@ -92,7 +92,7 @@ impl Book {
 }
 
 /// Whether two listeners would meet: the same port, on one address or on all addresses.
-fn clashes(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn clashes(a: SocketAddr, b: SocketAddr) -> bool {
     let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || is_any && a.is_ipv4() == b.is_ipv4())
 }
@@ -121,6 +121,7 @@ impl Entry {
             upstream: self.spec.upstream_addresses.clone(),
             source_addresses: self.spec.source_addresses.clone(),
             connect_timeout: self.spec.connect_timeout,
+            patience: self.spec.patience,
             held_bytes_max: self.spec.held_bytes_max,
             rules: Arc::clone(&self.rules),
             ordinals: Arc::new(AtomicU64::new(0)),

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::leases::Term;
+use super::patience::Patience;
 use super::stats::RuleStats;
 use crate::behavior::{Rule, duration_text};
 use crate::clock::Instant;
-use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT};
+use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT, RESOLVE_DEFAULT};
 use crate::protocol::Protocol;
 
 /// A proxy to make.
@@ -19,8 +20,11 @@ pub struct ProxySpec {
     pub listen: SocketAddr,
     /// Its upstream as it was given.
     pub upstream: String,
-    /// The upstream's addresses, which the caller has looked up: the first that answers is used.
+    /// The upstream's addresses, if the caller has looked them up: the first that answers is used. While a name has
+    /// none, connections fail.
     pub upstream_addresses: Vec<SocketAddr>,
+    /// How long the addresses of a name are good for, before it is looked up again; zero: for ever.
+    pub resolve: Duration,
     /// What is spoken on it.
     pub protocol: Protocol,
     /// Its rules without leases.
@@ -29,6 +33,8 @@ pub struct ProxySpec {
     pub enabled: bool,
     /// How long an upstream connect may take.
     pub connect_timeout: Duration,
+    /// How long its connections wait for peers that say nothing.
+    pub patience: Patience,
     /// Addresses to connect from, in turn; the system's choice when empty.
     pub source_addresses: Vec<IpAddr>,
     /// Bytes that one direction of one connection may hold for a delay; beyond it the source is not read.
@@ -43,10 +49,12 @@ impl ProxySpec {
             listen,
             upstream: upstream.to_string(),
             upstream_addresses: vec![upstream],
+            resolve: RESOLVE_DEFAULT,
             protocol: Protocol::Tcp,
             rules: Vec::new(),
             enabled: true,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            patience: Patience::default(),
             source_addresses: Vec::new(),
             held_bytes_max: HELD_BYTES_DEFAULT as usize,
         }

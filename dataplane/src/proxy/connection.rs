@@ -12,14 +12,22 @@
 mod ending;
 mod faults;
 mod flow;
+mod leaving;
 mod throttles;
 mod upstream;
+mod waiting;
 
+use std::time::Duration;
+
+pub use self::leaving::LINGER_BYTES_MAX;
+use self::leaving::Leaving;
 use self::throttles::Throttles;
+pub(super) use self::upstream::Sources;
 use super::exchange::Exchanges;
 use super::pipe::Pipe;
 use super::worker::{Context, ProxyState, Timer, What};
 use crate::behavior::{ConnectionFacts, Direction, ResetSide, RuleMask};
+use crate::clock::Instant;
 use crate::ring::{Errno, Ring, Socket, Token};
 use crate::timers::TimerId;
 
@@ -40,6 +48,9 @@ pub(super) struct Peer {
     pub ended: bool,
     /// A send to it failed: what its receive says now, an end even, means that it broke off.
     pub broken: bool,
+    /// It had ended, in order, before its connection failed; what it said last has not been read.
+    pub gone: bool,
+    leaving: Leaving,
 }
 
 impl Peer {
@@ -77,7 +88,13 @@ pub(super) struct Connection {
     hung: bool,
     /// Closes both sides once the request has been handed on.
     pub(super) abort: bool,
+    /// Both sides are let go ([`Leaving`]), each for at most so long.
     closing: bool,
+    linger: Duration,
+    /// When it is looked at again ([`waiting`]).
+    patience: Option<(TimerId, Instant)>,
+    /// When it began, or when a side ended since.
+    changed_at: Instant,
     /// The limits that it has told of, each once ([`super::event::Limit::bit`]).
     limits_told: u8,
 }
@@ -112,19 +129,26 @@ impl Connection {
             hung: false,
             abort: false,
             closing: false,
+            linger: Duration::ZERO,
+            patience: None,
+            changed_at: Instant::ZERO,
             limits_told: 0,
         }
     }
 
     /// Begins: plans by the rules, reads the client, and connects unless a message decides first.
     pub fn start<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        (self.linger, self.changed_at) = (proxy.patience.linger, cx.now);
         let plan = proxy.rules.on_connection(&self.facts);
         proxy.count(plan.drawn);
         self.adopt(plan, None, cx, proxy);
         if self.closing {
             return;
         }
-        self.receive(Direction::Request, cx, proxy);
+        self.receive(Direction::Request, cx);
+        if proxy.patience.idle.is_some() {
+            self.wait(cx, proxy);
+        }
         if self.parse {
             self.exchanges = Some(Box::default());
         } else if !self.hung {

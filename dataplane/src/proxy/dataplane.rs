@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::handle::{Handle, Shared};
+use super::resolver::{Resolver, Upstreams};
 use super::thread::{Command, Link, run_worker};
 use crate::clock::Instant;
 use crate::ring::{Features, RingError, RingSettings, SocketOptions, raise_open_files_limit};
@@ -29,6 +30,8 @@ pub struct DataplaneSettings {
     pub options: SocketOptions,
     /// How often buffers are looked at: those unused since the look before go back to the system.
     pub tidy_every: Duration,
+    /// How the names of upstreams become addresses, and which may be connected to.
+    pub upstreams: Upstreams,
 }
 
 /// How often memory is looked at that a peak has left behind.
@@ -44,6 +47,7 @@ impl Default for DataplaneSettings {
             ring: RingSettings::default(),
             options: SocketOptions::default(),
             tidy_every: TIDY_EVERY_DEFAULT,
+            upstreams: Upstreams::default(),
         }
     }
 }
@@ -106,6 +110,7 @@ impl Dataplane {
             watchers: Mutex::default(),
             keeper,
             stopped: AtomicBool::new(false),
+            resolver: Resolver::default(),
         };
         let handle = Handle(Arc::new(shared));
         let keeper = {
@@ -137,6 +142,7 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.handle.0.stopped.store(true, Ordering::Release);
+        self.handle.0.resolver.stop();
         self.handle.0.workers.iter().for_each(|worker| worker.tell(Command::Stop));
         for thread in self.threads.drain(..) {
             let _ = thread.join();

@@ -24,6 +24,14 @@ pub enum ProxyError {
     /// The upstream has no address.
     #[error("proxy `{0}` has no upstream address; give HOST:PORT")]
     NoUpstream(String),
+    /// The upstream's addresses are not allowed.
+    #[error("proxy `{name}` may not lead there: {why}")]
+    UpstreamRefused {
+        /// The proxy.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// The address cannot be listened on.
     #[error("proxy `{name}` cannot listen on {listen}: {source}")]
     Listen {

@@ -148,6 +148,9 @@ pub(super) enum Limit {
     WorkerHeld,
     NoBuffers,
     Pipeline,
+    Linger,
+    HalfClose,
+    Idle,
 }
 
 impl Limit {
@@ -162,6 +165,9 @@ impl Limit {
             Limit::WorkerHeld => "worker_held_limit_reached",
             Limit::NoBuffers => "no_buffers",
             Limit::Pipeline => "pipeline_limit_reached",
+            Limit::Linger => "linger_limit_reached",
+            Limit::HalfClose => "half_close_limit_reached",
+            Limit::Idle => "idle_timeouts",
         }
     }
 }

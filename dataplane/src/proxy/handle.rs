@@ -20,9 +20,10 @@ use super::error::ProxyError;
 use super::event::{Detail, Event, EventKind};
 use super::keeper::Watch;
 use super::leases::lease_name;
+use super::resolver::Resolver;
 use super::stats::{ProxySnapshot, RuleStats, WorkerSnapshot};
 use super::thread::{Command, Link};
-use super::totals::{ProxyStats, Stats, WorkerStats, merge_by_name};
+use super::totals::{ProxyStats, Stats, WorkerStats};
 use super::worker::Opening;
 use crate::behavior::mix;
 use crate::clock::Instant;
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     /// An empty batch tells the keeper to look at the leases again.
     pub(super) keeper: Sender<Vec<Event>>,
     pub(super) stopped: AtomicBool,
+    pub(super) resolver: Resolver,
 }
 
 impl Handle {
@@ -92,14 +94,12 @@ impl Handle {
 
     fn make_all(
         &self,
-        specs: Vec<ProxySpec>,
+        mut specs: Vec<ProxySpec>,
         reserved: &mut Vec<String>,
     ) -> Result<Vec<ProxyInfo>, ProxyError> {
         let mut addresses = HashSet::new();
-        for spec in &specs {
-            if spec.upstream_addresses.is_empty() {
-                return Err(ProxyError::NoUpstream(spec.name.clone()));
-            }
+        for spec in &mut specs {
+            spec.check_upstream(&self.0.settings.upstreams)?;
             check_names(&spec.name, &spec.rules)?;
             // What cannot be compiled is refused before anything is opened.
             self.compile(spec, spec.rules.clone(), 0, None)?;
@@ -139,13 +139,14 @@ impl Handle {
         for entry in made {
             let detail = format!("created: {}", mix::text(&entry.spec.rules));
             self.tell_changed(&entry.spec.name, generation, at, detail);
+            self.0.resolver.watch(&self.0, entry.id, &entry.spec);
             book.proxies.insert(entry.spec.name.clone(), entry);
         }
         Ok(infos)
     }
 
     /// Opens proxies on the first worker, which finds the ports of `:0`, then beside it on all others at once.
-    fn open_all(&self, made: &mut [Entry]) -> Result<(), ProxyError> {
+    pub(super) fn open_all(&self, made: &mut [Entry]) -> Result<(), ProxyError> {
         let mut openings: Vec<Opening> = made.iter().map(Entry::opening).collect();
         let Some((first, others)) = self.0.workers.split_first() else { return Err(ProxyError::Stopped) };
         let opened = first.ask(|reply| Command::Open(openings.clone(), reply));
@@ -184,10 +185,8 @@ impl Handle {
         let before = entry.spec.clone();
         let mut spec = before.clone();
         if let Some((upstream, addresses)) = update.upstream {
-            if addresses.is_empty() {
-                return Err(ProxyError::NoUpstream(upstream));
-            }
             (spec.upstream, spec.upstream_addresses) = (upstream, addresses);
+            spec.check_upstream(&self.0.settings.upstreams)?;
         }
         spec.connect_timeout = update.connect_timeout.unwrap_or(spec.connect_timeout);
         spec.enabled = update.enabled.unwrap_or(spec.enabled);
@@ -223,6 +222,9 @@ impl Handle {
         let set = |reply| Command::SetUpstream(id, addresses.clone(), timeout, generation, reply);
         wait(self.ask_all(set))?;
         let detail = spec.differences(&before);
+        if spec.upstream != before.upstream || spec.upstream_addresses != before.upstream_addresses {
+            self.0.resolver.watch(&self.0, id, &spec);
+        }
         entry.spec = spec;
         let applied = if entry.spec.protocol == before.protocol {
             entry.generation = generation;
@@ -245,24 +247,8 @@ impl Handle {
         let started = Instant::now();
         let mut book = self.book();
         let generation = book.generation + 1;
-        let entry = book.entry(name)?;
-        entry.check_generation(expected_generation)?;
-        let (id, previous_generation) = (entry.id, entry.generation);
-        let mut connections = 0;
-        let mut gone = Vec::new();
-        for worker in self.ask_all(|reply| Command::Remove(id, generation, reply)) {
-            let met = worker.recv().map_err(|_| ProxyError::Stopped)?;
-            connections += met.connections;
-            merge_by_name(&mut gone, &met.gone);
-        }
-        let at = Instant::now();
-        let leases_ended = entry.clear(EndReason::Deleted);
-        let ended = entry.take_ended(at, gone);
-        book.generation = generation;
-        book.proxies.remove(name);
-        self.tell_ended(&mut book, generation, ended);
-        self.tell_changed(name, generation, at, "deleted");
-        let to = AppliedTo { proxy: name.to_owned(), previous_generation, connections, leases_ended };
+        book.entry(name)?.check_generation(expected_generation)?;
+        let (to, at) = self.take_out(&mut book, name, generation)?;
         Ok(self.applied(generation, started, at, vec![to]))
     }
 
@@ -512,7 +498,7 @@ pub(crate) fn check_free(address: SocketAddr) -> io::Result<()> {
 const SHUT_TRIES_MAX: u32 = 20;
 const SHUT_PAUSE: Duration = Duration::from_millis(5);
 
-fn wait(replies: Vec<Receiver<()>>) -> Result<(), ProxyError> {
+pub(super) fn wait(replies: Vec<Receiver<()>>) -> Result<(), ProxyError> {
     replies.into_iter().try_for_each(|reply| reply.recv().map_err(|_| ProxyError::Stopped))
 }
 

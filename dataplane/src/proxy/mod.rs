@@ -18,7 +18,10 @@ mod figures;
 mod handle;
 mod keeper;
 pub mod leases;
+mod patience;
 mod pipe;
+mod reload;
+mod resolver;
 mod stats;
 mod telling;
 mod thread;
@@ -31,6 +34,7 @@ pub use calls::{
     Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
     RulesChange,
 };
+pub use connection::LINGER_BYTES_MAX;
 pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
 pub use error::ProxyError;
 pub use event::{Detail, Event, EventKind, RuleName};
@@ -38,8 +42,11 @@ pub use exchange::PIPELINE_MAX;
 pub(crate) use handle::check_free;
 pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
 pub use keeper::{WATCH_EVENTS_MAX, Watcher};
+pub use patience::Patience;
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
+pub use reload::Replaced;
+pub use resolver::{LOOKUP_THREADS, UPSTREAM_ADDRESSES_MAX, Upstreams};
 pub use stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};
 pub use times::{Recorder, TIMES_BYTES_MAX, Times};
 pub use totals::{ProxyStats, Stats, WorkerStats};

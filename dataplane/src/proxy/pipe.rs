@@ -42,6 +42,8 @@ pub(super) struct Pipe {
     pub in_flight_bytes: usize,
     /// When the oldest byte of the send in flight was free to go.
     pub in_flight_since: Instant,
+    /// When bytes left it last.
+    pub moved_at: Instant,
     /// No byte may leave before the one ahead of it.
     last_due: Instant,
     /// The timer for the front of the queue, and its due time.
@@ -122,6 +124,11 @@ impl Pipe {
     /// Whether the next byte is held for a time that has not come.
     pub fn holds(&self, now: Instant) -> bool {
         self.queue.front().is_some_and(|item| item.due > now)
+    }
+
+    /// When the last byte that waits may leave.
+    pub fn last_due(&self) -> Instant {
+        self.last_due
     }
 
     /// Drops what waits; returns how many bytes that were.

@@ -56,6 +56,8 @@ counters! {
     connect_failures,
     /// Upstream connects that took longer than the connect timeout.
     connect_timeouts,
+    /// Lookups of the upstream's name that gave no address.
+    resolve_failures,
     /// Connections that the client broke off; not those that a rule made hang.
     client_resets,
     /// Connections that the upstream broke off; not those that a rule made hang.
@@ -74,6 +76,13 @@ counters! {
     connection_limit_reached,
     /// Connections ended because the client had too many requests under way.
     pipeline_limit_reached,
+    /// Connections of which a side was closed, or reset if bytes for it were lost, because it had not ended within the
+    /// linger limit.
+    linger_limit_reached,
+    /// Connections closed because nothing had passed for the half-close limit after one side had ended.
+    half_close_limit_reached,
+    /// Connections closed because nothing had passed for the idle timeout.
+    idle_timeouts,
 }
 
 /// What one rule has done on one proxy.

@@ -47,6 +47,10 @@ pub(super) enum Command {
     SetUpstream(u32, Vec<SocketAddr>, Duration, u64, Sender<()>),
     /// Give memory back that is not used any more, a part between every two turns.
     Tidy,
+    /// Give proxies other settings than rules, for what begins from now on.
+    Settle(Arc<[Opening]>, Sender<()>),
+    /// The name of its upstream was not found, for this reason.
+    NotResolved(u32, Arc<str>),
     Drain(Sender<()>),
     Stop,
 }
@@ -137,6 +141,11 @@ pub(super) fn run_worker(
                         tidying = true;
                         waker.wake();
                     }
+                    Command::Settle(openings, reply) => {
+                        openings.iter().for_each(|opening| worker.settle(opening));
+                        answer(&mut worker, &reply, ());
+                    }
+                    Command::NotResolved(id, why) => worker.not_resolved(id, why),
                     Command::Drain(reply) => {
                         worker.drain();
                         drained = Some(reply);
@@ -160,17 +169,19 @@ fn answer<T>(worker: &mut Worker<KernelRing>, reply: &Sender<T>, answer: T) {
     let _ = reply.send(answer);
 }
 
-/// Turns after a cut; each cancelled operation ends within one.
+/// How long a worker that stops waits for peers to take their last bytes and the FIN, in place of their proxies' limits.
+const STOP_LINGER: Duration = Duration::from_millis(250);
+/// Turns after that; each cancelled operation ends within one.
 const STOP_TURNS_MAX: usize = 10_000;
 
 /// Cuts what is left, and lets the ring close it.
 fn stop(mut worker: Worker<KernelRing>) {
-    worker.cut();
-    for _ in 0..STOP_TURNS_MAX {
-        if worker.is_empty() {
-            break;
-        }
+    worker.cut(STOP_LINGER);
+    let over = Instant::now() + STOP_LINGER;
+    let mut turns_left = STOP_TURNS_MAX;
+    while !worker.is_empty() && turns_left > 0 {
         worker.turn().expect("the ring goes on");
+        turns_left -= usize::from(Instant::now() >= over);
     }
     worker.hand_over_events();
 }

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::connection::{Connection, DOWNSTREAM, UPSTREAM};
+use super::connection::{Connection, DOWNSTREAM, Sources, UPSTREAM};
 use super::event::{Detail, EVENT_DELAY, Event, EventBuffer, EventKind};
 use super::figures::{ProxyFigures, Rules, WorkerFigures, figures_of};
+use super::patience::Patience;
 use super::stats::{Counters, RuleStats, WorkerSnapshot};
 use crate::behavior::{ConnectionFacts, Direction, RuleSet};
 use crate::clock::Instant;
@@ -38,6 +39,8 @@ pub struct Opening {
     pub source_addresses: Vec<IpAddr>,
     /// How long an upstream connect may take.
     pub connect_timeout: Duration,
+    /// How long it waits for peers that say nothing.
+    pub patience: Patience,
     /// Bytes that one direction of one connection may hold for a delay.
     pub held_bytes_max: usize,
     /// The rules in force.
@@ -50,8 +53,11 @@ pub struct Opening {
 pub(super) struct ProxyState {
     pub name: Arc<str>,
     pub upstream: Vec<SocketAddr>,
-    pub source_addresses: Vec<IpAddr>,
+    pub sources: Sources,
     pub connect_timeout: Duration,
+    pub patience: Patience,
+    /// Options of its sockets.
+    pub options: SocketOptions,
     pub held_bytes_max: usize,
     pub rules: Arc<RuleSet>,
     pub counters: Counters,
@@ -85,7 +91,6 @@ pub(super) struct Context<R> {
     pub timers: Timers<Timer>,
     /// Read once a turn.
     pub now: Instant,
-    pub options: SocketOptions,
     /// Bytes in all queues, and how many there may be.
     pub held_bytes: usize,
     pub held_bytes_max: usize,
@@ -118,6 +123,8 @@ pub(super) enum What {
     Pipe(Direction),
     ConnectTimeout,
     Reset,
+    /// Look whether a connection has been silent for too long.
+    Patience,
     /// Try accepting again; the slot is a proxy's number.
     Accept,
     /// Look again for a descriptor.
@@ -181,7 +188,6 @@ impl<R: Ring> Worker<R> {
                 ring,
                 timers: Timers::new(now),
                 now,
-                options: settings.options.clone(),
                 held_bytes: 0,
                 held_bytes_max: settings.held_bytes_max,
                 held_by_proxy: Vec::new(),
@@ -318,8 +324,10 @@ impl<R: Ring> Worker<R> {
         let mut proxy = ProxyState {
             name: opening.name.clone(),
             upstream: opening.upstream.clone(),
-            source_addresses: opening.source_addresses.clone(),
+            sources: Sources::new(&opening.source_addresses),
             connect_timeout: opening.connect_timeout,
+            patience: opening.patience,
+            options: SocketOptions { keepalive: opening.patience.keepalive, ..self.settings.options.clone() },
             held_bytes_max: opening.held_bytes_max,
             rules: Arc::clone(&opening.rules),
             counters: Counters::default(),
@@ -338,7 +346,7 @@ impl<R: Ring> Worker<R> {
         };
         let address = match opening.listen {
             Some(address) => {
-                let (socket, address) = self.cx.ring.listen(address, &self.settings.options)?;
+                let (socket, address) = self.cx.ring.listen(address, &proxy.options)?;
                 self.cx.ring.accept(socket, listener_token(opening.id, 0));
                 (proxy.listener, proxy.accepting) = (Some(socket), true);
                 Some(address)
@@ -356,7 +364,7 @@ impl<R: Ring> Worker<R> {
     /// Those of bind(2) and listen(2).
     pub fn listen(&mut self, id: u32, address: SocketAddr) -> io::Result<Option<SocketAddr>> {
         let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Ok(None) };
-        let (socket, address) = self.cx.ring.listen(address, &self.settings.options)?;
+        let (socket, address) = self.cx.ring.listen(address, &proxy.options)?;
         proxy.listening = proxy.listening.wrapping_add(1);
         self.cx.ring.accept(socket, listener_token(id, proxy.listening));
         (proxy.listener, proxy.accepting, proxy.resting) = (Some(socket), true, false);
@@ -435,6 +443,33 @@ impl<R: Ring> Worker<R> {
         }
     }
 
+    /// Gives a proxy other settings, for the connections that begin from now on; rules are set apart.
+    pub fn settle(&mut self, opening: &Opening) {
+        let options = self.options_of(opening);
+        if let Some(proxy) = proxy_of(&mut self.proxies, opening.id) {
+            proxy.upstream = opening.upstream.clone();
+            proxy.sources = Sources::new(&opening.source_addresses);
+            proxy.connect_timeout = opening.connect_timeout;
+            (proxy.patience, proxy.options) = (opening.patience, options);
+            proxy.held_bytes_max = opening.held_bytes_max;
+        }
+    }
+
+    /// Options of the sockets of a proxy.
+    fn options_of(&self, opening: &Opening) -> SocketOptions {
+        SocketOptions { keepalive: opening.patience.keepalive, ..self.settings.options.clone() }
+    }
+
+    /// Counts that the name of a proxy's upstream was not found, and tells why.
+    pub(super) fn not_resolved(&mut self, id: u32, why: Arc<str>) {
+        self.touch(id);
+        if let Some(proxy) = proxy_of(&mut self.proxies, id) {
+            proxy.counters.resolve_failures += 1;
+            let event = proxy.event(EventKind::NaturalFailure, self.cx.now);
+            self.cx.events.push(Event { detail: Detail::Text(why), ..event });
+        }
+    }
+
     /// What there is to tell, up to now.
     pub fn snapshot(&mut self) -> WorkerSnapshot {
         (0..self.proxies.len() as u32).for_each(|id| self.touch(id));
@@ -459,10 +494,12 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// Stops listening everywhere and closes every connection.
-    pub fn cut(&mut self) {
+    /// Stops listening everywhere and closes every connection, waiting for no peer longer than `limit`.
+    pub fn cut(&mut self, limit: Duration) {
+        self.cx.now = self.cx.ring.now();
         for id in 0..self.proxies.len() as u32 {
             self.shut(id, true);
+            self.each_connection(id, |connection, cx, _| connection.close_within(limit, cx));
         }
     }
 
@@ -628,6 +665,7 @@ impl<R: Ring> Worker<R> {
             What::Pipe(direction) => connection.on_pipe_timer(direction, &mut self.cx, proxy),
             What::ConnectTimeout => connection.on_connect_timeout(&mut self.cx, proxy),
             What::Reset => connection.on_reset_due(&mut self.cx),
+            What::Patience => connection.on_patience(&mut self.cx, proxy),
             What::Accept | What::Shortage | What::Events => unreachable!("handled above"),
         }
         self.free_if_closed(timer.slot);

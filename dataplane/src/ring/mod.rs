@@ -25,6 +25,7 @@ mod user_data;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 pub use buffers::{BufferSize, Chunk, Pool, PoolSettings};
 
@@ -72,6 +73,19 @@ pub struct SocketOptions {
     pub send_buffer_bytes: Option<u32>,
     /// `SO_RCVBUF` in bytes; the kernel doubles it (socket(7)).
     pub receive_buffer_bytes: Option<u32>,
+    /// Silence after which the kernel asks the peer whether it is still there (`TCP_KEEPIDLE`, whole seconds); it asks
+    /// [`KEEPALIVE_PROBES`] times within another such span. None: it never asks.
+    pub keepalive: Option<Duration>,
+}
+
+/// Probes that may stay unanswered before a connection is over (`TCP_KEEPCNT`, tcp(7)).
+pub const KEEPALIVE_PROBES: u32 = 6;
+
+impl SocketOptions {
+    /// The pause between two probes (`TCP_KEEPINTVL`): whole seconds, at least one.
+    pub(crate) fn keepalive_interval(keepalive: Duration) -> Duration {
+        Duration::from_secs((keepalive.as_secs() / u64::from(KEEPALIVE_PROBES)).max(1))
+    }
 }
 
 /// One thing that happened.
@@ -181,11 +195,17 @@ pub trait Ring {
     /// When `chunks` is empty.
     fn send<I: Iterator<Item = Chunk>>(&mut self, socket: Socket, token: Token, chunks: I);
 
-    /// Sends FIN after the bytes already sent; the other direction goes on. Errors mean the peer is gone.
+    /// Sends FIN after the bytes already sent, when the ring next waits; the other direction goes on.
     fn shutdown_write(&mut self, socket: Socket);
 
     /// Ends the connection with a true RST, now, whatever is pending on it; its operations end in error.
     fn reset(&mut self, socket: Socket);
+
+    /// Why the connection of a socket that nobody reads has failed: its peer sent a RST, or answers no more. Told once
+    /// (`SO_ERROR`), unless a send or a receive was told before. It costs a system call, so ask seldom.
+    ///
+    /// `EPIPE` when the peer had sent its FIN before the RST (tcp_reset in net/ipv4/tcp_input.c).
+    fn failure(&mut self, socket: Socket) -> Option<Errno>;
 
     /// Asks every operation on the socket to end; their completions still come.
     fn cancel_all(&mut self, socket: Socket);

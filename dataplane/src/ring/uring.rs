@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter, cqueue, opcode, squeue};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, TcpKeepalive, Type};
 
 use super::buffer_ring::{BufferRing, set_credit};
 use super::buffers::{BufferSize, Chunk, Pool, PoolSettings};
 use super::kernel::{self, Features, RingError};
 use super::sends::{Blocks, Bytes, Send, Vectored};
 use super::user_data::{Kind, Token, pack, unpack};
-use super::{Completion, Errno, Outcome, ReceiveEnd, Ring, SEND_CHUNKS_MAX, Socket, SocketOptions};
+use super::{
+    Completion, Errno, KEEPALIVE_PROBES, Outcome, ReceiveEnd, Ring, SEND_CHUNKS_MAX, Socket, SocketOptions,
+};
 use crate::clock::Instant;
 
 /// The shape of a ring.
@@ -86,6 +88,10 @@ pub struct KernelRing {
     in_flight: u64,
     /// By descriptor: everything on it was cancelled and it is not closed yet.
     cancelled: Vec<bool>,
+    /// Sockets whose FIN is sent when the ring next waits, as everything else leaves then; and by descriptor, whether
+    /// it is still to be sent.
+    fins: Vec<Socket>,
+    fin_is_due: Vec<bool>,
     overflows: u64,
     features: Features,
     spin: Option<Duration>,
@@ -136,6 +142,8 @@ impl KernelRing {
             wake_count: Box::new(0),
             in_flight: 0,
             cancelled: Vec::new(),
+            fins: Vec::new(),
+            fin_is_due: Vec::new(),
             overflows: 0,
             features,
             spin: settings.spin,
@@ -191,6 +199,23 @@ impl KernelRing {
             if self.sq.len() == queued {
                 break;
             }
+        }
+    }
+
+    /// Sends the FINs that were asked for, but those of sockets that were closed or reset since.
+    fn send_fins(&mut self) {
+        for socket in self.fins.drain(..) {
+            if std::mem::take(&mut self.fin_is_due[socket.0 as usize]) {
+                // ENOTCONN: the peer is gone, and its receive says so.
+                let _ = with_socket(socket, |socket| socket.shutdown(std::net::Shutdown::Write));
+            }
+        }
+    }
+
+    /// close(2) sends the FIN by itself, and the descriptor may be another socket's afterwards.
+    fn forget_fin(&mut self, socket: Socket) {
+        if let Some(is_due) = self.fin_is_due.get_mut(socket.0 as usize) {
+            *is_due = false;
         }
     }
 
@@ -432,15 +457,27 @@ impl Ring for KernelRing {
     }
 
     fn shutdown_write(&mut self, socket: Socket) {
-        // ENOTCONN: the peer is gone, and its receive says so.
-        let _ = with_socket(socket, |socket| socket.shutdown(std::net::Shutdown::Write));
+        // Not by the ring: it would have a thread do it (io_shutdown_prep in io_uring/net.c).
+        let place = socket.0 as usize;
+        if self.fin_is_due.len() <= place {
+            self.fin_is_due.resize(place + 1, false);
+        }
+        self.fin_is_due[place] = true;
+        self.fins.push(socket);
     }
 
     fn reset(&mut self, socket: Socket) {
+        self.forget_fin(socket);
         // connect(2) to AF_UNSPEC disconnects an established socket with a RST (net/ipv4/tcp.c, tcp_disconnect).
         let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
         // SAFETY: `nowhere` is a valid address for the length of the call.
         unsafe { libc::connect(socket.0, &raw const nowhere, size_of::<libc::sockaddr>() as u32) };
+    }
+
+    fn failure(&mut self, socket: Socket) -> Option<Errno> {
+        let error = with_socket(socket, |socket| socket.take_error());
+        let error = error.unwrap_or_else(Some)?;
+        Some(Errno(error.raw_os_error().unwrap_or(libc::EIO)))
     }
 
     fn cancel_all(&mut self, socket: Socket) {
@@ -456,6 +493,7 @@ impl Ring for KernelRing {
     }
 
     fn close(&mut self, socket: Socket) {
+        self.forget_fin(socket);
         if let Some(cancelled) = self.cancelled.get_mut(socket.0 as usize) {
             *cancelled = false;
         }
@@ -464,6 +502,7 @@ impl Ring for KernelRing {
     }
 
     fn wait_until(&mut self, deadline: Instant) -> io::Result<()> {
+        self.send_fins();
         self.drain_backlog();
         self.small.publish();
         self.large.publish();
@@ -579,6 +618,15 @@ fn eventfd() -> io::Result<File> {
 
 fn apply(socket: &socket2::Socket, options: &SocketOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    // Urgent data keeps its place among the other bytes, instead of one byte of it being dropped (tcp(7)).
+    socket.set_out_of_band_inline(true)?;
+    if let Some(time) = options.keepalive {
+        let probes = TcpKeepalive::new()
+            .with_time(time)
+            .with_interval(SocketOptions::keepalive_interval(time))
+            .with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&probes)?;
+    }
     if let Some(congestion) = &options.congestion {
         socket.set_tcp_congestion(congestion.as_bytes())?;
     }
@@ -607,4 +655,38 @@ fn with_socket<T>(socket: Socket, call: impl FnOnce(SockRef<'_>) -> T) -> T {
 
 fn internet(address: SockAddr) -> SocketAddr {
     address.as_socket().expect("a TCP socket has an internet address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_probed_when_silent_and_keep_urgent_data_in_line_whoever_opened_them() {
+        let features = Features::probe().expect("tests need io_uring");
+        let mut ring = KernelRing::new(&RingSettings::default(), features).expect("tests need io_uring");
+        let options = SocketOptions { keepalive: Some(Duration::from_secs(60)), ..SocketOptions::default() };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (listener, address) = ring.listen(any, &options).expect("a free port");
+        let token = |role| Token { role, slot: 0, generation: 0 };
+        ring.accept(listener, token(1));
+        let connected = ring.connect(address, None, &options, token(2)).expect("it can be reached");
+        let mut accepted = None;
+        while accepted.is_none() {
+            ring.wait_until(Instant::FAR_FUTURE).expect("it goes on");
+            while let Some(completion) = ring.next_completion() {
+                if let Outcome::Accepted(socket) = completion.outcome {
+                    accepted = Some(socket);
+                }
+            }
+        }
+        for socket in [Some(connected), accepted].into_iter().flatten() {
+            with_socket(socket, |socket| {
+                assert!(socket.keepalive().unwrap() && socket.out_of_band_inline().unwrap());
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+            });
+        }
+    }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use fracas_dataplane::behavior::{Rule, RuleSet, mix};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{
-    Dataplane, DataplaneSettings, Handle, Opening, ProxySpec, RulesChange, Worker, WorkerSettings,
+    Dataplane, DataplaneSettings, Handle, Opening, Patience, ProxySpec, RulesChange, Worker, WorkerSettings,
     WorkerSnapshot,
 };
 use fracas_dataplane::ring::{Features, KernelRing, RingSettings, SocketOptions, Waker};
@@ -134,6 +134,22 @@ impl Proxy {
         Proxy { dataplane, address }
     }
 
+    /// As [`Proxy::start`], with its settings as `settle` leaves them.
+    pub fn settled(
+        upstream: SocketAddr,
+        protocol: Protocol,
+        rules: Vec<Rule>,
+        settle: impl FnOnce(&mut ProxySpec),
+    ) -> Proxy {
+        let settings = DataplaneSettings { threads: 2, seed: 42, ..Default::default() };
+        let dataplane = Dataplane::start(settings).expect("tests need io_uring");
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let mut spec = ProxySpec { protocol, rules, ..ProxySpec::new("test", listen, upstream) };
+        settle(&mut spec);
+        let address = dataplane.handle().create(spec).unwrap().spec.listen;
+        Proxy { dataplane, address }
+    }
+
     pub fn handle(&self) -> Handle {
         self.dataplane.handle()
     }
@@ -227,6 +243,7 @@ impl WorkerThread {
                 upstream: vec![plan.upstream],
                 source_addresses: Vec::new(),
                 connect_timeout: Duration::from_secs(30),
+                patience: Patience::default(),
                 held_bytes_max: 1 << 20,
                 rules: Arc::new(RuleSet::compile(plan.rules, plan.protocol, 42, 1).unwrap()),
                 ordinals: Arc::new(AtomicU64::new(0)),
@@ -252,6 +269,11 @@ impl WorkerThread {
         self.waker.wake();
         self.thread.join().unwrap()
     }
+}
+
+/// Ends a connection with a RST.
+pub fn break_off(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 /// Runs the body of the test `name` in a process that may have `open_files` descriptors, so that the tests

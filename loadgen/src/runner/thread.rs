@@ -363,6 +363,10 @@ mod tests {
             Err(io::Error::other("the ring is gone"))
         }
 
+        fn failure(&mut self, _: Socket) -> Option<fracas_dataplane::ring::Errno> {
+            unreachable!()
+        }
+
         fn listen(&mut self, _: SocketAddr, _: &SocketOptions) -> io::Result<(Socket, SocketAddr)> {
             unreachable!()
         }

@@ -1,11 +1,23 @@
-//! How a connection ends: half-closes handed on behind the last byte, failures told apart, both sockets closed.
+//! How a connection ends: half-closes handed on behind the last byte, failures told apart, both sides let go.
 
-use super::Connection;
+use super::leaving::{Duty, Leaving, News};
+use super::{Connection, Peer};
 use crate::behavior::Direction;
 use crate::proxy::event::{Detail, Limit};
 use crate::proxy::pipe::End;
 use crate::proxy::worker::{Context, ProxyState};
 use crate::ring::{Errno, ReceiveEnd, Ring};
+
+/// How a side is to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// With its queued bytes and a FIN; what it still says is read and dropped, within limits.
+    InOrder,
+    /// With a RST, now.
+    Reset,
+    /// Now: with a FIN, or with a RST if bytes for it are lost.
+    AtOnce,
+}
 
 impl Connection {
     pub(in crate::proxy) fn on_send_failed<R: Ring>(
@@ -20,6 +32,7 @@ impl Connection {
         pipe.in_flight_bytes = 0;
         let ended = sink.ended;
         if self.closing {
+            self.tell_leaving(direction.opposite(), News::Failed, cx, proxy);
             return self.settle(cx);
         }
         self.drop_queue(direction, cx);
@@ -54,25 +67,29 @@ impl Connection {
         self.source(direction).receiving = false;
         self.pipe(direction).cancelling = false;
         if self.closing {
-            return self.settle(cx);
+            return self.on_ended_while_leaving(direction, end, cx, proxy);
         }
         match end {
             ReceiveEnd::Eof if !self.source(direction).broken => {
                 self.source(direction).ended = true;
+                self.changed_at = cx.now;
                 if self.hung {
-                    return self.on_end_while_hung(direction, cx);
+                    return self.on_fin_while_hung(direction, cx, proxy);
                 }
                 if direction == Direction::Reply {
                     self.on_upstream_end(cx, proxy);
                 }
                 self.pipe(direction).end = End::Fin;
                 self.flush(direction, cx, proxy);
+                self.wait_unless_closing(cx, proxy);
             }
             ReceiveEnd::Eof | ReceiveEnd::Failed(_) => {
-                self.source(direction).ended = true;
+                let source = self.source(direction);
+                (source.ended, source.broken) = (true, true);
+                self.changed_at = cx.now;
                 if self.hung {
                     // Whoever gives up on a connection that hangs does what the rule asked for.
-                    return self.on_end_while_hung(direction, cx);
+                    return self.on_failure_while_hung(direction, cx);
                 }
                 let errno = match end {
                     ReceiveEnd::Failed(errno) => errno,
@@ -87,15 +104,27 @@ impl Connection {
                 back.discard = true;
                 back.end = if back.end == End::Fin { End::Sent } else { back.end };
                 self.flush(direction, cx, proxy);
+                self.wait_unless_closing(cx, proxy);
             }
             ReceiveEnd::NoBuffers => {
                 proxy.counters.no_buffers += 1;
                 cx.no_buffers += 1;
                 self.limit_reached(Limit::NoBuffers, cx, proxy);
-                self.pipe(direction).starved = true;
-                cx.starved.push((self.slot, self.generation, direction));
+                self.starve(direction, cx);
             }
             ReceiveEnd::Stopped => self.regulate(direction, cx, proxy),
+        }
+    }
+
+    /// The receive waits for a buffer.
+    fn starve<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+        self.pipe(direction).starved = true;
+        cx.starved.push((self.slot, self.generation, direction));
+    }
+
+    fn wait_unless_closing<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &ProxyState) {
+        if !self.closing {
+            self.wait(cx, proxy);
         }
     }
 
@@ -115,29 +144,55 @@ impl Connection {
         proxy.failed(self.facts.ordinal, Detail::Failed(who, errno), cx);
     }
 
-    /// A client that leaves is done with; one whose upstream leaves goes on hanging.
-    pub(super) fn on_end_while_hung<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
-        if direction == Direction::Request {
-            self.close(cx);
+    /// A client that has sent its FIN may still wait for its reply, which hangs; of an upstream nothing is expected.
+    fn on_fin_while_hung<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        match direction {
+            Direction::Request => self.wait(cx, proxy),
+            Direction::Reply => self.let_upstream_go(cx),
+        }
+    }
+
+    /// A client that is gone takes the connection along; one whose upstream is gone goes on hanging.
+    fn on_failure_while_hung<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+        match direction {
+            Direction::Request => self.close(cx),
+            Direction::Reply => self.let_upstream_go(cx),
+        }
+    }
+
+    /// Gives the upstream's descriptor back, while the client keeps the connection.
+    fn let_upstream_go<R: Ring>(&mut self, cx: &mut Context<R>) {
+        if !self.upstream.sending {
+            self.upstream.connected = false;
+            self.cut(Direction::Reply, false, cx);
+            self.settle(cx);
         }
     }
 
     /// The queue is empty: hands on the end of the source, if it has come.
-    pub(super) fn end_pipe<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+    pub(super) fn end_pipe<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        if self.closing {
+            self.tell_leaving(direction.opposite(), News::Flushed, cx, proxy);
+            return;
+        }
         let (pipe, _, sink) = self.parts(direction);
         if !pipe.queue.is_empty() {
             return;
         }
         match pipe.end {
             End::Open | End::Sent => return,
-            End::Rst => {
-                if sink.connected
-                    && let Some(socket) = sink.socket
-                {
-                    cx.ring.reset(socket);
-                }
-                return self.close(cx);
-            }
+            // The source is gone; the sink hears of it.
+            End::Rst => return self.leave(Way::Reset, Way::Reset, cx),
             End::Fin => {
                 pipe.end = End::Sent;
                 match sink.socket {
@@ -148,11 +203,14 @@ impl Connection {
             }
         }
         if direction == Direction::Request && self.upstream.socket.is_none() && !self.downstream.sending {
-            return self.end_pipe(Direction::Reply, cx);
+            return self.end_pipe(Direction::Reply, cx, proxy);
         }
         if self.request.end == End::Sent && self.reply.end == End::Sent {
-            self.close(cx);
+            return self.close(cx);
         }
+        // From now on somebody has got its FIN.
+        self.changed_at = cx.now;
+        self.wait(cx, proxy);
     }
 
     /// No more replies will come after those that are queued: ends the reply direction with a FIN.
@@ -161,42 +219,192 @@ impl Connection {
         self.flush(Direction::Reply, cx, proxy);
     }
 
-    /// Ends the connection: cancels what is in flight, then closes both sockets.
+    /// Ends the connection in order: each side gets what is queued for it and a FIN, and is read out.
     pub(in crate::proxy) fn close<R: Ring>(&mut self, cx: &mut Context<R>) {
+        self.leave(Way::InOrder, Way::InOrder, cx);
+    }
+
+    /// As [`Connection::close`], but neither side is waited for longer than `limit`.
+    pub(in crate::proxy) fn close_within<R: Ring>(
+        &mut self,
+        limit: std::time::Duration,
+        cx: &mut Context<R>,
+    ) {
+        self.linger = self.linger.min(limit);
+        self.close(cx);
+        if !self.is_closed() {
+            self.look_at(cx.now + limit, cx);
+        }
+    }
+
+    /// Ends the connection, each side in its way.
+    pub(super) fn leave<R: Ring>(&mut self, downstream: Way, upstream: Way, cx: &mut Context<R>) {
         if self.closing {
             return;
         }
         self.closing = true;
-        for direction in [Direction::Request, Direction::Reply] {
-            self.drop_queue(direction, cx);
-            self.pipe(direction).timer.take().map(|(timer, _)| cx.timers.cancel(timer));
-        }
         self.connect_timer.take().map(|timer| cx.timers.cancel(timer));
+        self.patience.take().map(|(timer, _)| cx.timers.cancel(timer));
         self.reset.take().and_then(|reset| reset.timer).map(|timer| cx.timers.cancel(timer));
         self.exchanges = None;
-        for peer in [&mut self.downstream, &mut self.upstream] {
-            if let Some(socket) = peer.socket
-                && peer.is_busy()
+        let linger = self.linger;
+        let mut until = cx.now + linger;
+        for (direction, way) in [(Direction::Reply, downstream), (Direction::Request, upstream)] {
+            let (pipe, _, sink) = self.parts(direction);
+            let listens = sink.connected && !sink.broken && sink.socket.is_some();
+            if way == Way::InOrder && listens {
+                sink.leaving = Leaving::Flushing { dropped: 0 };
+                if pipe.holds(cx.now) {
+                    // What a delay holds keeps its time.
+                    until = until.max(pipe.last_due() + linger);
+                }
+            } else {
+                let reset = listens && (way == Way::Reset || pipe.bytes() > 0);
+                self.cut(direction.opposite(), reset, cx);
+            }
+        }
+        for direction in [Direction::Request, Direction::Reply] {
+            self.fin_if_flushed(direction, cx);
+            self.read_on(direction, cx);
+        }
+        self.settle(cx);
+        if !self.is_closed() {
+            self.look_at(until, cx);
+        }
+    }
+
+    /// Sends the FIN of a side that is let go, once nothing is queued for it.
+    fn fin_if_flushed<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+        let (pipe, _, sink) = self.parts(direction);
+        if pipe.queue.is_empty() && !sink.sending {
+            let (next, duty) = sink.leaving.hear(News::Flushed, sink.ended);
+            sink.leaving = next;
+            if duty == Duty::Fin
+                && pipe.end != End::Sent
+                && let Some(socket) = sink.socket
             {
-                cx.ring.cancel_all(socket);
+                pipe.end = End::Sent;
+                cx.ring.shutdown_write(socket);
+            }
+        }
+    }
+
+    /// Tells a side that is let go, the source of `direction`, what happened to it, and does what follows.
+    fn tell_leaving<R: Ring>(
+        &mut self,
+        direction: Direction,
+        news: News,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        if news == News::Flushed {
+            return self.fin_if_flushed(direction.opposite(), cx);
+        }
+        let source = self.source(direction);
+        let (next, duty) = source.leaving.hear(news, source.ended);
+        source.leaving = next;
+        match duty {
+            Duty::Nothing | Duty::Fin => {}
+            Duty::Close => self.cut(direction, false, cx),
+            Duty::CloseAtLimit | Duty::ResetAtLimit => {
+                proxy.counters.linger_limit_reached += 1;
+                self.limit_reached(Limit::Linger, cx, proxy);
+                self.cut(direction, duty == Duty::ResetAtLimit, cx);
+            }
+        }
+    }
+
+    /// Bytes of a side that is let go: they are dropped.
+    pub(super) fn on_late_bytes<R: Ring>(
+        &mut self,
+        direction: Direction,
+        length: usize,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        self.tell_leaving(direction, News::Said(length), cx, proxy);
+        self.read_on(direction, cx);
+        self.settle(cx);
+    }
+
+    fn on_ended_while_leaving<R: Ring>(
+        &mut self,
+        direction: Direction,
+        end: ReceiveEnd,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        match end {
+            ReceiveEnd::NoBuffers => self.starve(direction, cx),
+            ReceiveEnd::Stopped => self.read_on(direction, cx),
+            ReceiveEnd::Eof | ReceiveEnd::Failed(_) => {
+                let source = self.source(direction);
+                source.ended = true;
+                let failed = source.broken || end != ReceiveEnd::Eof;
+                let news = if failed { News::Failed } else { News::Ended };
+                self.tell_leaving(direction, news, cx, proxy);
             }
         }
         self.settle(cx);
     }
 
-    /// Closes the sockets on which nothing is in flight any more.
+    /// The time of both sides is over.
+    pub(super) fn on_linger_over<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        for direction in [Direction::Request, Direction::Reply] {
+            self.tell_leaving(direction, News::TimeOver, cx, proxy);
+        }
+        self.settle(cx);
+    }
+
+    /// Reads a side that is let go, the source of `direction`, to its end.
+    pub(super) fn read_on<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+        if self.source(direction).leaving.reads_on() {
+            self.receive(direction, cx);
+        }
+    }
+
+    /// Gives the source of `direction` up: drops what is queued for it, ends what is in flight.
+    fn cut<R: Ring>(&mut self, direction: Direction, reset: bool, cx: &mut Context<R>) {
+        let to_it = direction.opposite();
+        self.drop_queue(to_it, cx);
+        self.pipe(to_it).timer.take().map(|(timer, _)| cx.timers.cancel(timer));
+        let peer = self.source(direction);
+        peer.leaving = Leaving::Cut;
+        if let Some(socket) = peer.socket {
+            if reset {
+                cx.ring.reset(socket);
+            }
+            if peer.is_busy() {
+                cx.ring.cancel_all(socket);
+            }
+        }
+    }
+
+    /// Closes the sockets that are cut and on which nothing is in flight any more.
     pub(super) fn settle<R: Ring>(&mut self, cx: &mut Context<R>) {
         for peer in [&mut self.downstream, &mut self.upstream] {
-            if !peer.is_busy()
+            if peer.leaving == Leaving::Cut
+                && !peer.is_busy()
                 && let Some(socket) = peer.socket.take()
             {
                 cx.ring.close(socket);
             }
+        }
+        if self.is_closed() {
+            self.patience.take().map(|(timer, _)| cx.timers.cancel(timer));
         }
     }
 
     pub(super) fn drop_queue<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
         let bytes = self.pipe(direction).clear();
         cx.let_go(self.proxy, bytes);
+    }
+}
+
+impl Peer {
+    /// Whether its connection could be over without a receive that says so.
+    pub(super) fn is_unwatched(&self) -> bool {
+        let is_over = self.gone || self.ended && self.broken;
+        self.connected && !self.receiving && !is_over
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ending::Way;
 use super::throttles::Throttles;
 use super::{Connection, PendingReset};
 use crate::behavior::{Act, Action, ConnectionPlan, Direction, ResetSide, RuleMask, RuleSet};
@@ -125,18 +126,12 @@ impl Connection {
     }
 
     pub(in crate::proxy) fn reset_now<R: Ring>(&mut self, side: ResetSide, cx: &mut Context<R>) {
-        if matches!(side, ResetSide::Downstream | ResetSide::Both)
-            && let Some(socket) = self.downstream.socket
-        {
-            cx.ring.reset(socket);
-        }
-        if matches!(side, ResetSide::Upstream | ResetSide::Both)
-            && self.upstream.connected
-            && let Some(socket) = self.upstream.socket
-        {
-            cx.ring.reset(socket);
-        }
-        self.close(cx);
+        let (downstream, upstream) = match side {
+            ResetSide::Both => (Way::Reset, Way::Reset),
+            ResetSide::Downstream => (Way::Reset, Way::InOrder),
+            ResetSide::Upstream => (Way::InOrder, Way::Reset),
+        };
+        self.leave(downstream, upstream, cx);
     }
 
     pub(in crate::proxy) fn on_reset_due<R: Ring>(&mut self, cx: &mut Context<R>) {

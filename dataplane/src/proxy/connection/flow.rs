@@ -25,7 +25,7 @@ impl Connection {
             Direction::Reply => proxy.counters.reply_bytes += length as u64,
         }
         if self.closing {
-            return self.settle(cx);
+            return self.on_late_bytes(direction, length, cx, proxy);
         }
         let pipe = self.pipe(direction);
         pipe.size.observe(length);
@@ -101,7 +101,7 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        if chunk.is_empty() {
+        if chunk.is_empty() || self.closing {
             return;
         }
         if direction == Direction::Reply && self.abort {
@@ -126,7 +126,7 @@ impl Connection {
             let Some(socket) = sink.socket else { return };
             sink.sending = true;
             pipe.in_flight_bytes = chunk.len();
-            pipe.in_flight_since = now;
+            (pipe.in_flight_since, pipe.moved_at) = (now, now);
             return cx.ring.send(socket, token, std::iter::once(chunk));
         }
         cx.hold(self.proxy, chunk.len());
@@ -151,12 +151,12 @@ impl Connection {
         let (pipe, _, sink) = self.parts(direction);
         if sink.sending || !sink.connected {
             if sink.socket.is_none() && !sink.connecting {
-                self.end_pipe(direction, cx);
+                self.end_pipe(direction, cx, proxy);
             }
             return;
         }
         let Some(socket) = sink.socket else { return };
-        let Some(front) = pipe.queue.front() else { return self.end_pipe(direction, cx) };
+        let Some(front) = pipe.queue.front() else { return self.end_pipe(direction, cx, proxy) };
         if front.due > cx.now {
             let due = front.due;
             return self.schedule(direction, due, cx);
@@ -182,7 +182,7 @@ impl Connection {
         pipe.queued_bytes -= bytes;
         cx.let_go(proxy_id, bytes);
         pipe.in_flight_bytes = bytes;
-        pipe.in_flight_since = since;
+        (pipe.in_flight_since, pipe.moved_at) = (since, cx.now);
         cx.ring.send(socket, token, pipe.queue.drain(..ready).map(|item| item.chunk));
         self.sink(direction).sending = true;
     }
@@ -204,15 +204,13 @@ impl Connection {
         let mut ready = 0;
         while ready < SEND_CHUNKS_MAX && allowed > 0 {
             let Some(item) = pipe.queue.get_mut(ready).filter(|item| item.due <= now) else { break };
-            let slice = throttles.as_ref().map_or(usize::MAX, |throttles| throttles.slice(direction));
-            let length = item.chunk.len().min(slice).min(allowed);
-            if let Some(throttles) = throttles
-                && let Err(again) = throttles.take(direction, length, now)
-            {
-                if ready == 0 {
-                    return Err(again);
+            let mut length = item.chunk.len().min(allowed);
+            if let Some(throttles) = throttles {
+                match throttles.take(direction, length, item.due, now) {
+                    Ok(bytes) => length = bytes,
+                    Err(again) if ready == 0 => return Err(again),
+                    Err(_) => break,
                 }
-                break;
             }
             if length < item.chunk.len() {
                 let front = item.chunk.split_to(length);
@@ -241,6 +239,7 @@ impl Connection {
         pipe.in_flight_bytes = 0;
         cx.figures.residence.record((now - pipe.in_flight_since).as_nanos() as u64);
         if self.closing {
+            self.flush(direction, cx, proxy);
             return self.settle(cx);
         }
         if self.reset.as_ref().is_some_and(|reset| reset.bytes_left == Some(0)) {
@@ -272,9 +271,10 @@ impl Connection {
         proxy: &mut ProxyState,
     ) {
         self.pipe(direction).starved = false;
-        if !self.closing {
-            self.regulate(direction, cx, proxy);
+        if self.closing {
+            return self.read_on(direction, cx);
         }
+        self.regulate(direction, cx, proxy);
     }
 
     pub(in crate::proxy) fn on_pipe_timer<R: Ring>(
@@ -284,8 +284,9 @@ impl Connection {
         proxy: &mut ProxyState,
     ) {
         self.pipe(direction).timer = None;
-        if !self.closing {
-            self.flush(direction, cx, proxy);
+        self.flush(direction, cx, proxy);
+        if self.closing {
+            self.settle(cx);
         }
     }
 
@@ -307,13 +308,17 @@ impl Connection {
                 cx.ring.cancel_receive(token);
             }
         } else if !full {
-            self.receive(direction, cx, proxy);
+            self.receive(direction, cx);
         } else if cx.held_bytes > cx.held_bytes_max {
             proxy.counters.worker_held_limit_reached += 1;
             self.limit_reached(Limit::WorkerHeld, cx, proxy);
         } else if holds {
             proxy.counters.held_limit_reached += 1;
             self.limit_reached(Limit::Held, cx, proxy);
+        }
+        if !self.source(direction).receiving && self.patience.is_none() {
+            // It cannot say that it is gone.
+            self.wait(cx, proxy);
         }
     }
 
@@ -350,7 +355,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn receive<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>, _: &mut ProxyState) {
+    pub(super) fn receive<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
         let token = self.token(source_role(direction));
         let (pipe, source, _) = self.parts(direction);
         let Some(socket) = source.socket else { return };

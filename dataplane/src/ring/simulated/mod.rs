@@ -29,7 +29,7 @@ use self::operations::Submission;
 use self::state::{Entry, State};
 use self::stream::{Phase, Stream};
 use super::buffers::{BufferSize, Chunk, PoolSettings};
-use super::{Completion, Ring, SEND_CHUNKS_MAX, Socket, SocketOptions, Token};
+use super::{Completion, Errno, Ring, SEND_CHUNKS_MAX, Socket, SocketOptions, Token};
 use crate::clock::Instant;
 
 /// The shape of a simulated ring.
@@ -240,6 +240,13 @@ impl Ring for SimulatedRing {
             let id = self.known(state, socket);
             state.kill(id);
         });
+    }
+
+    fn failure(&mut self, socket: Socket) -> Option<Errno> {
+        self.with(|state| {
+            let id = self.known(state, socket);
+            state.stream_mut(id).error.take()
+        })
     }
 
     fn cancel_all(&mut self, socket: Socket) {

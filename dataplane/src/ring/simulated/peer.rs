@@ -110,6 +110,11 @@ impl Peer {
         });
     }
 
+    /// Its machine is gone: it says nothing more, not even that it is gone.
+    pub fn vanish(&self) {
+        self.with(|state| state.vanish(self.id));
+    }
+
     /// Whether neither [`Peer::close`] nor [`Peer::reset`] was called.
     pub fn is_open(&self) -> bool {
         self.with(|state| state.stream(self.id).open)

@@ -72,6 +72,10 @@ pub(super) enum Event {
     Rst {
         to: usize,
     },
+    /// The last keepalive probe was not answered.
+    KeepaliveOver {
+        socket: usize,
+    },
     /// The window of the other side may have opened.
     Window {
         from: usize,
@@ -147,6 +151,7 @@ impl State {
             Event::Bytes { to, bytes } => self.on_bytes(to, bytes),
             Event::Fin { to } => self.on_fin(to),
             Event::Rst { to } => self.on_rst(to),
+            Event::KeepaliveOver { socket } => self.on_keepalive_over(socket),
             Event::Window { from } => {
                 self.stream_mut(from).window_update_scheduled = false;
                 self.transmit(from);
@@ -251,6 +256,7 @@ impl State {
             link,
             bytes(options.send_buffer_bytes, self.send_buffer_bytes, 4608),
             bytes(options.receive_buffer_bytes, self.receive_buffer_bytes, 2304),
+            options,
         )
     }
 

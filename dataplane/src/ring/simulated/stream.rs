@@ -8,8 +8,9 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use super::super::Errno;
+use super::super::{Errno, KEEPALIVE_PROBES, SocketOptions};
 use super::network::Link;
 use super::operations::{ConnectOperation, InFlight, ReceiveOperation, SendOperation};
 use super::state::{Entry, Event, State};
@@ -44,6 +45,10 @@ pub(super) struct Stream {
     pub(super) error: Option<Errno>,
     /// It was reset from this side.
     pub(super) reset_here: bool,
+    /// Silence after which it is over, if the other end has vanished.
+    keepalive: Option<Duration>,
+    /// Its machine is gone: nothing leaves it, and what reaches it is lost.
+    vanished: bool,
 
     pub(super) receive: Option<ReceiveOperation>,
     pub(super) send: Option<SendOperation>,
@@ -84,7 +89,9 @@ impl Stream {
         link: Link,
         outgoing_max: usize,
         incoming_max: usize,
+        options: &SocketOptions,
     ) -> Stream {
+        let probed = |time| KEEPALIVE_PROBES * SocketOptions::keepalive_interval(time);
         Stream {
             ring,
             local,
@@ -106,6 +113,8 @@ impl Stream {
             fin_received: false,
             error: None,
             reset_here: false,
+            keepalive: options.keepalive.map(|time| time + probed(time)),
+            vanished: false,
             receive: None,
             send: None,
             connect: None,
@@ -150,7 +159,7 @@ impl State {
         let listener = self.listener_mut(chosen);
         if listener.backlog.len() >= listener.backlog_max {
             // Dropped; the client sends it again after 1, 2, 4, … seconds (RFC 6298 §2).
-            let wait = std::time::Duration::from_secs(1 << attempt.min(6));
+            let wait = Duration::from_secs(1 << attempt.min(6));
             self.schedule(self.now + wait, Event::Syn { client, attempt: attempt + 1 });
             return;
         }
@@ -188,7 +197,32 @@ impl State {
         self.make_ready(client);
     }
 
+    /// The machine of this end is gone, without a word: the other end's keepalive finds out, if it has one.
+    pub(super) fn vanish(&mut self, id: usize) {
+        let stream = self.stream_mut(id);
+        (stream.vanished, stream.open) = (true, false);
+        if let Some(socket) = stream.other
+            && let Some(silence) = self.stream(socket).keepalive
+        {
+            self.schedule(self.now + silence, Event::KeepaliveOver { socket });
+        }
+    }
+
+    pub(super) fn on_keepalive_over(&mut self, socket: usize) {
+        let stream = self.stream_mut(socket);
+        if stream.phase != Phase::Connected {
+            return;
+        }
+        stream.phase = Phase::Dead;
+        stream.error = Some(Errno(libc::ETIMEDOUT));
+        stream.outgoing.clear();
+        self.make_ready(socket);
+    }
+
     pub(super) fn on_bytes(&mut self, to: usize, bytes: Vec<u8>) {
+        if self.stream(to).vanished {
+            return;
+        }
         let from = self.stream(to).other.expect("bytes come from another end");
         self.stream_mut(from).on_the_wire -= bytes.len();
         let stream = self.stream_mut(to);
@@ -206,7 +240,7 @@ impl State {
 
     pub(super) fn on_fin(&mut self, to: usize) {
         let stream = self.stream_mut(to);
-        if stream.phase != Phase::Dead {
+        if stream.phase != Phase::Dead && !stream.vanished {
             stream.fin_received = true;
             self.make_ready(to);
         }
@@ -215,7 +249,7 @@ impl State {
     pub(super) fn on_rst(&mut self, to: usize) {
         let keeps_unread = self.chance(self.faults.reset_keeps_unread);
         let stream = self.stream_mut(to);
-        if stream.phase == Phase::Dead {
+        if stream.phase == Phase::Dead || stream.vanished {
             return;
         }
         stream.phase = Phase::Dead;
@@ -292,7 +326,9 @@ impl State {
     fn put_on_the_wire(&mut self, id: usize) -> bool {
         let now = self.now;
         let stream = self.stream(id);
-        let (Some(other), Phase::Connected) = (stream.other, stream.phase) else { return false };
+        let (Some(other), Phase::Connected, false) = (stream.other, stream.phase, stream.vanished) else {
+            return false;
+        };
         let had = stream.outgoing.len();
         loop {
             let receiver = self.stream(other);

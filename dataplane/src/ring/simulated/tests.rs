@@ -688,3 +688,58 @@ fn a_loop_that_never_waits_is_found() {
     simulation.add(ring.id(), Spinner(ring));
     simulation.run_until(Network::START + Duration::from_secs(1));
 }
+
+#[test]
+fn a_close_with_unread_bytes_is_a_reset_and_a_close_after_a_drain_is_a_fin() {
+    for drains in [false, true] {
+        let network = Network::new(1);
+        let (mut ring, socket, peer) = plain(&network);
+        peer.write(b"nobody reads this");
+        settle(&mut ring);
+        if drains {
+            ring.shutdown_write(socket);
+            ring.receive(socket, RECEIVE, BufferSize::Small, LARGE_CREDIT);
+            assert_eq!(bytes_of(&settle(&mut ring)), b"nobody reads this");
+            peer.shutdown_write();
+            settle(&mut ring);
+        }
+        ring.close(socket);
+        settle(&mut ring);
+        let state = peer.state();
+        assert_eq!((state.eof, state.reset), (drains, !drains));
+    }
+}
+
+#[test]
+fn a_socket_that_nobody_reads_tells_when_asked_that_its_peer_is_gone() {
+    let network = Network::new(1);
+    let (mut ring, socket, peer) = plain(&network);
+    peer.write(b"unread");
+    peer.shutdown_write();
+    settle(&mut ring);
+    assert_eq!(ring.failure(socket), None, "a FIN is no failure");
+    peer.reset();
+    settle(&mut ring);
+    assert_eq!(ring.failure(socket), Some(Errno(libc::EPIPE)), "its FIN came first");
+    assert_eq!(ring.failure(socket), None, "it is told once");
+    ring.close(socket);
+}
+
+#[test]
+fn a_peer_that_vanished_is_found_by_keepalive_and_only_by_it() {
+    for keepalive in [None, Some(Duration::from_secs(60))] {
+        let network = Network::new(1);
+        let server = network.serve(any_port());
+        let mut ring = network.ring(&SimulatedSettings::default());
+        let options = SocketOptions { keepalive, ..SocketOptions::default() };
+        let socket = ring.connect(server.address(), None, &options, CONNECT).expect("no fault is on");
+        settle(&mut ring);
+        let peer = server.accept().expect("it is in the backlog");
+        peer.vanish();
+        network.advance_to(network.now() + Duration::from_secs(119));
+        assert_eq!(ring.failure(socket), None);
+        network.advance_to(network.now() + Duration::from_secs(1));
+        assert_eq!(ring.failure(socket), keepalive.map(|_| Errno(libc::ETIMEDOUT)));
+        ring.close(socket);
+    }
+}
