@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use fracas_dataplane::origin::{Origin, OriginSettings};
@@ -34,16 +35,70 @@ fn the_rate_found_is_one_that_the_target_can_answer() {
         other => panic!("1,000/s cannot be answered, so the search cannot end with {other}: {answer:#}"),
     };
     assert_eq!(output.status.code(), Some(code), "{answer:#}");
-    // 95 % of the asked rate must be answered, and no more than 100/s can be.
-    assert!(answer["rate_per_second"].as_u64().is_none_or(|rate| rate <= 106), "{answer:#}");
+    // No more than 100/s can be answered, and what falls behind by 2 % is not kept.
+    assert!(answer["rate_per_second"].as_u64().is_none_or(|rate| rate <= 102), "{answer:#}");
     let probes = answer["probes"].as_array().unwrap();
     assert!(probes.len() > 1, "{answer:#}");
     for probe in probes {
         let rate = probe["rate_per_second"].as_u64().unwrap();
-        assert!(rate <= 106 || probe["finding"] != "kept", "{probe:#}");
+        assert!(rate <= 102 || probe["finding"] != "kept", "{probe:#}");
         let directory = std::path::Path::new(probe["directory"].as_str().unwrap());
         let run: Value = serde_json::from_slice(&std::fs::read(directory.join("run.json")).unwrap()).unwrap();
         assert_eq!(run["counts"], probe["counts"]);
         assert_eq!(run["counts"]["planned"], rate, "one second at the probe's rate");
     }
+}
+
+/// Starts a search at 10/s on a target of its own and waits for its first lines: what it does, and its first probe.
+fn searching() -> (Origin, Child, Vec<String>, Lines<BufReader<ChildStderr>>) {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let origin = Origin::start(OriginSettings { listen, ..OriginSettings::default() }).unwrap();
+    let url = format!("http://{}/", origin.local_addr());
+    let mut search = Command::new(FRACAS)
+        .args(["capacity", &url, "-c", "2", "--slo", "p99<10s", "--from", "10/s"])
+        .args(["--probe", "1s", "--warm-up", "0s", "--max-time", "1h"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(search.stderr.take().unwrap()).lines();
+    let first = (0..2).map(|_| lines.next().unwrap().unwrap()).collect();
+    (origin, search, first, lines)
+}
+
+#[test]
+fn a_search_says_what_it_does_and_a_signal_ends_it_with_what_it_knows() {
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let (_origin, search, first, lines) = searching();
+        assert!(first[0].contains("p99<10s") && first[0].contains("at most 1h"), "{first:?}");
+        assert!(Command::new("kill").args([signal, &search.id().to_string()]).status().unwrap().success());
+        lines.for_each(drop);
+        let output = search.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{signal}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        // The first probe is kept unless the machine kept the generator from it.
+        let says =
+            ["capacity at least 10/s: the search was interrupted", "so far: the search was interrupted"];
+        assert!(says.iter().any(|part| text.contains(part)), "{signal}: {text}");
+        assert!(text.contains("10/s  "), "its table: {text}");
+    }
+}
+
+#[test]
+fn a_search_has_a_bound() {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let origin = Origin::start(OriginSettings { listen, ..OriginSettings::default() }).unwrap();
+    let url = format!("http://{}/", origin.local_addr());
+    let output = Command::new(FRACAS)
+        .args(["capacity", &url, "--slo", "p99<10s", "--probe", "1s", "--warm-up", "0s", "--max-time", "1s"])
+        .args(["--json"])
+        .output()
+        .unwrap();
+    // Not one probe fits into it.
+    assert_eq!(output.status.code(), Some(111));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (answer["end"].as_str(), answer["probes"].as_array().unwrap().len()),
+        (Some("out_of_time"), 0)
+    );
 }

@@ -7,8 +7,11 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use fracas_dataplane::clock::Instant;
 use fracas_dataplane::origin::{Origin, OriginSettings};
+use fracas_loadgen::measure::Grade;
 use fracas_loadgen::report::read_json;
 use fracas_proto::v1::{ListLeasesRequest, RenewLeaseRequest};
 use support::{Client, FRACAS, Proxy};
@@ -222,4 +225,111 @@ async fn rules_set_by_hand_have_their_life_as_window_and_their_failures_are_told
     // One may be due a moment before the tenth in which the last thread had the rules.
     assert!(around.during.failed + 2 >= failed, "{around:?}");
     assert_eq!(around.during.natural(), Some(0));
+}
+
+/// Sends a signal.
+fn signal(name: &str, load: &std::process::Child) {
+    assert!(Command::new("kill").args([name, &load.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_load_that_was_stopped_says_that_it_was_itself() {
+    let origin = origin();
+    let url = format!("http://{}/", origin.local_addr());
+    for model in [&["-r", "1000/s", "-c", "50"][..], &["-c", "10"], &["-r", "10/s", "-c", "2"]] {
+        let out = tempfile::tempdir().unwrap();
+        let mut load = Command::new(FRACAS)
+            .args(["load", &url, "-d", "5s", "--out"])
+            .arg(out.path())
+            .args(model)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(load.stderr.take().unwrap()).lines();
+        assert!(lines.nth(1).unwrap().unwrap().contains("ok/s"));
+        // At least so long, at most until it is known to go on.
+        signal("-STOP", &load);
+        let from = Instant::now();
+        std::thread::sleep(Duration::from_secs(1));
+        let at_least = Instant::now() - from;
+        let before = Instant::now();
+        signal("-CONT", &load);
+        let at_most = at_least + (Instant::now() - before) + Duration::from_millis(200);
+        lines.for_each(drop);
+        let code = load.wait().unwrap().code();
+        let run = read_json(&std::fs::read(out.path().join("run.json")).unwrap()).unwrap();
+        assert_ne!(run.verdict, Grade::Valid, "{model:?}: {:?}", run.reasons);
+        assert_eq!(code, Some(if run.verdict == Grade::Invalid { 111 } else { 0 }));
+        let stall = Duration::from_nanos(run.own.stall_max_ns);
+        // Two heartbeats; a busy machine adds to it and takes nothing.
+        let bounds = at_least - Duration::from_millis(20)..=at_most + Duration::from_millis(500);
+        assert!(bounds.contains(&stall), "{model:?}: {stall:?}, not {at_least:?} to {at_most:?}");
+        assert!(run.reasons.iter().any(|reason| reason.contains("stood still for")), "{:?}", run.reasons);
+        // What its worst request has beyond its own part is what a reply takes.
+        let natural = Duration::from_nanos(run.response.max - run.own_lag.max);
+        assert!(natural < Duration::from_millis(500), "{model:?}: {natural:?}");
+        assert_eq!(run.counts.check(), Ok(()));
+    }
+}
+
+#[test]
+fn what_a_process_cannot_hold_is_refused_at_once() {
+    let origin = origin();
+    let url = format!("http://{}/", origin.local_addr());
+    // In a shell of its own, whose limit is lower than what is asked for.
+    let run = |words: &str| {
+        let script = format!("ulimit -n 300; exec {FRACAS} load {url} {words}");
+        Command::new("sh").args(["-c", &script]).output().unwrap()
+    };
+    for (words, part) in [
+        ("-c 400 -d 1s", "400 connections on 1 threads need"),
+        ("-c 280 -t 2 -r 10/s -d 1s", "this process may have 300 (RLIMIT_NOFILE)"),
+        ("-t 9999 -d 1s", "9999"),
+    ] {
+        let output = run(words);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{words}: {error}");
+        assert!(error.contains(part) && error.lines().count() == 1, "{words}: {error}");
+    }
+    // What just fits runs, and every request has its outcome.
+    let output = run("-c 200 -d 1s --json");
+    let summary = read_json(&output.stdout).unwrap();
+    assert_eq!((summary.counts.check(), summary.counts.error), (Ok(()), 0), "{:?}", summary.reasons);
+}
+
+#[test]
+fn idle_threads_are_no_reason() {
+    let origin = origin();
+    let url = format!("http://{}/", origin.local_addr());
+    let output = Command::new(FRACAS)
+        .args(["load", &url, "-r", "1/s", "-t", "4", "-c", "4", "-n", "1", "--json"])
+        .output()
+        .unwrap();
+    let run = read_json(&output.stdout).unwrap();
+    assert!(!run.reasons.iter().any(|reason| reason.contains("busy")), "{:?}", run.reasons);
+    assert_eq!((run.counts.planned, run.counts.ok), (1, 1));
+}
+
+#[test]
+fn a_server_that_hangs_up_is_said_to_close() {
+    for _ in 0..8 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        // Until the listener is closed at the end of the process.
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        let output = Command::new(FRACAS)
+            .args(["load", &url, "-r", "50/s", "-c", "2", "-n", "20", "--json"])
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        if output.stdout.is_empty() {
+            assert!(error.contains("it accepts connections and closes them at once"), "{error}");
+            continue;
+        }
+        let run = read_json(&output.stdout).unwrap();
+        let closed = ["closed before the reply ended", "connection reset"];
+        assert!(closed.iter().any(|kind| run.reasons[0].contains(kind)), "{:?}", run.reasons);
+        assert_eq!((run.counts.planned, run.counts.error), (20, 20), "{:?}", run.errors);
+    }
 }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
 use fracas_loadgen::capacity::{Answer, Finding, LimitedBy, Next, Search};
-use fracas_loadgen::measure::Summary;
+use fracas_loadgen::measure::{Faults, Summary};
 use fracas_loadgen::report;
 use fracas_loadgen::runner::{self, Outcome};
 use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, check_idle, units};
@@ -17,13 +17,16 @@ use serde_json::json;
 
 use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
 use super::files;
+use super::signals::Signals;
 
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Doubles the rate until the SLO breaks, then bisects. A rate that breaks is tried a second time. One that the generator
 itself cannot send says nothing about the target: the search goes on below it, and the exit code is 111 if that was the
-limit. A request that waits for a free connection waits in the response: give enough of them with -c.
+limit. A request that waits for a free connection waits in the response: give enough of them with -c. A rate at which
+replies come later and later is not kept, however early the probe ends. Ctrl-C, SIGTERM, SIGHUP and --max-time end the
+search with what it knows by then.
 
 Example: fracas capacity http://127.0.0.1:8080/ --slo 'p99<50ms' --slo 'errors<0.1%' --out capacity")]
 pub struct Args {
@@ -46,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "RATE", default_value = "1M/s", allow_hyphen_values = true)]
     max: Rate,
     /// How near the answer must be to the rate that breaks, in per cent of the answer
-    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = tolerance)]
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = tolerance)]
     tolerance: f64,
     /// How long each probe is measured
     #[arg(long, value_name = "TIME", default_value = "10s", allow_hyphen_values = true, value_parser = units::parse_duration)]
@@ -54,7 +57,10 @@ pub struct Args {
     /// Load before each probe's measured part
     #[arg(long, value_name = "TIME", default_value = "2s", allow_hyphen_values = true, value_parser = units::parse_duration)]
     warm_up: Duration,
-    /// How long a reply may take
+    /// The whole search; no probe begins that could not end within it
+    #[arg(long, value_name = "TIME", default_value = "15m", allow_hyphen_values = true, value_parser = units::parse_duration)]
+    max_time: Duration,
+    /// How long a reply may take from when its request is due
     #[arg(long, value_name = "TIME", default_value = "5s", allow_hyphen_values = true, value_parser = units::parse_duration)]
     timeout: Duration,
     /// Meet every due time within a microsecond by spinning, at the cost of a core per thread
@@ -80,6 +86,20 @@ const HEAD_START: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(200);
 /// After a probe, so that the target's queues are empty again when the next one comes.
 const COOL_DOWN: Duration = Duration::from_millis(500);
+/// After a probe that left requests unanswered, the target gets the time that it takes for them, but not more than this.
+const COOL_DOWN_MAX: Duration = Duration::from_secs(30);
+
+/// How a search ended.
+enum End {
+    /// It has its answer, or the reason why there is none.
+    Found,
+    /// By a signal.
+    Interrupted,
+    /// The next probe could not have ended in time.
+    OutOfTime,
+    /// A probe could not begin, others having been made.
+    Failed(String),
+}
 
 /// A probe that was made.
 struct Probed {
@@ -111,11 +131,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         files::output(directory, args.force)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (answer, probes, interrupted) = runtime.block_on(search(&args))?;
-    let text = if args.json { as_json(&args, &answer, &probes) } else { as_text(&answer, &probes) };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot print the answer")?;
+    let searched = runtime.block_on(search(&args));
+    // A probe that was still opening its connections when a signal came is not worth a wait.
+    runtime.shutdown_background();
+    let (answer, probes, end) = searched?;
+    let text =
+        if args.json { as_json(&args, &answer, &probes, &end) } else { as_text(&answer, &probes, &end) };
+    let printed = std::io::stdout().write_all(text.as_bytes()).context("cannot print the answer");
+    match (end, answer) {
+        // After SIGHUP there may be no terminal to print on.
+        (End::Interrupted, _) => return Ok(ExitCode::from(INTERRUPTED)),
+        (End::Failed(why), _) => return printed.and(Err(anyhow::anyhow!(why))),
+        (End::Found | End::OutOfTime, _) => printed?,
+    }
     Ok(match answer {
-        _ if interrupted => ExitCode::from(INTERRUPTED),
         Answer { limited_by: LimitedBy::Generator | LimitedBy::Unfinished, .. } => ExitCode::from(INVALID),
         Answer { kept: None, .. } => ExitCode::from(SLO_FAILED),
         _ => ExitCode::SUCCESS,
@@ -154,25 +183,43 @@ impl Args {
     }
 }
 
-async fn search(args: &Args) -> anyhow::Result<(Answer, Vec<Probed>, bool)> {
+async fn search(args: &Args) -> anyhow::Result<(Answer, Vec<Probed>, End)> {
+    let mut signals = Signals::listen()?;
+    let begun = Instant::now();
+    let each = COOL_DOWN + HEAD_START + args.warm_up + args.probe;
+    announce(args, each);
     let mut search = Search::new(whole(args.from), whole(args.max), args.tolerance);
-    let mut probes = Vec::new();
+    let mut probes: Vec<Probed> = Vec::new();
     loop {
         let rate = match search.next() {
-            Next::Done(answer) => return Ok((answer, probes, false)),
+            Next::Done(answer) => return Ok((answer, probes, End::Found)),
             Next::Probe(rate) => rate,
         };
-        if !probes.is_empty() {
-            tokio::time::sleep(COOL_DOWN).await;
+        if let Some(last) = probes.last() {
+            tokio::select! {
+                () = tokio::time::sleep(cool_down(&last.summary)) => {}
+                () = signals.next() => return Ok((search.so_far(), probes, End::Interrupted)),
+            }
+        }
+        if Instant::now().since(begun) + each > args.max_time {
+            return Ok((search.so_far(), probes, End::OutOfTime));
         }
         let plan = args.plan(rate)?;
-        let mut line = Line::new(args.json, probes.len() + 1, rate);
-        let (outcome, interrupted) = probe(&plan, &mut line).await?;
-        if interrupted {
-            line.end("interrupted");
-            return Ok((search.so_far(), probes, true));
-        }
-        let summary = runner::summarize(&outcome, &plan, Vec::new(), args.command(rate));
+        let mut line = Line::new(args.json, probes.len() + 1, rate, left(&search, each));
+        let outcome = match probe(&plan, &mut line, &mut signals).await {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => {
+                line.end("interrupted");
+                return Ok((search.so_far(), probes, End::Interrupted));
+            }
+            // What was found is not lost for it.
+            Err(error) if !probes.is_empty() => {
+                line.end("could not begin");
+                return Ok((search.so_far(), probes, End::Failed(format!("{error:#}"))));
+            }
+            Err(error) => return Err(error),
+        };
+        let summary = runner::summarize(&outcome, &plan, Faults::default(), args.command(rate));
         let finding = Finding::of(&summary);
         line.end(&describe(finding, &summary));
         let directory = args.out.as_ref().map(|out| out.join(format!("{:03}-{rate}", probes.len() + 1)));
@@ -184,47 +231,96 @@ async fn search(args: &Args) -> anyhow::Result<(Answer, Vec<Probed>, bool)> {
     }
 }
 
-/// Makes one probe; whether it was interrupted.
-async fn probe(plan: &Plan, line: &mut Line) -> anyhow::Result<(Outcome, bool)> {
+/// Says what is going to happen, and for how long.
+fn announce(args: &Args, each: Duration) {
+    if args.json && !std::io::stderr().is_terminal() {
+        return;
+    }
+    let slo: Vec<String> = args.slo.iter().map(ToString::to_string).collect();
+    say(&format!(
+        "searching the highest rate that keeps {} on {}, from {}/s on: each probe takes {}, all of them at most {} (--max-time)\n",
+        slo.join(" and "),
+        args.target,
+        whole(args.from),
+        units::format_duration(each),
+        units::format_duration(args.max_time),
+    ));
+}
+
+/// How long the search may still take, once that can be told.
+fn left(search: &Search, each: Duration) -> String {
+    search.left_max().map_or(String::new(), |probes| {
+        let seconds = each.as_secs_f64() * probes as f64;
+        format!(", at most {probes} probes or {seconds:.0} s left")
+    })
+}
+
+/// How long the target gets before the next probe.
+fn cool_down(last: &Summary) -> Duration {
+    let unanswered = (last.counts.timeout + last.counts.censored) as f64;
+    let seconds = unanswered / last.ok_per_second.max(1.0);
+    COOL_DOWN + Duration::from_secs_f64(seconds).min(COOL_DOWN_MAX)
+}
+
+/// Makes one probe; `None` when a signal ended it.
+async fn probe(plan: &Plan, line: &mut Line, signals: &mut Signals) -> anyhow::Result<Option<Outcome>> {
+    let opened = {
+        let plan = plan.clone();
+        // In a thread: it waits for the connects, and a signal must be heard meanwhile.
+        tokio::task::spawn_blocking(move || runner::prepare(&plan, Shard::WHOLE))
+    };
+    line.show(Duration::ZERO, 0);
+    let prepared = tokio::select! {
+        prepared = opened => prepared.context("opening the connections broke off")??,
+        () = signals.next() => return Ok(None),
+    };
     let start = Instant::now() + HEAD_START;
-    let running = runner::prepare(plan, Shard::WHOLE)?.start(start);
+    let running = prepared.start(start);
     let mut interrupted = false;
     let mut tick = tokio::time::interval(TICK);
     while !running.is_finished() {
         tokio::select! {
             _ = tick.tick() => line.show(Instant::now() - start, running.progress().ok),
-            _ = tokio::signal::ctrl_c() => {
+            () = signals.next() => {
                 interrupted = true;
                 running.abort();
             }
         }
     }
-    Ok((running.wait(), interrupted))
+    let outcome = running.wait();
+    Ok((!interrupted).then_some(outcome))
+}
+
+/// Writes to standard error, which may be gone.
+fn say(text: &str) {
+    let mut err = std::io::stderr();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }
 
 /// The line of the present probe on standard error: drawn again and again on a terminal, once elsewhere.
 struct Line {
     head: String,
+    left: String,
     on_terminal: bool,
     is_quiet: bool,
 }
 
 impl Line {
-    fn new(json: bool, number: usize, rate: u64) -> Line {
+    fn new(json: bool, number: usize, rate: u64, left: String) -> Line {
         let on_terminal = std::io::stderr().is_terminal();
-        Line { head: format!("{number:>3}  {rate:>9}/s"), on_terminal, is_quiet: json && !on_terminal }
+        Line { head: format!("{number:>3}  {rate:>9}/s"), left, on_terminal, is_quiet: json && !on_terminal }
     }
 
     fn show(&mut self, elapsed: Duration, ok: u64) {
         if self.on_terminal {
-            eprint!("\r\x1b[2K{}  {:.1} s, {ok} ok", self.head, elapsed.as_secs_f64());
+            say(&format!("\r\x1b[2K{}  {:.1} s, {ok} ok{}", self.head, elapsed.as_secs_f64(), self.left));
         }
     }
 
     fn end(self, what: &str) {
         match (self.on_terminal, self.is_quiet) {
-            (true, _) => eprintln!("\r\x1b[2K{}  {what}", self.head),
-            (false, false) => eprintln!("{}  {what}", self.head),
+            (true, _) => say(&format!("\r\x1b[2K{}  {what}\n", self.head)),
+            (false, false) => say(&format!("{}  {what}{}\n", self.head, self.left)),
             (false, true) => {}
         }
     }
@@ -235,17 +331,23 @@ fn describe(finding: Finding, summary: &Summary) -> String {
         summary.slo.iter().map(|result| format!("{} (is {})", result.slo, result.actual)).collect();
     let reason = match finding {
         Finding::Unusable => summary.reasons.first().map_or(String::new(), |reason| format!("; {reason}")),
+        Finding::Broken if summary.slo_passed() => {
+            match summary.growth_ratio.filter(|growth| *growth > 0.0) {
+                Some(growth) => format!("; the replies fall behind, by {:.0} ms a second", growth * 1e3),
+                None => "; too few requests were answered".to_owned(),
+            }
+        }
         _ => String::new(),
     };
     format!("{:<8}  {:>11.1} ok/s  {}{reason}", finding.name(), summary.ok_per_second, results.join(", "))
 }
 
-fn as_text(answer: &Answer, probes: &[Probed]) -> String {
+fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
     let mut out = String::from("\n");
     let rate = |rate: u64| format!("{rate}/s");
     out.push_str(&match (answer.kept, answer.limited_by) {
         (Some(kept), LimitedBy::Slo) => {
-            let broken = answer.broken.map_or(String::new(), |broken| format!("; {broken}/s breaks the SLO"));
+            let broken = answer.broken.map_or(String::new(), |broken| format!("; {broken}/s is not kept"));
             format!("capacity {}{broken}\n", rate(kept))
         }
         (Some(kept), LimitedBy::Generator) => format!(
@@ -256,13 +358,14 @@ fn as_text(answer: &Answer, probes: &[Probed]) -> String {
             format!("capacity at least {}, the highest rate allowed; raise --max\n", rate(kept))
         }
         (Some(kept), LimitedBy::Unfinished) => {
-            format!("capacity at least {}: the search did not end\n", rate(kept))
+            let broken = answer.broken.map_or(String::new(), |broken| format!(", and below {broken}/s"));
+            format!("capacity at least {}{broken}: the search {}\n", rate(kept), end.because())
         }
         (None, LimitedBy::Slo) => "no rate keeps the SLO, not even the lowest that was tried\n".to_owned(),
         (None, LimitedBy::Generator) => {
             "the generator could make no usable probe; run it on a machine with time to spare\n".to_owned()
         }
-        (None, _) => "no rate has kept the SLO so far\n".to_owned(),
+        (None, _) => format!("no rate has kept the SLO so far: the search {}\n", end.because()),
     });
     let mut sorted: Vec<&Probed> = probes.iter().collect();
     sorted.sort_by_key(|probe| probe.rate);
@@ -283,7 +386,29 @@ fn as_text(answer: &Answer, probes: &[Probed]) -> String {
     out
 }
 
-fn as_json(args: &Args, answer: &Answer, probes: &[Probed]) -> String {
+impl End {
+    /// Why the search has no final answer.
+    fn because(&self) -> &'static str {
+        match self {
+            End::Found => "did not end",
+            End::Interrupted => "was interrupted",
+            End::OutOfTime => "was out of time; raise --max-time, or begin nearer with --from",
+            End::Failed(_) => "broke off",
+        }
+    }
+
+    /// For JSON.
+    fn name(&self) -> &'static str {
+        match self {
+            End::Found => "found",
+            End::Interrupted => "interrupted",
+            End::OutOfTime => "out_of_time",
+            End::Failed(_) => "failed",
+        }
+    }
+}
+
+fn as_json(args: &Args, answer: &Answer, probes: &[Probed], end: &End) -> String {
     let probes: Vec<_> = probes
         .iter()
         .map(|Probed { rate, finding, summary, directory }| {
@@ -306,6 +431,7 @@ fn as_json(args: &Args, answer: &Answer, probes: &[Probed]) -> String {
         "rate_per_second": answer.kept,
         "broken_per_second": answer.broken,
         "limited_by": answer.limited_by.name(),
+        "end": end.name(),
         "tolerance_ratio": args.tolerance,
         "probes": probes,
     });
@@ -340,14 +466,15 @@ mod tests {
     #[test]
     fn every_answer_says_what_it_is_worth() {
         for (kept, limited_by, part) in [
-            (Some(900), LimitedBy::Slo, "capacity 900/s; 950/s breaks the SLO"),
+            (Some(900), LimitedBy::Slo, "capacity 900/s; 950/s is not kept"),
             (Some(900), LimitedBy::Generator, "at least 900/s: the generator"),
             (Some(900), LimitedBy::Max, "raise --max"),
-            (Some(900), LimitedBy::Unfinished, "did not end"),
+            (Some(900), LimitedBy::Unfinished, "at least 900/s, and below 950/s: the search was interrupted"),
+            (None, LimitedBy::Unfinished, "so far: the search was interrupted"),
             (None, LimitedBy::Slo, "no rate keeps"),
             (None, LimitedBy::Generator, "no usable probe"),
         ] {
-            let text = as_text(&Answer { kept, broken: Some(950), limited_by }, &[]);
+            let text = as_text(&Answer { kept, broken: Some(950), limited_by }, &[], &End::Interrupted);
             assert!(text.contains(part), "{text}");
         }
     }
