@@ -108,6 +108,7 @@ fn a_hang_ends_each_request_by_its_timeout_and_is_over_when_it_is_over() {
         for (outage, timeout) in [
             (Outage::Hang, ms(1_000)),
             (Outage::Hang, ms(400)),
+            (Outage::Hang, ms(150)),
             (Outage::BlackHole, ms(1_000)),
             (Outage::BlackHole, ms(400)),
         ] {
@@ -139,7 +140,9 @@ fn a_hang_ends_each_request_by_its_timeout_and_is_over_when_it_is_over() {
             let could_be = 2_000 * timeout.as_millis() as u64 / 1_000;
             assert!(planned == 2_000 && ok <= could_be, "{name}: {ok}");
             assert!(counts.timeout >= 2_000 - could_be.min(1_999), "{name}");
-            assert_eq!(timeline.own_lag().max(), 0, "{name}");
+            // Connections that end together are replaced 0.1 ms apart, which is all that is the generator's.
+            assert!(timeline.own_lag().max() < 1_000_000, "{name}: {}", timeline.own_lag().max());
+            assert_eq!(sum(&timeline, |interval| interval.own.connects_paced), 0, "{name}");
         }
     }
 }

@@ -11,6 +11,7 @@ use super::handle::{Handle, Shared};
 use super::resolver::{Resolver, Upstreams};
 use super::thread::{Command, Link, run_worker};
 use crate::clock::Instant;
+use crate::config::THREADS_MAX;
 use crate::ring::{Features, RingError, RingSettings, SocketOptions, raise_open_files_limit};
 
 /// How the data plane runs.
@@ -59,8 +60,11 @@ pub enum StartError {
     #[error(transparent)]
     Ring(#[from] RingError),
     /// No thread.
-    #[error("cannot start a worker thread: {0}")]
+    #[error("cannot start a worker thread: {0}; use fewer with --threads")]
     Thread(#[source] io::Error),
+    /// More threads than any machine gains by.
+    #[error("{0} worker threads are too many: at most {THREADS_MAX}, and one per core is enough")]
+    Threads(usize),
 }
 
 /// The running data plane. Dropping it stops it at once; [`Dataplane::drain`] stops it gently.
@@ -83,6 +87,9 @@ impl Dataplane {
     /// # Errors
     /// When this machine gives no ring, with cause and remedy, or no thread.
     pub fn start(settings: DataplaneSettings) -> Result<Dataplane, StartError> {
+        if settings.threads > THREADS_MAX {
+            return Err(StartError::Threads(settings.threads));
+        }
         // Best effort: the limit in force is reported by `accept_paused` when it is met.
         let _ = raise_open_files_limit();
         let features = Features::probe()?;
@@ -150,5 +157,22 @@ impl Drop for Dataplane {
         let _ = self.handle.0.keeper.send(Vec::new());
         self.keeper.take().map(JoinHandle::join);
         self.handle.forget_watchers();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_threads_than_can_help_are_refused_before_the_first_is_made() {
+        for threads in [THREADS_MAX + 1, 9_999, usize::MAX] {
+            let refused = Dataplane::start(DataplaneSettings { threads, ..DataplaneSettings::default() });
+            let error = refused.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(
+                error.contains(&format!("{threads} worker threads are too many: at most 1024")),
+                "{error}"
+            );
+        }
     }
 }

@@ -88,6 +88,8 @@ pub struct Worker<R: Ring> {
     paced_since: Option<Instant>,
     /// How long it has waited so before.
     paced_before: Duration,
+    /// The same, when the target last held all connections: what came before that cost nobody anything.
+    paced_at_block: Duration,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
     /// Open connections without a request.
@@ -173,6 +175,7 @@ impl<R: Ring> Worker<R> {
             full_until: Instant::ZERO,
             paced_since: None,
             paced_before: Duration::ZERO,
+            paced_at_block: Duration::ZERO,
             slots: Vec::with_capacity(wanted),
             free_slots: Vec::with_capacity(wanted),
             idle: IdleList::with_capacity(wanted),

@@ -16,6 +16,9 @@ use crate::measure::DropReason;
 use crate::runner::connection::Request;
 use crate::scenario::{LatePolicy, Reuse};
 
+/// A request that waited so long for the connect rate is counted; less is the even spacing of a burst.
+const PACED_FROM: Duration = Duration::from_millis(1);
+
 /// Where the next request goes.
 enum Way {
     /// To this free connection.
@@ -109,7 +112,11 @@ impl<R: Ring> Worker<R> {
                     let request = self.take_request(waiting);
                     self.connect_for(request);
                 }
-                Way::Paced | Way::Blocked => return,
+                Way::Blocked => {
+                    self.paced_at_block = self.paced_before;
+                    return;
+                }
+                Way::Paced => return,
             }
         }
         self.paced_before = self.paced_for();
@@ -136,7 +143,7 @@ impl<R: Ring> Worker<R> {
         let Waiting { due, warm_up, of_user, .. } = waiting;
         let now = self.now;
         let own = self.own_part(waiting);
-        if self.paced_for() > waiting.paced {
+        if self.paced_of(waiting) >= PACED_FROM {
             self.recorder.paced(due);
         }
         self.recorder.sent(due, warm_up);
@@ -144,9 +151,14 @@ impl<R: Ring> Worker<R> {
         Request { due, ready: (now - own).max(due.min(now)), sent: now, warm_up, of_user }
     }
 
+    /// How long it has waited for the connect rate, and for nothing else.
+    fn paced_of(&self, waiting: Waiting) -> Duration {
+        self.paced_for().saturating_sub(waiting.paced.max(self.paced_at_block))
+    }
+
     /// What of the wait until now was the generator's.
     fn own_part(&self, waiting: Waiting) -> Duration {
-        let paced = self.paced_for().saturating_sub(waiting.paced);
+        let paced = self.paced_of(waiting);
         // What became free during a stall could have been used before it was over.
         let stalled = self.late.min(self.now.since(waiting.seen));
         (waiting.seen_late + paced + stalled).min(self.now.since(waiting.due))
