@@ -8,8 +8,9 @@
 //! | series | from | to | what is in it |
 //! |---|---|---|---|
 //! | response | due | reply | every request that was due: ok, error, timeout, in flight at the end, unsent at the end |
-//! | service | sent | reply | every request that was sent |
-//! | lag | due | sent | every request that was sent |
+//! | service | sent | reply | every request that was sent, but those that found no connection until their timeout |
+//! | lag | due | sent | every request that was sent; of those, until the timeout |
+//! | own lag | | | what of the response was the generator's: late to see that it was due, held back by the connect rate, late to see the reply |
 //!
 //! Timeouts, requests in flight at the end and requests never sent enter `response` with the time they had
 //! waited: a lower bound, counted as such. Nothing slow is left out, so a percentile may be too small but never by
