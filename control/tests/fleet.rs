@@ -191,6 +191,28 @@ fn a_killed_agent_makes_the_run_invalid_and_the_gap_is_named() {
 }
 
 #[test]
+fn an_agent_that_stood_still_makes_the_run_invalid_and_is_named() {
+    let fleet = Fleet::of(2, "60s");
+    let id = fleet.submit(&fleet.run_file(5, ""));
+    fleet.wait_for_load(&id);
+    let signal = |name: &str| {
+        let agent = fleet.agents[1].0.id().to_string();
+        assert!(Command::new("kill").args([name, &agent]).status().unwrap().success());
+    };
+    signal("-STOP");
+    sleep(Duration::from_secs(2));
+    signal("-CONT");
+    let run = fleet.wait_for_state(&id, "invalid");
+    let reasons = run["reasons"].to_string();
+    assert!(reasons.contains("node b stood still for"), "{reasons}");
+    let directory = PathBuf::from(run["report"].as_str().unwrap());
+    let summary = read_json(&std::fs::read(directory.join("run.json")).unwrap()).unwrap();
+    let stalls: Vec<_> = summary.nodes.iter().map(|node| node.own.stall_max_ns).collect();
+    assert!(stalls[1] >= 1_980_000_000 && stalls[0] < stalls[1], "{stalls:?}");
+    assert_eq!(summary.counts.check(), Ok(()));
+}
+
+#[test]
 fn a_cancelled_run_stops_on_all_nodes_and_frees_them() {
     let fleet = Fleet::of(2, "10s");
     let id = fleet.submit(&fleet.run_file(60, ""));
