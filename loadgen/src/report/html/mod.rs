@@ -316,17 +316,18 @@ const FILES: &str = "<p class=\"caption\">Beside this file: <a href=\"run.json\"
 
 fn environment(out: &mut String, summary: &Summary) {
     let e = &summary.environment;
+    let cores = plural(u64::from(e.cores), "core");
+    let processor = if e.cpu.is_empty() { cores } else { format!("{}, {cores}", escape(&e.cpu)) };
     let mut table = String::new();
     let _ = write!(
         table,
         "<table class=\"narrow\"><tbody>\n\
          <tr><th scope=\"row\">fracas</th><td class=\"l\">{}</td></tr>\n<tr><th scope=\"row\">host</th><td class=\"l\">{}</td></tr>\n\
-         <tr><th scope=\"row\">processor</th><td class=\"l\">{}, {}</td></tr>\n<tr><th scope=\"row\">kernel</th><td class=\"l\">{}</td></tr>\n\
+         <tr><th scope=\"row\">processor</th><td class=\"l\">{}</td></tr>\n<tr><th scope=\"row\">kernel</th><td class=\"l\">{}</td></tr>\n\
          <tr><th scope=\"row\">seed</th><td class=\"l\">{}</td></tr>\n</tbody></table>",
         escape(&e.version),
         escape(&e.host),
-        escape(&e.cpu),
-        plural(u64::from(e.cores), "core"),
+        processor,
         escape(&e.kernel),
         summary.plan.seed
     );
