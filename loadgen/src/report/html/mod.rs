@@ -47,9 +47,9 @@ fn summary_word(summary: &Summary) -> &'static str {
 
 /// A part that scrolls sideways where it does not fit; shadows at its edges say so, and a keyboard reaches it.
 fn scrolling(out: &mut String, label: &str, content: &str) {
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<div class=\"scroll\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">{content}</div>\n",
+        "<div class=\"scroll\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">{content}</div>",
         escape(label)
     );
 }

@@ -48,7 +48,7 @@ pub(super) fn charts(out: &mut String, summary: &Summary) {
     }
     for chart in all {
         let title = escape(&chart.title);
-        let _ = write!(out, "<section><h2>{title}</h2>\n");
+        let _ = writeln!(out, "<section><h2>{title}</h2>");
         super::scrolling(out, &format!("Chart: {title}"), &chart.svg());
         if chart.x == Scale::Time && chart.is_fine {
             out.push_str("<p class=\"caption\">Around fault windows each step is a tenth of a second, elsewhere a second.</p>\n");
