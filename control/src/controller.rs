@@ -598,13 +598,13 @@ impl Controller {
             execution.note_reported();
             let started = execution.start_at().expect("it was running");
             let run = self.store.run(id);
-            let file_name = run.map(|run| run.file_name).unwrap_or_default();
+            // Who submits for somebody else says in a label what that one typed.
+            let reproduce = run.map_or(String::new(), |run| match run.labels.get("command") {
+                Some(command) => command.clone(),
+                None => format!("fracas run submit {} --wait", run.file_name),
+            });
             let execution = &self.executions[id];
-            let findings = execution.findings(
-                self.unix_ms(started),
-                self.environment(execution),
-                format!("fracas run submit {file_name}"),
-            );
+            let findings = execution.findings(self.unix_ms(started), self.environment(execution), reproduce);
             self.effects.push(Effect::WriteReport {
                 run: id.to_owned(),
                 directory: self.settings.out.join(id),
@@ -621,7 +621,7 @@ impl Controller {
             version: self.settings.version.clone(),
             kernel: kernels.into_iter().collect::<Vec<_>>().join(", "),
             cpu: String::new(),
-            cores: identities.map(|identity| identity.cores).sum(),
+            cores: cores(identities),
             host: nodes.join(", "),
         }
     }
@@ -724,6 +724,18 @@ fn advance(run: &mut Run, to: RunState) {
 fn run_id(unix_ms: u64) -> String {
     const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     (0..9).rev().map(|place| char::from(DIGITS[(unix_ms >> (5 * place)) as usize & 31])).collect()
+}
+
+/// The cores that nodes share: several on one machine, which one boot tells, have the same.
+fn cores<'a>(nodes: impl Iterator<Item = &'a NodeIdentity>) -> u32 {
+    let mut by_machine: BTreeMap<&str, u32> = BTreeMap::new();
+    for node in nodes {
+        // Where the boot is hidden, a node counts as a machine.
+        let machine = if node.boot_id.is_empty() { &node.uid } else { &node.boot_id };
+        let cores = by_machine.entry(machine).or_default();
+        *cores = node.cores.max(*cores);
+    }
+    by_machine.into_values().sum()
 }
 
 #[cfg(test)]

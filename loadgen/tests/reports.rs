@@ -222,6 +222,26 @@ fn what_failed_is_said_before_what_may_be_believed() {
     assert!(first(&summary).starts_with("VALID  checkout"));
 }
 
+#[test]
+fn what_the_generator_did_itself_is_said_and_drawn() {
+    let (mut summary, _) = run();
+    let text = |summary: &Summary| String::from_utf8(report::text(summary, false)).unwrap();
+    assert!(text(&summary).contains("own part"), "{}", text(&summary));
+    assert!(!text(&summary).contains("stood still"), "{}", text(&summary));
+    summary.own.stall_max_ns = 1_000_000_000;
+    summary.own.stall_ns = 1_250_000_000;
+    summary.own.stall_max_second = Some(4);
+    summary.own.requests_touched = 900;
+    summary.own.users_paused_ns = 1;
+    summary.own.users_paused_ratio = 0.25;
+    summary.seconds[4].own_stall_max = 1_000_000_000;
+    let expected = "it stood still for 1.00 s in second 4, 1.25 s in all; 900 requests (5.00 %) bear 1.00 ms or more \
+                    of it; users paused 25.0 % of their time after failed connects";
+    assert!(text(&summary).contains(&format!("own       {expected}\n")), "{}", text(&summary));
+    let html = String::from_utf8(report::html(&summary)).unwrap();
+    assert!(html.contains(expected) && html.contains("id=\"chart-own\""));
+}
+
 /// A run in which request `k` of `count` took `k`² microseconds.
 fn squares(count: u64) -> (Summary, Timeline) {
     let start = Instant::from_nanos(1);
@@ -333,7 +353,7 @@ fn the_html_report_needs_nothing_from_outside() {
         assert!(directory.path().join(link).is_file(), "{link}");
     }
     assert!(html.contains("checkout &lt;under&gt; fault"));
-    assert_eq!(html.matches(">20:delay on redis</text>").count(), 3, "on every chart over time");
+    assert_eq!(html.matches(">20:delay on redis</text>").count(), 4, "on every chart over time");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use anyhow::Context;
 use fracas_dataplane::origin::{Origin, OriginSettings};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, ProxySpec};
-use fracas_loadgen::report::{read_json, text};
+use fracas_loadgen::report::{self, read_json, text};
 use fracas_loadgen::scenario::units::{format_duration, parse_duration};
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
@@ -120,10 +120,17 @@ async fn submit(args: &Args, controller: &Dial, target: SocketAddr) -> anyhow::R
     let request = v1::SubmitRunRequest {
         file_text: run_file(target, args.duration),
         file_name: "demo.yml".to_owned(),
+        // The file is nowhere, and its target is gone with this process.
+        labels: [("command".to_owned(), command(args))].into(),
         ..v1::SubmitRunRequest::default()
     };
     let run = client.submit_run(request).await.map_err(client::error)?.into_inner().run.unwrap_or_default();
     follow(&mut client, &run.id, |line| println!("{line}")).await
+}
+
+/// What was typed, in full.
+fn command(args: &Args) -> String {
+    format!("fracas demo --duration {} --out {}", format_duration(args.duration), args.out.display())
 }
 
 /// The fault lasts a quarter of the run and lies in its middle.
@@ -157,9 +164,10 @@ fn tell(run: &v1::Run) -> anyhow::Result<ExitCode> {
     for fault in &run.fault_windows {
         let [from, to] = [fault.started_at_ns, fault.ended_at_ns].map(|ns| ns as f64 / 1e9);
         println!(
-            "From {from:.1} s to {to:.1} s the proxy held every fifth request for {DELAY}: {} of them. \
+            "From {from:.1} s to {to:.1} s the proxy held every fifth request for {}: {} of them. \
              The rest of the run shows the system without it.",
-            fault.injected
+            DELAY.replace("ms", " ms"),
+            report::count(fault.injected)
         );
     }
     println!("Report: {}", directory.join("report.html").display());

@@ -57,7 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None if args.force => return Err(UsageError::because("--force is about --out DIR; give that, too")),
         None => {}
     }
-    let reproduce = std::env::args().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
+    let reproduce = again(std::env::args());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(drive(&args, &plan, reproduce));
     // Nothing that still waits, such as the opening of connections after a signal, is worth a wait.
@@ -171,6 +171,20 @@ pub fn exit_code(summary: &Summary, interrupted: bool) -> ExitCode {
     }
 }
 
+/// The command that repeats the run: what was typed, but for the directory, which is not empty any more.
+fn again(mut words: impl Iterator<Item = String>) -> String {
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--force" => {}
+            "--out" => drop(words.next()),
+            word if word.starts_with("--out=") => {}
+            word => kept.push(quoted(word)),
+        }
+    }
+    kept.join(" ")
+}
+
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
@@ -184,6 +198,12 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_run_is_repeated_without_its_directory() {
+        let words = "fracas load :1 --out a --force -n 5 --out=b --slo p99<1s".split(' ').map(str::to_owned);
+        assert_eq!(again(words), "fracas load :1 -n 5 --slo 'p99<1s'");
+    }
 
     #[test]
     fn the_command_to_repeat_survives_a_shell() {

@@ -10,6 +10,16 @@ use std::collections::BTreeMap;
 use super::faults::Injections;
 use super::fine::{Failure, TENTH_NS, Tenth};
 
+/// Which injected fault may have made which failure. A connection that hangs is cut when its rule is lifted before its
+/// client gives up; what was cut by itself comes first.
+const MADE_BY: [(Failure, Failure); 5] = [
+    (Failure::Refused, Failure::Refused),
+    (Failure::Cut, Failure::Cut),
+    (Failure::Garbled, Failure::Garbled),
+    (Failure::Silent, Failure::Silent),
+    (Failure::Cut, Failure::Silent),
+];
+
 /// How many of the failures among the requests due in each tenth were injected; tenths without any are missing.
 pub(super) fn injected<'a>(
     tenths: impl Iterator<Item = (u64, &'a Tenth)> + Clone,
@@ -17,23 +27,25 @@ pub(super) fn injected<'a>(
 ) -> BTreeMap<u64, u64> {
     let mut found = BTreeMap::new();
     let slack = injections.slack;
-    for failure in Failure::ALL {
-        let of_kind = injections.by_tenth.range((failure, 0)..=(failure, u64::MAX));
-        let mut left: BTreeMap<u64, u64> = of_kind.map(|((_, tenth), count)| (*tenth, *count)).collect();
+    let mut left = injections.by_tenth.clone();
+    // By kind and tenth, what has been put down to a fault already.
+    let mut matched: BTreeMap<(Failure, u64), u64> = BTreeMap::new();
+    for (failure, made_by) in MADE_BY {
         for (tenth, seen) in tenths.clone() {
-            let mut failures = seen.failures[failure as usize];
+            let of_this = matched.entry((failure, tenth)).or_default();
             let until = tenth + seen.bad.max().div_ceil(TENTH_NS) + slack;
+            let range = (made_by, tenth.saturating_sub(slack))..=(made_by, until);
             // The earliest first: later ones may still serve later requests.
-            while failures > 0
-                && let Some((at, count)) = left.range_mut(tenth.saturating_sub(slack)..=until).next()
+            while seen.failures[failure as usize] > *of_this
+                && let Some((at, count)) = left.range_mut(range.clone()).next()
             {
-                let (at, matched) = (*at, failures.min(*count));
-                failures -= matched;
-                *count -= matched;
+                let (at, taken) = (*at, (seen.failures[failure as usize] - *of_this).min(*count));
+                *of_this += taken;
+                *count -= taken;
                 if *count == 0 {
                     left.remove(&at);
                 }
-                *found.entry(tenth).or_default() += matched;
+                *found.entry(tenth).or_default() += taken;
             }
         }
     }
@@ -79,7 +91,9 @@ mod tests {
     fn a_failure_is_injected_if_a_fault_of_its_kind_was_injected_meanwhile() {
         use Failure::*;
         type Case<'a> = (&'a [(usize, Outcome, u64)], &'a [(u64, Failure, u64)], &'a [(u64, u64)], &'a str);
-        let cases: [Case<'_>; 9] = [
+        let cases: [Case<'_>; 11] = [
+            (&[(3, CUT, 400)], &[(310, Silent, 1)], &[(3, 1)], "hung, and cut when that was lifted"),
+            (&[(3, CUT, 1), (3, Outcome::Timeout, 1)], &[(310, Silent, 1)], &[(3, 1)], "hung only once"),
             (&[(3, CUT, 1)], &[(350, Cut, 1)], &[(3, 1)], "at once"),
             (&[(3, CUT, 1)], &[(350, Refused, 1)], &[], "of another kind"),
             (&[(3, CUT, 1)], &[(650, Cut, 1)], &[], "long after it failed"),

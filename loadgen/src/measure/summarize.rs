@@ -7,7 +7,7 @@ use super::around::{Tenths, look_around};
 use super::cause;
 use super::facts::{NodeReport, RunFacts, Shortages};
 use super::faults::{FaultWindow, Injected};
-use super::fine::TENTH_NS;
+use super::fine::{TENTH_NS, TENTHS};
 use super::growth::growth;
 use super::histogram::Distribution;
 use super::interval::{Counts, Timeline};
@@ -414,7 +414,9 @@ fn tenths_around(timeline: &Timeline, windows: &[FaultWindow]) -> Vec<TenthSumma
             let recovery = window.around.as_ref().and_then(|around| around.recovery_ns).unwrap_or(0);
             let from = (window.start_ns / TENTH_NS).saturating_sub(TENTHS_AROUND);
             let to = (window.end_ns.saturating_add(recovery)).div_ceil(TENTH_NS) + TENTHS_AROUND;
-            (from..to).contains(&tenth)
+            // Whole seconds: a chart has either a second or its tenths.
+            let second = |tenth: u64| tenth / TENTHS as u64;
+            (second(from)..=second(to)).contains(&second(tenth))
         };
         windows.iter().any(near)
     };

@@ -3,7 +3,8 @@
 
 use std::fmt::Write;
 
-use super::format::{bytes, count, latency, percent, plan, rate, seconds};
+use super::format::{bytes, count, latency, percent, plan, plural, rate, seconds};
+use crate::measure::thresholds::{RUN_DELAY_MEAN_SUSPECT_NS, STALL_FROM_NS, TOUCHED_FROM_NS};
 use crate::measure::{Around, FaultWindow, Grade, PERCENTILES, Series, Stretch, Summary};
 
 /// Lists longer than this are cut, and say so.
@@ -57,8 +58,8 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
     });
     out.push('\n');
     let lag_note = match summary.planned_per_second {
-        Some(_) => format!("sent − due; the generator's own part: p99 {}", latency(summary.own_lag.p99)),
-        None => "sent − due; a closed model has no schedule".to_owned(),
+        Some(_) => "sent − due",
+        None => "sent − due; a closed model has no schedule",
     };
     series_row(&mut out, "response", &summary.response, "reply − due: what a user waits");
     let failed = summary.counts.error + summary.counts.timeout;
@@ -66,7 +67,8 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
         series_row(&mut out, "  if ok", good, "of good replies alone");
     }
     series_row(&mut out, "service", &summary.service, "reply − sent");
-    series_row(&mut out, "lag", &summary.lag, &lag_note);
+    series_row(&mut out, "lag", &summary.lag, lag_note);
+    series_row(&mut out, "own part", &summary.own_lag, "of response: the generator's, not the target's");
     notes(&mut out, summary);
 
     let c = &summary.counts;
@@ -106,14 +108,18 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
     }
     let _ = writeln!(
         out,
-        "network   {} out, {} in · {} connects (p99 {}), {} reconnects, {} failed",
+        "network   {} out, {} in · {} (p99 {}), {} used, {} reconnects, {} failed",
         bytes(summary.sent_bytes),
         bytes(summary.received_bytes),
-        count(summary.connections_opened),
+        plural(summary.connections_opened, "connect"),
         latency(summary.connect.p99),
+        count(summary.connections_used),
         count(summary.reconnects),
         count(summary.connect_failures)
     );
+    if let Some(own) = own(summary) {
+        let _ = writeln!(out, "own       {own}");
+    }
     cut(&mut out, &summary.errors, |error| {
         format!(
             "error     {:>10}  {} ({})",
@@ -143,6 +149,38 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
         format!("slo       {word}  {} (is {})", slo.slo, slo.actual)
     });
     out.into_bytes()
+}
+
+/// What the generator did wrong or waited for; `None` when that is nothing to speak of.
+pub(super) fn own(summary: &Summary) -> Option<String> {
+    let own = &summary.own;
+    let mut parts = Vec::new();
+    if own.stall_max_ns >= STALL_FROM_NS {
+        let when = own.stall_max_second.map_or(String::new(), |second| format!(" in second {second}"));
+        let all = if own.stall_ns > own.stall_max_ns {
+            format!(", {} in all", seconds(own.stall_ns / 1_000_000 * 1_000_000))
+        } else {
+            String::new()
+        };
+        parts.push(format!("it stood still for {}{when}{all}", latency(own.stall_max_ns)));
+    }
+    if own.requests_touched > 0 {
+        let share = percent(own.requests_touched, summary.counts.planned);
+        let over = latency(TOUCHED_FROM_NS);
+        parts
+            .push(format!("{} ({share}) bear {over} or more of it", plural(own.requests_touched, "request")));
+    }
+    if own.connects_paced > 0 {
+        parts.push(format!("{} waited for the connect rate", plural(own.connects_paced, "request")));
+    }
+    if own.users_paused_ns > 0 {
+        let share = own.users_paused_ratio * 100.0;
+        parts.push(format!("users paused {share:.1} % of their time after failed connects"));
+    }
+    if own.run_delay_mean_ns >= RUN_DELAY_MEAN_SUSPECT_NS {
+        parts.push(format!("it waited {} for a core each time", latency(own.run_delay_mean_ns)));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// Who made the failures; `None` when there were none.

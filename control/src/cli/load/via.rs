@@ -61,9 +61,8 @@ impl Watched {
         self.heard_ns = batch.monotonic_ns;
         self.lost = self.lost.max(batch.lost);
         let room = EVENTS_MAX - self.events.len();
-        let is_injected = |event: &&Event| event.kind() == EventKind::Injected;
         batch.events.iter().for_each(|event| self.story.on(event));
-        self.events.extend(batch.events.iter().filter(is_injected).take(room).cloned());
+        self.events.extend(batch.events.into_iter().take(room));
     }
 }
 
@@ -265,6 +264,7 @@ async fn renew(client: ProxyServiceClient<Caller>, mut leases: Vec<String>) {
 fn line(event: &Event, start_ns: u64) -> String {
     json!({
         "at_ns": i128::from(event.monotonic_ns) - i128::from(start_ns),
+        "kind": client::word(event.kind().as_str_name(), "EVENT_KIND_"),
         "proxy": event.proxy,
         "connection": event.connection,
         "exchange": event.exchange,

@@ -47,9 +47,9 @@ fn summary_word(summary: &Summary) -> &'static str {
 
 /// A part that scrolls sideways where it does not fit; shadows at its edges say so, and a keyboard reaches it.
 fn scrolling(out: &mut String, label: &str, content: &str) {
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<div class=\"scroll\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">{content}</div>\n",
+        "<div class=\"scroll\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">{content}</div>",
         escape(label)
     );
 }
@@ -165,7 +165,13 @@ fn percentiles(out: &mut String, summary: &Summary) {
     percentile_row(&mut table, "response", "reply − due: what a user waits", &summary.response, "main");
     percentile_row(&mut table, "service", "reply − sent: target and network", &summary.service, "main");
     percentile_row(&mut table, "lag", lag_note, &summary.lag, "main");
-    percentile_row(&mut table, "own lag", "the part of lag that is the generator’s", &summary.own_lag, "");
+    percentile_row(
+        &mut table,
+        "own part",
+        "of response: the generator’s, not the target’s",
+        &summary.own_lag,
+        "",
+    );
     for (name, series) in summary.response_by_outcome.iter().filter(|(_, series)| series.count > 0) {
         percentile_row(&mut table, &format!("response, {name}"), "", series, "");
     }
@@ -184,6 +190,9 @@ fn percentiles(out: &mut String, summary: &Summary) {
     }
     if !summary.plan.keep_alive {
         out.push_str("Response and service hold the connect of each request. ");
+    }
+    if let Some(own) = super::text::own(summary) {
+        let _ = write!(out, "The generator itself: {}. ", escape(&own));
     }
     out.push_str("Percentiles come from merged counts. * fewer than 10 ÷ (1 − p) values: one more outlier would move it.</p></section>\n");
 }
@@ -267,6 +276,7 @@ fn requests(out: &mut String, summary: &Summary) {
     }
     for (name, value) in [
         ("connections opened", count(summary.connections_opened)),
+        ("of these used", count(summary.connections_used)),
         ("reconnects", count(summary.reconnects)),
         ("failed connects", count(summary.connect_failures)),
         ("sent", bytes(summary.sent_bytes)),
@@ -282,7 +292,7 @@ fn requests(out: &mut String, summary: &Summary) {
 fn nodes(out: &mut String, summary: &Summary) {
     out.push_str("<section><h2>Nodes</h2>\n");
     let mut table = String::from(
-        "<table><thead><tr><th>node</th><th>sent</th><th>ok</th><th>p50</th><th>p99</th><th>max</th><th>own lag p99</th><th>busiest worker</th><th>clock</th></tr></thead><tbody>\n",
+        "<table><thead><tr><th>node</th><th>sent</th><th>ok</th><th>p50</th><th>p99</th><th>max</th><th>own part p99</th><th>max</th><th>stood still</th><th>busiest worker</th><th>clock</th></tr></thead><tbody>\n",
     );
     for node in &summary.nodes {
         // As for the verdict: in a moment it is chance.
@@ -294,7 +304,7 @@ fn nodes(out: &mut String, summary: &Summary) {
             .map_or(String::new(), |why| format!("<small class=\"fail\">lost: {}</small>", escape(why)));
         let _ = writeln!(
             table,
-            "<tr><th scope=\"row\">{}{lost}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><th scope=\"row\">{}{lost}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             escape(&node.name),
             count(node.counts.sent),
             count(node.counts.ok),
@@ -302,6 +312,8 @@ fn nodes(out: &mut String, summary: &Summary) {
             latency(node.response.p99),
             latency(node.response.max),
             latency(node.own_lag.p99),
+            latency(node.own_lag.max),
+            if node.own.stall_max_ns == 0 { "–".to_owned() } else { latency(node.own.stall_max_ns) },
             busy.map_or("–".to_owned(), |busy| format!("{:.0} %", busy * 100.0)),
             node.clock_error_ns.map_or("–".to_owned(), |error| format!("± {}", latency(error)))
         );
@@ -316,17 +328,18 @@ const FILES: &str = "<p class=\"caption\">Beside this file: <a href=\"run.json\"
 
 fn environment(out: &mut String, summary: &Summary) {
     let e = &summary.environment;
+    let cores = plural(u64::from(e.cores), "core");
+    let processor = if e.cpu.is_empty() { cores } else { format!("{}, {cores}", escape(&e.cpu)) };
     let mut table = String::new();
     let _ = write!(
         table,
         "<table class=\"narrow\"><tbody>\n\
          <tr><th scope=\"row\">fracas</th><td class=\"l\">{}</td></tr>\n<tr><th scope=\"row\">host</th><td class=\"l\">{}</td></tr>\n\
-         <tr><th scope=\"row\">processor</th><td class=\"l\">{}, {}</td></tr>\n<tr><th scope=\"row\">kernel</th><td class=\"l\">{}</td></tr>\n\
+         <tr><th scope=\"row\">processor</th><td class=\"l\">{}</td></tr>\n<tr><th scope=\"row\">kernel</th><td class=\"l\">{}</td></tr>\n\
          <tr><th scope=\"row\">seed</th><td class=\"l\">{}</td></tr>\n</tbody></table>",
         escape(&e.version),
         escape(&e.host),
-        escape(&e.cpu),
-        plural(u64::from(e.cores), "core"),
+        processor,
         escape(&e.kernel),
         summary.plan.seed
     );

@@ -24,6 +24,8 @@ pub(super) fn charts(out: &mut String, summary: &Summary) {
     let mut all = vec![view.latency("latency"), by_percentile(summary), view.rate("rate")];
     let has_lag = summary.planned_per_second.is_some() || summary.lag.max > 0;
     all.extend(has_lag.then(|| view.lag()));
+    let has_own = summary.seconds.iter().any(|second| second.own_max > 0 || second.own_stall_max > 0);
+    all.extend(has_own.then(|| view.own()));
     if !is_short {
         for (index, window) in summary.faults.iter().take(ZOOMS_MAX).enumerate() {
             let (from, to) = (window.start_ns as f64 / 1e9, window.end_ns as f64 / 1e9);
@@ -46,7 +48,7 @@ pub(super) fn charts(out: &mut String, summary: &Summary) {
     }
     for chart in all {
         let title = escape(&chart.title);
-        let _ = write!(out, "<section><h2>{title}</h2>\n");
+        let _ = writeln!(out, "<section><h2>{title}</h2>");
         super::scrolling(out, &format!("Chart: {title}"), &chart.svg());
         if chart.x == Scale::Time && chart.is_fine {
             out.push_str("<p class=\"caption\">Around fault windows each step is a tenth of a second, elsewhere a second.</p>\n");
@@ -140,6 +142,17 @@ impl View<'_> {
         let lines = lines.map(|(name, class, second)| self.line(name, class, second, None));
         let title = "Lag over time: how late requests were sent";
         Chart { is_fine: false, ..self.chart("lag", title, Scale::LatencyLog, lines.into()) }
+    }
+
+    fn own(&self) -> Chart {
+        let lines: [(_, _, OfSecond); 3] = [
+            ("stood still", "c", |s| (s.own_stall_max > 0).then_some(s.own_stall_max as f64)),
+            ("max", "d", |s| (s.samples > 0).then_some(s.own_max as f64)),
+            ("p99", "a", |s| (s.samples > 0).then_some(s.own_p99 as f64)),
+        ];
+        let lines = lines.map(|(name, class, second)| self.line(name, class, second, None));
+        let title = "The generator’s own part of the response, and how long it stood still";
+        Chart { is_fine: false, ..self.chart("own", title, Scale::LatencyLog, lines.into()) }
     }
 
     fn chart(&self, id: &'static str, title: &str, y: Scale, lines: Vec<Line>) -> Chart {

@@ -60,21 +60,24 @@ fn story(proxy: &v1::Proxy, events: &[Event]) -> Story {
     story
 }
 
+type Shown = (u64, u64, Option<u64>, String);
+
 /// From, to and injected of each window of a run of 10 s, in milliseconds, with its behavior.
-fn windows(story: &Story) -> Vec<(u64, u64, Option<u64>, String)> {
+fn windows(story: &Story) -> Vec<Shown> {
     let faults = story.faults(START, 10_000_000_000, |_| true, &[]);
     let short = |w: FaultWindow| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected, w.behavior);
     faults.windows.into_iter().map(short).collect()
 }
 
-fn window(from: u64, to: u64, injected: u64, behavior: &str) -> (u64, u64, Option<u64>, String) {
+fn window(from: u64, to: u64, injected: u64, behavior: &str) -> Shown {
     (from, to, Some(injected), behavior.to_owned())
 }
 
 #[test]
 fn a_window_is_the_life_of_its_rules_on_every_path() {
     use EventKind::{Changed, LeaseAcquired, LeaseEnded, LeaseStarted};
-    let cases: Vec<(&str, v1::Proxy, Vec<Event>, Vec<(u64, u64, Option<u64>, String)>)> = vec![
+    type Case = (&'static str, v1::Proxy, Vec<Event>, Vec<Shown>);
+    let cases: Vec<Case> = vec![
         (
             "a lease that injects only at its beginning",
             proxy(&[]),
