@@ -344,7 +344,7 @@ fn field(refusal: &Status) -> (Code, String) {
 
 #[tokio::test]
 async fn a_refusal_names_the_field_that_is_wrong() {
-    let fracas = Proxy::start();
+    let fracas = Proxy::start_with(&["--insecure"]);
     let mut client = fracas.client().await;
     let blames = |path: &str| (Code::InvalidArgument, path.to_owned());
     let rules = |name: &str, count: usize| {
@@ -361,7 +361,7 @@ async fn a_refusal_names_the_field_that_is_wrong() {
             name: "other".into(),
             listen: listen.into(),
             upstream: "127.0.0.1:1".into(),
-            enabled: true,
+            enabled: Some(true),
             ..Default::default()
         }),
         rules,

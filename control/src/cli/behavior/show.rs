@@ -25,7 +25,7 @@ pub fn proxy_json(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> Value {
     });
     json!({
         "name": proxy.name, "listen": proxy.listen, "upstream": proxy.upstream, "protocol": proxy.protocol,
-        "enabled": proxy.enabled, "generation": proxy.generation, "seed": proxy.seed,
+        "enabled": proxy.enabled(), "generation": proxy.generation, "seed": proxy.seed,
         "connections_open": proxy.connections_open,
         "held_bytes": stats.map(|stats| stats.held_bytes),
         "leases": leases.collect::<Vec<_>>(),
@@ -106,7 +106,7 @@ fn trigger_words(triggers: &v1::Triggers) -> Value {
 
 /// The same in lines.
 pub fn proxy_text(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> String {
-    let off = if proxy.enabled { "" } else { ", switched off" };
+    let off = if proxy.enabled() { "" } else { ", switched off" };
     let mut lines = vec![format!(
         "{}: {} → {} ({}{off}), generation {}, {} connections open",
         proxy.name, proxy.listen, proxy.upstream, proxy.protocol, proxy.generation, proxy.connections_open
