@@ -336,7 +336,7 @@ impl Controller {
                 }
             }
             FromNode::Proxies(proxies) => {
-                node.proxies = proxies;
+                self.registry.set_proxies(name, proxies);
                 self.serve_queue(now);
             }
             FromNode::Ready { attempt, result } => self.on_ready(name, &attempt, result, now),

@@ -7,6 +7,7 @@ mod clock_map;
 mod controller;
 mod execution;
 mod grpc;
+mod labels;
 mod lookup;
 mod node_registry;
 mod prometheus;

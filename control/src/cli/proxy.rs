@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
+use super::client::counted;
 use super::exit::{PolicyError, UsageError};
 use super::options::BehaviorOptions;
 use crate::checked::{CheckError, Checked};
@@ -162,8 +163,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     println!(
-        "proxy ready: {} threads{}, seed {}, API {}, {}",
-        settings.threads,
+        "proxy ready: {}{}, seed {}, API {}, {}",
+        counted(settings.threads as u64, "thread"),
         if settings.precise { " (precise)" } else { "" },
         settings.seed,
         api.map_or_else(|| "off".to_owned(), |address| format!("{address}{guard}")),
@@ -176,7 +177,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(serve(handle.clone(), api, controller, statsd))?;
     let drained = dataplane.drain(drain);
     if drained.cut > 0 {
-        println!("proxy stopped; {} connections were still open after {drain:?} and were cut", drained.cut);
+        let cut = counted(drained.cut as u64, "connection");
+        println!("proxy stopped; {cut} still open after {drain:?} and cut");
     } else {
         println!("proxy stopped; all connections had finished");
     }

@@ -4,7 +4,7 @@ mod agent_service;
 pub mod control_plane;
 mod node_service;
 mod page;
-mod proxy_answers;
+pub mod proxy_answers;
 mod proxy_proto;
 pub mod proxy_server;
 pub mod proxy_service;

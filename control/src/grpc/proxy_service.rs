@@ -197,7 +197,8 @@ impl ProxyService for Proxies {
         let answer = self.read(move |handle| {
             let stats = stats(handle)?;
             let name = |info: &ProxyInfo| info.spec.name.clone();
-            let (found, next_page_token) = page(handle.list(), name, request.page_size, &request.page_token)?;
+            let (found, next_page_token) =
+                page("proxies", handle.list(), name, request.page_size, &request.page_token)?;
             let proxies = found
                 .iter()
                 .map(|info| proxy_proto(info, handle, stats.proxies.get(&info.spec.name)))
@@ -469,9 +470,10 @@ impl ProxyService for Proxies {
             let mut leases = handle.leases();
             leases.retain(|lease| request.proxy.is_empty() || lease.proxy == request.proxy);
             // Oldest first: an instant as digits of one width has the order of the instants.
+            let list = format!("leases/{}", request.proxy);
             let key = |lease: &LeaseInfo| format!("{:020}/{}", lease.acquired_at.as_nanos(), lease.id);
             leases.sort_by_cached_key(key);
-            let (found, next_page_token) = page(leases, key, request.page_size, &request.page_token)?;
+            let (found, next_page_token) = page(&list, leases, key, request.page_size, &request.page_token)?;
             let leases = found.iter().map(|lease| lease_proto(lease, &clock)).collect();
             Ok(v1::ListLeasesResponse { leases, next_page_token })
         });
@@ -485,8 +487,13 @@ impl ProxyService for Proxies {
         let request = request.into_inner();
         let mut kinds: Vec<_> = KINDS.iter().collect();
         kinds.sort_by_key(|kind| kind.name);
-        let (found, next_page_token) =
-            page(kinds, |kind| kind.name.to_owned(), request.page_size, &request.page_token)?;
+        let (found, next_page_token) = page(
+            "behavior-kinds",
+            kinds,
+            |kind| kind.name.to_owned(),
+            request.page_size,
+            &request.page_token,
+        )?;
         let behavior_kinds = found.into_iter().map(behavior_kind_proto).collect();
         Ok(Response::new(v1::ListBehaviorKindsResponse { behavior_kinds, next_page_token }))
     }
@@ -591,4 +598,73 @@ fn too_slow() -> Status {
         format!("not done after {CALL_MAX:?}; read the proxy again before a retry"),
         &[],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use fracas_dataplane::destination::Destinations;
+    use fracas_dataplane::proxy::{Dataplane, DataplaneSettings};
+    use tonic_types::StatusExt;
+
+    use super::*;
+    use crate::lookup::{AT_A_TIME, WAITING_MAX};
+
+    fn create(name: &str, upstream: &str) -> Request<v1::CreateProxyRequest> {
+        let proxy = v1::Proxy {
+            name: name.to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
+            upstream: upstream.to_owned(),
+            ..v1::Proxy::default()
+        };
+        Request::new(v1::CreateProxyRequest { proxy: Some(proxy), ..v1::CreateProxyRequest::default() })
+    }
+
+    fn set(mix: &str) -> Request<v1::ApplyRulesRequest> {
+        let rules = Some(v1::RuleSet { mix: mix.to_owned(), ..v1::RuleSet::default() });
+        let changes = vec![v1::ProxyRules { proxy: "fast".to_owned(), rules, ..v1::ProxyRules::default() }];
+        Request::new(v1::ApplyRulesRequest { changes, ..v1::ApplyRulesRequest::default() })
+    }
+
+    #[tokio::test]
+    async fn creates_that_wait_for_slow_names_hold_up_nobody() {
+        let settings = DataplaneSettings { threads: 1, ..DataplaneSettings::default() };
+        let dataplane = Dataplane::start(settings).unwrap();
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let lookups = Lookups::by(move |_| {
+            // Until the test ends.
+            let _ = held.lock().unwrap().recv();
+            Err(std::io::ErrorKind::NotFound.into())
+        });
+        let checked = Arc::new(Checked::new(dataplane.handle(), Destinations::default()));
+        let proxies = Proxies::new(checked, lookups, false);
+        proxies.create_proxy(create("fast", "127.0.0.1:1")).await.unwrap();
+        let waiting: Vec<_> = (0..600)
+            .map(|number| {
+                let proxies = proxies.clone();
+                tokio::spawn(async move {
+                    proxies.create_proxy(create(&format!("slow{number}"), "slow.example:1")).await
+                })
+            })
+            .collect();
+        let refused = || waiting.iter().filter(|waiting| waiting.is_finished()).count();
+        while refused() < 600 - AT_A_TIME - WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        // Each of these would wait for a thread if the others had all of them.
+        proxies.apply_rules(set("20:reset")).await.unwrap();
+        proxies.list_proxies(Request::new(v1::ListProxiesRequest::default())).await.unwrap();
+        proxies.create_proxy(create("too", "127.0.0.1:2")).await.unwrap();
+        proxies.stats().await.unwrap();
+        drop(release);
+        let mut reasons = Vec::new();
+        for waiting in waiting {
+            let status = waiting.await.unwrap().unwrap_err();
+            reasons.push(status.get_error_details().error_info().unwrap().reason.clone());
+        }
+        let busy = reasons.iter().filter(|reason| *reason == "TOO_MANY_LOOKUPS").count();
+        assert_eq!((busy, reasons.len()), (600 - AT_A_TIME - WAITING_MAX, 600));
+    }
 }

@@ -18,21 +18,19 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::control_plane::ControlPlane;
+use super::page;
 use super::proxy_proto::std_duration;
 use super::refusal::invalid;
 use super::remembered::check_id as check_request_id;
 use super::session_proto::{counts_proto, duration_proto, grade_proto};
 use crate::controller::{Controller, RunError, Submission, SubmitError};
 use crate::execution::{Progress, series_of};
+use crate::labels;
 use crate::run::{Run, RunNode, RunState};
 use crate::store::RunFilter;
 
 /// Longest name of a run file.
 const FILE_NAME_BYTES_MAX: usize = 1024;
-/// Labels of a run, and their bytes.
-const LABELS_MAX: usize = 64;
-const LABEL_NAME_BYTES_MAX: usize = 64;
-const LABEL_VALUE_BYTES_MAX: usize = 256;
 /// Why a run is cancelled, for people.
 const REASON_BYTES_MAX: usize = 1024;
 /// Longest run file.
@@ -68,31 +66,14 @@ pub fn reasoned(code: Code, message: &str, reason: &str) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// A run's labels are for people and lists.
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Status> {
-    if labels.len() > LABELS_MAX {
-        return Err(invalid("labels", format!("{} are too many; give at most {LABELS_MAX}", labels.len())));
-    }
-    let long = |(name, value): &(&String, &String)| {
-        name.len() > LABEL_NAME_BYTES_MAX || value.len() > LABEL_VALUE_BYTES_MAX
-    };
-    match labels.iter().find(long) {
-        None => Ok(()),
-        Some((name, _)) => {
-            let name: String = name.chars().take(LABEL_NAME_BYTES_MAX).collect();
-            Err(invalid(
-                format!("labels[{name}]"),
-                format!(
-                    "too long; a name has at most {LABEL_NAME_BYTES_MAX} bytes, a value {LABEL_VALUE_BYTES_MAX}"
-                ),
-            ))
-        }
-    }
-}
-
-/// Asked for → given: 0 is 100, at most 1,000.
-pub fn page_size(asked: u32) -> usize {
-    if asked == 0 { 100 } else { asked.min(1_000) as usize }
+/// Refuses labels that are beyond their limits.
+fn check_labels(given: &BTreeMap<String, String>) -> Result<(), Status> {
+    labels::check(given).map_err(|name| {
+        let field = name.map_or("labels".to_owned(), |name| {
+            format!("labels[{}]", name.chars().take(64).collect::<String>())
+        });
+        invalid(field, format!("at most {}", labels::LIMITS))
+    })
 }
 
 /// The wire's of Unix milliseconds.
@@ -170,11 +151,20 @@ impl RunService for Runs {
         request: Request<v1::ListRunsRequest>,
     ) -> Result<Response<v1::ListRunsResponse>, Status> {
         let request = request.into_inner();
-        let size = page_size(request.page_size);
+        let size = page::size(request.page_size);
+        for (index, state) in request.states.iter().enumerate() {
+            if v1::RunState::try_from(*state).ok().and_then(state_of).is_none() {
+                return Err(invalid(format!("states[{index}]"), format!("{state} is not a state of a run")));
+            }
+        }
+        // A page of another choice of runs is a page of another list.
+        let mut states = request.states.clone();
+        states.sort_unstable();
+        let list = format!("runs/{states:?}/{}", request.name);
         let filter = RunFilter {
             states: request.states().filter_map(state_of).collect(),
             name: request.name.clone(),
-            before: (!request.page_token.is_empty()).then(|| request.page_token.clone()),
+            before: page::key_of(&list, &request.page_token)?.map(str::to_owned),
         };
         let mut runs: Vec<v1::Run> = self.plane.read(|controller, _| {
             let runs = controller.runs(&filter, size + 1);
@@ -183,7 +173,7 @@ impl RunService for Runs {
         let more = runs.len() > size;
         runs.truncate(size);
         let next_page_token = match runs.last() {
-            Some(last) if more => last.id.clone(),
+            Some(last) if more => page::token_after(&list, &last.id),
             _ => String::new(),
         };
         Ok(Response::new(v1::ListRunsResponse { runs, next_page_token }))

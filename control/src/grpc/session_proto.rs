@@ -18,6 +18,10 @@ use crate::session::{
 /// A single controller's; rises with changes of leadership once there are several.
 pub const EPOCH: u64 = 1;
 
+/// What a node says in words is kept with its run, within these limits.
+const LINE_BYTES_MAX: usize = 2_048;
+const REASONS_MAX: usize = 32;
+
 /// The first message of a node.
 #[derive(Clone, Debug)]
 pub struct HelloSeen {
@@ -104,12 +108,12 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
                 last_sequence: finished.last_sequence,
                 counts: finished.counts.as_ref().map(counts).unwrap_or_default(),
                 verdict,
-                reasons: finished.reasons,
+                reasons: finished.reasons.into_iter().take(REASONS_MAX).map(line).collect(),
                 started_at: Instant::from_nanos(finished.started_at_ns),
                 ended_at: Instant::from_nanos(finished.ended_at_ns),
                 workers: finished.workers.iter().map(worker).collect(),
                 cancelled: finished.cancelled,
-                error: finished.error,
+                error: line(finished.error),
             }))
         }
         Said::FaultAccepted(accepted) => {
@@ -125,7 +129,7 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
         }),
         Said::Error(error) => FromNode::Error {
             attempt: (!error.run_id.is_empty()).then(|| attempt(&error.run_id, error.attempt)),
-            message: error.message,
+            message: line(error.message),
         },
     })
 }
@@ -435,10 +439,20 @@ fn attempts_proto(attempts: &[Attempt]) -> Vec<v1::RunAttempt> {
     attempts.iter().map(proto).collect()
 }
 
+/// What a node says in words, as it is kept: one line that is not too long.
+fn line(text: String) -> String {
+    match text.len() <= LINE_BYTES_MAX && !text.contains(['\n', '\r']) {
+        true => text,
+        false => {
+            text.chars().take(LINE_BYTES_MAX / 4).map(|c| if c.is_control() { ' ' } else { c }).collect()
+        }
+    }
+}
+
 fn answer(ok: bool, reason: String) -> Result<(), String> {
     match (ok, reason.is_empty()) {
         (true, _) => Ok(()),
-        (false, false) => Err(reason),
+        (false, false) => Err(line(reason)),
         (false, true) => Err("no reason given".to_owned()),
     }
 }

@@ -8,6 +8,7 @@ use fracas_proto::v1;
 use serde_json::{Value, json};
 
 use super::std;
+use crate::cli::client::counted;
 
 /// A proxy with its rules, leases and figures.
 pub fn proxy_json(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> Value {
@@ -108,8 +109,13 @@ fn trigger_words(triggers: &v1::Triggers) -> Value {
 pub fn proxy_text(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> String {
     let off = if proxy.enabled() { "" } else { ", switched off" };
     let mut lines = vec![format!(
-        "{}: {} → {} ({}{off}), generation {}, {} connections open",
-        proxy.name, proxy.listen, proxy.upstream, proxy.protocol, proxy.generation, proxy.connections_open
+        "{}: {} → {} ({}{off}), generation {}, {} open",
+        proxy.name,
+        proxy.listen,
+        proxy.upstream,
+        proxy.protocol,
+        proxy.generation,
+        counted(proxy.connections_open, "connection")
     )];
     if proxy.rules.is_empty() {
         lines.push("    no rules: everything passes".to_owned());
