@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fracas_dataplane::behavior::nearest;
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::measure::{Environment, Grade};
 use fracas_loadgen::scenario::Plan;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub boot_id: String,
     /// How patient it is.
     pub timings: Timings,
+    /// How long a run may wait for nodes or proxies that nobody has.
+    pub queue_timeout: Duration,
     /// Where reports go, each in a directory named after its run.
     pub out: PathBuf,
     /// An instant, and the Unix time in milliseconds that it was.
@@ -58,6 +61,28 @@ pub struct Submission {
     pub labels: BTreeMap<String, String>,
     /// Makes a retry safe; may be empty.
     pub request_id: String,
+    /// How long it may wait for its start; `None` = as long as somebody could carry it out.
+    pub start_within: Option<Duration>,
+}
+
+/// Why a run is not queued.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// Too much waits.
+    #[error(transparent)]
+    Full(#[from] QueueFull),
+    /// It could never start.
+    #[error("the run has a fault for the proxy `{proxy}`, which nobody has joined with{}; start it with `fracas proxy --join`", hint(.nearest))]
+    NoSuchProxy {
+        /// As the run file has it.
+        proxy: String,
+        /// The name that is most like it.
+        nearest: Option<String>,
+    },
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |name| format!(", did you mean `{name}`"))
 }
 
 /// What the outside must do.
@@ -148,20 +173,25 @@ impl Controller {
     /// Queues a run; a repeated `request_id` gives the run of the first call.
     ///
     /// # Errors
-    /// When too many wait.
-    pub fn submit(&mut self, submission: Submission, now: Instant) -> Result<Run, QueueFull> {
+    /// When too many wait, or nobody has ever had a proxy that it needs.
+    pub fn submit(&mut self, submission: Submission, now: Instant) -> Result<Run, SubmitError> {
         if let Some(run) = self.store.run_of_request(&submission.request_id) {
             return Ok(run);
         }
-        let Submission { plan, file_name, file_text, labels, request_id } = submission;
+        let Submission { plan, file_name, file_text, labels, request_id, start_within } = submission;
+        let proxies: BTreeSet<String> = plan.faults.iter().map(|fault| fault.proxy.clone()).collect();
+        self.check_known(&proxies)?;
+        let plan_json: Arc<[u8]> = serde_json::to_vec(&plan).unwrap_or_default().into();
         let unix_ms = self.unix_ms(now);
         self.last_id_ms = unix_ms.max(self.last_id_ms + 1);
         let id = run_id(self.last_id_ms);
-        let proxies: BTreeSet<String> = plan.faults.iter().map(|fault| fault.proxy.clone()).collect();
         self.queue.push(Waiting {
             run: id.clone(),
             nodes: plan.nodes as usize,
             proxies: proxies.into_iter().collect(),
+            bytes: file_text.len() + plan_json.len(),
+            start_by: start_within.map(|time| now + time),
+            unmet_since: None,
         })?;
         let run = Run {
             id: id.clone(),
@@ -170,6 +200,7 @@ impl Controller {
             verdict: None,
             reasons: Vec::new(),
             error: String::new(),
+            reason: String::new(),
             counts: Default::default(),
             result: None,
             nodes: Vec::new(),
@@ -186,10 +217,22 @@ impl Controller {
         self.store.insert(run, &request_id);
         // The plan waits in an execution without nodes until the queue gives it some.
         let attempt = Attempt { run: id.clone(), number: 1 };
-        let plan_json = serde_json::to_vec(&plan).unwrap_or_default().into();
         self.executions.insert(id.clone(), Execution::new(attempt, plan, plan_json, Vec::new(), now));
         self.serve_queue(now);
         Ok(self.store.run(&id).expect("inserted above, and only ended runs are forgotten"))
+    }
+
+    /// Whether each of these proxies has joined at some time: what is mistyped never will.
+    fn check_known(&self, proxies: &BTreeSet<String>) -> Result<(), SubmitError> {
+        let known: BTreeSet<&str> =
+            self.registry.nodes().flat_map(|node| &node.proxies).map(String::as_str).collect();
+        match proxies.iter().find(|proxy| !known.contains(proxy.as_str())) {
+            None => Ok(()),
+            Some(proxy) => Err(SubmitError::NoSuchProxy {
+                proxy: proxy.clone(),
+                nearest: nearest(proxy, known.iter().copied()).map(str::to_owned),
+            }),
+        }
     }
 
     /// Ends a run.
@@ -247,7 +290,8 @@ impl Controller {
         Ok(node)
     }
 
-    /// A process dialled in; `carried` is the run that it still has from a session that broke off.
+    /// A process dialled in; `carried` are the runs whose load or faults it still has from a session that broke off. It is
+    /// told which of them go on.
     ///
     /// # Errors
     /// When it may not join.
@@ -256,7 +300,7 @@ impl Controller {
         identity: NodeIdentity,
         role: Role,
         peer: String,
-        carried: Option<Attempt>,
+        carried: Vec<Attempt>,
         now: Instant,
     ) -> Result<Session, JoinError> {
         let name = identity.name.clone();
@@ -269,9 +313,11 @@ impl Controller {
         self.effects.push(Effect::Send {
             node: name.clone(),
             session,
-            message: ToNode::Welcome { session, version, timings },
+            message: ToNode::Welcome { session, version, timings, runs: self.under_way(&carried) },
         });
-        self.resume(&name, carried, now);
+        if role == Role::Agent {
+            self.resume(&name, carried.into_iter().next(), now);
+        }
         self.ping(&name, 1, now);
         Ok(Session(session))
     }
@@ -290,7 +336,7 @@ impl Controller {
                 }
             }
             FromNode::Proxies(proxies) => {
-                node.proxies = proxies;
+                self.registry.set_proxies(name, proxies);
                 self.serve_queue(now);
             }
             FromNode::Ready { attempt, result } => self.on_ready(name, &attempt, result, now),
@@ -355,6 +401,10 @@ impl Controller {
             self.move_on(&id, now);
         }
         self.serve_queue(now);
+        let available = self.available(now);
+        for (id, reason) in self.queue.expired(&available, now, self.settings.queue_timeout) {
+            self.stop(&id, Stop::Errored(reason), now);
+        }
     }
 
     /// A report was written, or could not be.
@@ -369,6 +419,7 @@ impl Controller {
             run.ended_unix_ms = Some(ended_unix_ms);
             let to = match (result, stopped) {
                 (Err(why), _) => {
+                    run.reason.clone_from(&why);
                     run.error = why;
                     RunState::Errored
                 }
@@ -377,6 +428,11 @@ impl Controller {
                     let kept = summary.slo.iter().all(|slo| slo.passed);
                     (run.verdict, run.reasons) = (Some(summary.verdict), summary.reasons.clone());
                     (run.counts, run.report_path) = (summary.counts, Some(directory));
+                    let missed = summary.slo.iter().find(|slo| !slo.passed);
+                    run.reason = match (summary.verdict, missed) {
+                        (Grade::Invalid, _) | (_, None) => run.reasons.first().cloned().unwrap_or_default(),
+                        (_, Some(slo)) => format!("SLO missed: {} is {}", slo.slo, slo.actual),
+                    };
                     let by_figures = match (summary.verdict, kept) {
                         (Grade::Invalid, _) => RunState::Invalid,
                         (_, false) => RunState::Failed,
@@ -387,6 +443,7 @@ impl Controller {
                         None => by_figures,
                         Some(stop) => {
                             run.error = stop.reason().to_owned();
+                            run.reason = stop.reason().to_owned();
                             match stop {
                                 Stop::Cancelled(_) => RunState::Cancelled,
                                 Stop::Errored(_) => RunState::Errored,
@@ -405,8 +462,8 @@ impl Controller {
             let available = self.available(now);
             let Some(allocation) = self.queue.pop(&available) else {
                 for (id, reason) in self.queue.reasons(&available) {
-                    if self.store.run(&id).is_some_and(|run| run.error != reason) {
-                        self.change(&id, |run| run.error = reason);
+                    if self.store.run(&id).is_some_and(|run| run.reason != reason) {
+                        self.change(&id, |run| run.reason = reason);
                     }
                 }
                 return;
@@ -422,7 +479,7 @@ impl Controller {
             let (run_nodes, seed) = (execution.run_nodes(), execution.plan().seed);
             self.executions.insert(id.clone(), execution);
             self.change(&id, |run| {
-                run.error.clear();
+                run.reason.clear();
                 run.nodes = run_nodes;
                 advance(run, RunState::Preparing);
             });
@@ -448,10 +505,12 @@ impl Controller {
     fn available(&self, now: Instant) -> Available {
         let nodes = self.registry.free_agents(now);
         let connected =
-            self.registry.nodes().filter(|node| node.role == Role::Agent && node.session.is_some());
+            || self.registry.nodes().filter(|node| node.role == Role::Agent && node.session.is_some());
+        let drained_nodes = connected().filter(|node| node.drained).count();
         let proxies = self.registry.nodes().flat_map(|node| &node.proxies);
         Available {
-            taken_nodes: connected.count() - nodes.len(),
+            busy_nodes: connected().count() - nodes.len() - drained_nodes,
+            drained_nodes,
             proxies: proxies
                 .filter(|name| self.registry.node_of_proxy(name, now).is_some())
                 .cloned()
@@ -530,6 +589,7 @@ impl Controller {
             let ended_unix_ms = self.unix_ms(now);
             self.change(id, |run| {
                 stop.reason().clone_into(&mut run.error);
+                stop.reason().clone_into(&mut run.reason);
                 run.ended_unix_ms = Some(ended_unix_ms);
                 let errored = matches!(stop, Stop::Errored(_));
                 advance(run, if errored { RunState::Errored } else { RunState::Cancelled });
@@ -640,6 +700,15 @@ impl Controller {
         for (node, fault) in faults {
             self.send(&node, ToNode::RevokeFault { fault });
         }
+    }
+
+    /// Those of `attempts` that are this controller's and not over.
+    fn under_way(&self, attempts: &[Attempt]) -> Vec<Attempt> {
+        let is_ours = |attempt: &&Attempt| {
+            let execution = self.executions.get(&attempt.run);
+            execution.is_some_and(|execution| execution.attempt() == *attempt && execution.is_under_way())
+        };
+        attempts.iter().filter(is_ours).cloned().collect()
     }
 
     /// A node is back: it goes on with its run if that still counts on it, else it is told to stop.

@@ -201,6 +201,11 @@ impl Execution {
         self.start_at
     }
 
+    /// Whether its load and its faults are to go on.
+    pub fn is_under_way(&self) -> bool {
+        self.start_at.is_some() && self.load_over_at.is_none() && self.stop.is_none()
+    }
+
     /// Nodes that still carry it.
     pub fn live_nodes(&self) -> Vec<String> {
         self.members.iter().filter(|member| !member.is_over()).map(|member| member.node.clone()).collect()
@@ -258,7 +263,7 @@ impl Execution {
         self.faults.push(fault);
         Some(FaultOrder {
             fault: id,
-            run: self.attempt.run.clone(),
+            attempt: self.attempt.clone(),
             proxy: planned.proxy.clone(),
             behavior: planned.behavior.clone(),
             options: planned.options.clone(),

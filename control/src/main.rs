@@ -1,11 +1,14 @@
 //! `fracas`: parse, run one subcommand, turn its answer into an exit code.
 
 mod agent;
+mod checked;
 mod cli;
 mod clock_map;
 mod controller;
 mod execution;
 mod grpc;
+mod labels;
+mod lookup;
 mod node_registry;
 mod prometheus;
 mod run;

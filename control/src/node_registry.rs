@@ -9,10 +9,17 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 
-use crate::clock_map::ClockMap;
+use fracas_dataplane::config::is_proxy_name;
 
-/// Names that the registry keeps, the lost ones included.
+use crate::clock_map::ClockMap;
+use crate::labels;
+
+/// Names that the registry keeps, the lost ones included; beyond it the one that was lost first is forgotten.
 pub const NODES_MAX: usize = 10_000;
+/// Names of proxies that it keeps of all nodes together; those beyond it are left out.
+pub const PROXY_NAMES_MAX: usize = 200_000;
+/// What a node may say of itself, in bytes: its labels apart, which have the limits of a run's.
+const SELF_BYTES_MAX: usize = 2_048;
 
 /// What a node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +117,9 @@ pub enum JoinError {
     /// The name is taken by a live process.
     #[error("another process is connected as `{0}`; choose another --name")]
     NameTaken(String),
+    /// It says too much of itself.
+    #[error("it says too much of itself: at most {SELF_BYTES_MAX} bytes, and {}", labels::LIMITS)]
+    TooLong,
     /// Another minor version.
     #[error("version {theirs} does not fit the controller's {ours}; install the same minor version")]
     Version {
@@ -119,7 +129,7 @@ pub enum JoinError {
         ours: String,
     },
     /// Too many names.
-    #[error("{NODES_MAX} nodes are known already; restart the controller to forget the lost ones")]
+    #[error("{NODES_MAX} nodes are connected already")]
     TooMany,
 }
 
@@ -173,6 +183,9 @@ impl NodeRegistry {
         if !is_name(&identity.name) {
             return Err(JoinError::Name(identity.name));
         }
+        if !is_short(&identity) {
+            return Err(JoinError::TooLong);
+        }
         if minor(&identity.version) != minor(&self.version) {
             return Err(JoinError::Version { theirs: identity.version, ours: self.version.clone() });
         }
@@ -195,7 +208,9 @@ impl NodeRegistry {
             return Ok(Joined { session, replaced });
         }
         if self.nodes.len() >= NODES_MAX {
-            return Err(JoinError::TooMany);
+            let lost = self.nodes.values().filter(|node| node.lost).min_by_key(|node| node.last_heard);
+            let name = lost.map(|node| node.identity.name.clone()).ok_or(JoinError::TooMany)?;
+            self.nodes.remove(&name);
         }
         self.last_session = session;
         let node = Node {
@@ -220,6 +235,17 @@ impl NodeRegistry {
         let node = self.nodes.get_mut(name).filter(|node| node.session == Some(session))?;
         node.last_heard = now;
         Some(node)
+    }
+
+    /// The names of the proxies that a node carries from now on.
+    pub fn set_proxies(&mut self, name: &str, mut proxies: Vec<String>) {
+        let others = self.nodes.values().filter(|node| node.identity.name != name);
+        let room = PROXY_NAMES_MAX.saturating_sub(others.map(|node| node.proxies.len()).sum());
+        proxies.retain(|proxy| is_proxy_name(proxy));
+        proxies.truncate(room);
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.proxies = proxies;
+        }
     }
 
     /// The stream of `session` broke off; an older session changes nothing.
@@ -285,6 +311,13 @@ impl NodeRegistry {
         node.drained = drained;
         Ok(node)
     }
+}
+
+/// Whether what a node says of itself may be kept.
+fn is_short(identity: &NodeIdentity) -> bool {
+    let NodeIdentity { uid, boot_id, version, kernel, io_uring, labels, .. } = identity;
+    let bytes: usize = [uid, boot_id, version, kernel, io_uring].iter().map(|text| text.len()).sum();
+    bytes <= SELF_BYTES_MAX && labels::check(labels).is_ok()
 }
 
 /// Names end up in file names, so nothing in them may lead elsewhere.
@@ -413,5 +446,38 @@ mod tests {
         assert!(registry.node_of_proxy("other", at(0)).is_none());
         registry.left("p", session);
         assert!(registry.node_of_proxy("cache", at(0)).is_none());
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_is_kept_within_limits() {
+        let mut registry = registry();
+        let long = NodeIdentity { kernel: "x".repeat(SELF_BYTES_MAX), ..identity("a", "1") };
+        assert_eq!(registry.join(long, Role::Agent, String::new(), at(0)), Err(JoinError::TooLong));
+        let labels = (0..65).map(|index| (index.to_string(), String::new())).collect();
+        let labelled = NodeIdentity { labels, ..identity("a", "1") };
+        assert_eq!(registry.join(labelled, Role::Agent, String::new(), at(0)), Err(JoinError::TooLong));
+        for name in ["p", "q"] {
+            registry.join(identity(name, "1"), Role::Proxy, String::new(), at(0)).unwrap();
+        }
+        let many = |count: usize| (0..count).map(|index| index.to_string()).collect::<Vec<_>>();
+        registry.set_proxies("p", many(PROXY_NAMES_MAX - 1));
+        registry.set_proxies("q", [many(5), vec!["no name".into(), "x".repeat(65)]].concat());
+        assert_eq!(registry.node("q").unwrap().proxies, ["0"], "there is room for one more");
+        registry.set_proxies("p", many(1));
+        registry.set_proxies("q", [many(5), vec!["no name".into(), "x".repeat(65)]].concat());
+        assert_eq!(registry.node("q").unwrap().proxies.len(), 5, "and of names alone");
+    }
+
+    #[test]
+    fn a_full_registry_forgets_the_node_that_was_lost_first() {
+        let mut registry = registry();
+        for number in 0..NODES_MAX {
+            join(&mut registry, &format!("n{number}"), "1", at(u64::from(number > 0))).unwrap();
+        }
+        assert_eq!(join(&mut registry, "late", "1", at(2)), Err(JoinError::TooMany));
+        assert_eq!(registry.give_up(at(10)), ["n0"]);
+        join(&mut registry, "late", "1", at(10)).unwrap();
+        assert!(registry.node("n0").is_none() && registry.node("late").is_some());
+        assert_eq!(registry.nodes().count(), NODES_MAX);
     }
 }

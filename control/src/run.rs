@@ -101,6 +101,9 @@ pub struct RunNode {
     pub lost: Option<String>,
 }
 
+/// What a run has beside its texts and figures, roughly.
+const RECORD_BYTES: usize = 2 * 1024;
+
 /// The figures of a run that has ended.
 #[derive(Debug)]
 pub struct RunResult {
@@ -112,6 +115,8 @@ pub struct RunResult {
     pub service: Distribution,
     /// Sent − due, merged.
     pub lag: Distribution,
+    /// Of all of it, roughly.
+    pub bytes: usize,
 }
 
 /// A run as it is kept.
@@ -127,8 +132,10 @@ pub struct Run {
     pub verdict: Option<Grade>,
     /// Why not, one line each.
     pub reasons: Vec<String>,
-    /// Why it waits, failed or was cancelled; one line.
+    /// Why it could not be carried out or was cancelled; one line.
     pub error: String,
+    /// Why it is where it is: what it waits for, why it never started, why it ended as it did; one line.
+    pub reason: String,
     /// Where its requests went, over all nodes.
     pub counts: Counts,
     /// Set once it has ended.
@@ -167,6 +174,13 @@ impl Run {
         self.state = to;
         Ok(())
     }
+
+    /// Bytes that it keeps: the texts it was submitted with, and its figures.
+    pub fn bytes(&self) -> usize {
+        let labels: usize = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let figures = self.result.as_ref().map_or(0, |result| result.bytes);
+        RECORD_BYTES + self.name.len() + self.file_name.len() + self.file_text.len() + labels + figures
+    }
 }
 
 /// A run to test with.
@@ -183,6 +197,7 @@ pub mod tests_support {
             verdict: None,
             reasons: Vec::new(),
             error: String::new(),
+            reason: String::new(),
             counts: Counts::default(),
             result: None,
             nodes: Vec::new(),

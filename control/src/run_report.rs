@@ -32,8 +32,11 @@ impl Report {
         }
         let mut merged = Timeline::default();
         nodes.iter().for_each(|node| merged.merge(&node.timeline));
-        let result =
-            RunResult { summary, response: merged.response(), service: merged.service(), lag: merged.lag() };
+        let (response, service, lag) = (merged.response(), merged.service(), merged.lag());
+        let histograms: usize = [&response, &service, &lag].iter().map(|series| series.encode().len()).sum();
+        // As text it has about the size that it has in memory.
+        let bytes = histograms + serde_json::to_vec(&summary).map_or(0, |text| text.len());
+        let result = RunResult { summary, response, service, lag, bytes };
         let nodes = nodes.into_iter().map(|node| (node.name, node.timeline)).collect();
         Report { result, merged, nodes, events }
     }

@@ -67,6 +67,8 @@ pub enum ToNode {
         version: String,
         /// How patient both sides are.
         timings: Timings,
+        /// Of the runs that the node has named, those that the controller still has under way.
+        runs: Vec<Attempt>,
     },
     /// Nothing to say.
     Heartbeat,
@@ -132,8 +134,8 @@ pub enum ToNode {
 pub struct FaultOrder {
     /// Unique among the controller's.
     pub fault: String,
-    /// The run that asks.
-    pub run: String,
+    /// The run that asks, and that the fault dies with.
+    pub attempt: Attempt,
     /// Name of the proxy.
     pub proxy: String,
     /// The mix, as in `20:delay`.

@@ -37,6 +37,8 @@ impl Statsd {
         let wrong = || format!("--statsd: `{server}` is not HOST:PORT of a statsd server");
         let address = server.to_socket_addrs().with_context(wrong)?.next().with_context(wrong)?;
         let builder = StatsdBuilder::from(address.ip().to_string(), address.port());
+        // A socket of the other family could send nothing there, and the exporter would not say so.
+        let builder = builder.with_client_udp_host(if address.is_ipv6() { "[::]" } else { "0.0.0.0" });
         let builder = builder.with_queue_size(QUEUE_LINES).with_buffer_size(DATAGRAM_BYTES);
         let recorder = builder.build(Some(prefix)).with_context(wrong)?;
         Ok(Statsd { recorder, told: HashMap::new() })
@@ -94,7 +96,12 @@ mod tests {
 
     #[test]
     fn growth_reaches_a_real_socket_once() {
-        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            growth_reaches(&UdpSocket::bind(address).unwrap());
+        }
+    }
+
+    fn growth_reaches(server: &UdpSocket) {
         server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let mut statsd = Statsd::connect(&server.local_addr().unwrap().to_string(), "fracas").unwrap();
         statsd.grow("proxy.redis.behavior.delay".to_owned(), 3);

@@ -242,7 +242,7 @@ fn a_run_waits_for_nodes_and_starts_when_they_come() {
     let id = fleet.submit(&fleet.run_file(1, ""));
     let run = fleet.show(&id);
     assert_eq!((run["state"].as_str(), run["queue_position"].as_u64()), (Some("queued"), Some(1)));
-    assert!(run["error"].as_str().unwrap().contains("needs 2 nodes: 1 connected"), "{run}");
+    assert!(run["reason"].as_str().unwrap().contains("needs 2 nodes: 1 connected"), "{run}");
     fleet.start_agent("late");
     fleet.wait_until("it has left the queue", |fleet| fleet.show(&id)["state"] != "queued");
 }
@@ -271,4 +271,82 @@ fn an_orphan_stops_its_load() {
         }
     }
     panic!("the load goes on without a controller");
+}
+
+/// A proxy of a fleet, and where its own API listens.
+struct JoinedProxy {
+    api: String,
+    _process: Process,
+}
+
+impl JoinedProxy {
+    fn start(fleet: &Fleet) -> JoinedProxy {
+        let mut proxy = Command::new(FRACAS);
+        let upstream = fleet.origin.local_addr().to_string();
+        proxy.args(["proxy", "--listen", "127.0.0.1:0", "--upstream", &upstream, "--threads", "1"]);
+        proxy.args(["--api", "127.0.0.1:0", "--join", &fleet.api]);
+        let mut proxy = Process(proxy.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let mut lines = BufReader::new(proxy.0.stdout.take().unwrap()).lines();
+        let line = lines.find_map(|line| line.unwrap().split_once(", API ").map(|(_, rest)| rest.to_owned()));
+        let api = line.unwrap().split(',').next().unwrap().to_owned();
+        JoinedProxy { api, _process: proxy }
+    }
+
+    /// How many leases its proxy has.
+    fn leases(&self) -> usize {
+        let mut command = Command::new(FRACAS);
+        let output = command.args(["behavior", "get", "--json", "--api", &self.api]).output().unwrap();
+        let proxies: Value = serde_json::from_slice(&output.stdout).unwrap();
+        proxies[0]["leases"].as_array().unwrap().len()
+    }
+}
+
+#[test]
+fn a_fault_dies_with_the_controller_that_asked_for_it() {
+    let mut fleet = Fleet::of(0, "10s");
+    let out = fleet.directory.path().join("more");
+    // Nothing but the word of the new controller can end the fault within the test.
+    let start = |api: &str| {
+        let mut controller = Command::new(FRACAS);
+        controller.args(["controller", "--api", api, "--orphan-timeout", "1h", "--out"]).arg(&out);
+        let mut controller = Process(controller.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(controller.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (
+            controller,
+            line.trim().strip_prefix("controller listens on ").map(str::to_owned).unwrap_or_default(),
+        )
+    };
+    let (mut controller, api) = start("127.0.0.1:0");
+    fleet.api = api;
+    fleet.start_agent("a");
+    fleet.start_agent("b");
+    let proxy = JoinedProxy::start(&fleet);
+    let joined = |fleet: &Fleet, count: usize| {
+        let nodes = fleet.json(&["node", "list", "--json"]);
+        let nodes = nodes["nodes"].as_array().unwrap();
+        nodes.iter().filter(|node| node["state"] == "idle").count() == count
+            && nodes.iter().any(|node| node["proxies"].as_array().is_some_and(|proxies| !proxies.is_empty()))
+    };
+    fleet.wait_until("all have joined", |fleet| joined(fleet, 3));
+    let fault = "faults:\n  - {proxy: default, behavior: \"100:reset\", at: 0s, for: 55s}\n";
+    let id = fleet.submit(&fleet.run_file(60, fault));
+    fleet.wait_until("the fault is in force", |fleet| {
+        fleet.show(&id)["state"] == "running" && proxy.leases() == 1
+    });
+    controller.0.kill().unwrap();
+    controller.0.wait().unwrap();
+    assert_eq!(proxy.leases(), 1, "its run may go on");
+    let (_controller, _) = start(&fleet.api.clone());
+    fleet.wait_until("the fault has ended", |_| proxy.leases() == 0);
+}
+
+#[test]
+fn a_run_with_a_mistyped_proxy_is_refused_at_once() {
+    let fleet = Fleet::of(0, "10s");
+    let file = fleet.run_file(1, "faults:\n  - {proxy: nobody, behavior: \"100:reset\", at: 0s, for: 1s}\n");
+    let output = fleet.fracas(&["run", "submit", file.to_str().unwrap()]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+    assert!(error.contains("the proxy `nobody`, which nobody has joined with"), "{error}");
 }

@@ -344,7 +344,7 @@ fn field(refusal: &Status) -> (Code, String) {
 
 #[tokio::test]
 async fn a_refusal_names_the_field_that_is_wrong() {
-    let fracas = Proxy::start();
+    let fracas = Proxy::start_with(&["--insecure"]);
     let mut client = fracas.client().await;
     let blames = |path: &str| (Code::InvalidArgument, path.to_owned());
     let rules = |name: &str, count: usize| {
@@ -361,7 +361,7 @@ async fn a_refusal_names_the_field_that_is_wrong() {
             name: "other".into(),
             listen: listen.into(),
             upstream: "127.0.0.1:1".into(),
-            enabled: true,
+            enabled: Some(true),
             ..Default::default()
         }),
         rules,
@@ -406,4 +406,75 @@ async fn a_refusal_names_the_field_that_is_wrong() {
     let refused =
         client.apply_rules(v1::ApplyRulesRequest { changes, ..Default::default() }).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "only with its lease are they too many: {refused}");
+}
+
+#[tokio::test]
+async fn a_page_token_is_of_its_list_alone() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    for text in ["5:hang", "6:hang"] {
+        lease(&mut client, text).await;
+    }
+    let kinds = v1::ListBehaviorKindsRequest { page_size: 1, ..Default::default() };
+    let token = client.list_behavior_kinds(kinds).await.unwrap().into_inner().next_page_token;
+    assert!(!token.is_empty());
+    let leases = |page_token: &str, proxy: &str| v1::ListLeasesRequest {
+        page_size: 1,
+        page_token: page_token.into(),
+        proxy: proxy.into(),
+    };
+    let of_leases = client.list_leases(leases("", "")).await.unwrap().into_inner().next_page_token;
+    assert_eq!(client.list_leases(leases(&of_leases, "")).await.unwrap().into_inner().leases.len(), 1);
+    let proxies =
+        |page_token: &str| v1::ListProxiesRequest { page_token: page_token.into(), ..Default::default() };
+    for refused in [
+        client.list_proxies(proxies(&token)).await.map(drop),
+        client.list_proxies(proxies(&of_leases)).await.map(drop),
+        client.list_leases(leases(&token, "")).await.map(drop),
+        client.list_leases(leases(&of_leases, "default")).await.map(drop),
+    ] {
+        let status = refused.unwrap_err();
+        let reason = status.get_error_details().error_info().unwrap().reason.clone();
+        assert_eq!((status.code(), reason.as_str()), (Code::InvalidArgument, "INVALID_PAGE_TOKEN"));
+    }
+}
+
+#[test]
+fn behaviors_are_listed_without_a_proxy() {
+    let fracas = Proxy::start();
+    let list = |api: &[&str]| {
+        let output =
+            std::process::Command::new(FRACAS).args(["behavior", "list"]).args(api).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, alone) = list(&[]);
+    assert_eq!(code, Some(0));
+    assert!(alone.contains("delay") && alone.contains("--delay-time"), "{alone}");
+    assert_eq!(list(&["--api", &fracas.api]), (Some(0), alone), "the same table");
+    assert_eq!(list(&["--api", "127.0.0.1:1"]).0, Some(1));
+}
+
+#[tokio::test]
+async fn behavior_get_shows_every_proxy() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let count = 230;
+    for number in 0..count {
+        let proxy = v1::Proxy {
+            name: format!("p{number}"),
+            listen: "127.0.0.1:0".into(),
+            upstream: "127.0.0.1:1".into(),
+            ..Default::default()
+        };
+        client
+            .create_proxy(v1::CreateProxyRequest { proxy: Some(proxy), ..Default::default() })
+            .await
+            .unwrap();
+    }
+    let output = std::process::Command::new(FRACAS)
+        .args(["behavior", "get", "--json", "--api", &fracas.api])
+        .output()
+        .unwrap();
+    let proxies: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(proxies.as_array().unwrap().len(), count + 1);
 }

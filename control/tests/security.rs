@@ -178,7 +178,7 @@ impl House {
     fn get(&self, api: &str, path: &str, token: Option<&str>) -> String {
         let (mut stream, _) = self.tls(api, &["http/1.1"]);
         let token = token.map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n{token}connection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n{token}connection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -413,6 +413,19 @@ fn metrics_ask_for_the_token_and_health_does_not() {
 }
 
 #[test]
+fn a_limit_that_the_process_cannot_keep_is_refused() {
+    let house = House::new();
+    for (flags, line) in [
+        (&["--api-connections", "100000000"][..], "--api-connections: at most "),
+        (&["--api-connections", "0"], "--api-connections"),
+        (&["--allow-host", "http://x"], "--allow-host: `http://x` is no host name"),
+    ] {
+        let said = house.fails(2, &["controller", "--api", "127.0.0.1:0"], flags);
+        assert!(said.contains(line), "{said}");
+    }
+}
+
+#[test]
 fn both_versions_of_http_are_negotiated_where_both_are_served() {
     let house = House::new();
     let proxy = house.proxy("127.0.0.1:1", &SERVED);
@@ -441,6 +454,70 @@ fn handshakes_that_stall_stop_no_other_client() {
         house.says(&list, &LET_IN);
     }
     assert_eq!(stalled[0].read(&mut [0; 1]).unwrap_or(0), 0, "the oldest was cut");
+}
+
+/// The status of a request through a proxy; 0 if there is no reply.
+fn status_of(listen: &str) -> u16 {
+    let Ok(mut stream) = TcpStream::connect(listen) else { return 0 };
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+/// A proxy that may have 256 files open, and where it listens.
+fn proxy_of_256_files(house: &House, upstream: &str) -> (Server, String) {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256 && exec \"$@\"", "sh", FRACAS]);
+    command.args(["proxy", "--listen", "127.0.0.1:0", "--upstream", upstream, "--protocol", "http"]);
+    command.args(["--api", "127.0.0.1:0", "--threads", "1"]).args(SERVED);
+    command.current_dir(house.path()).env_remove("FRACAS_TOKEN");
+    let proxy = house.start(command, ", API ");
+    let listen = proxy.said.split("listens on ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    (proxy, listen)
+}
+
+#[test]
+fn clients_of_the_api_that_say_nothing_stop_neither_the_data_nor_the_api() {
+    let house = House::new();
+    let origin = Origin::start(OriginSettings::default()).unwrap();
+    let (proxy, listen) = proxy_of_256_files(&house, &origin.local_addr().to_string());
+    let get = ["behavior", "get", "--api", &proxy.api];
+    let (mut silent, mut shaken) = (Vec::new(), Vec::new());
+    for index in 0..243 {
+        match index % 3 {
+            // Shakes hands, and then says nothing.
+            0 => shaken.push(house.tls(&proxy.api, &["h2"])),
+            1 => silent.push(TcpStream::connect(&proxy.api).unwrap()),
+            _ => {
+                let mut client = TcpStream::connect(&proxy.api).unwrap();
+                client.write_all(&[22, 3, 1, 2, 0]).unwrap();
+                silent.push(client);
+            }
+        }
+    }
+    let mut held: Vec<TcpStream> = Vec::new();
+    for _ in 0..20 {
+        held.push(TcpStream::connect(&listen).unwrap());
+        assert_eq!(status_of(&listen), 200);
+    }
+    assert!(house.says(&get, &LET_IN).contains("default"));
+    let figures = house.get(&proxy.api, "/metrics", Some("s3cret"));
+    assert!(figures.contains("fracas_api_connections_limit 64"), "a quarter of 256: {figures}");
+    let crowded = figures.lines().find(|line| line.contains("reason=\"crowded_out\"")).unwrap();
+    let crowded: u32 = crowded.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(crowded >= 243 - 64, "{crowded}");
+    drop((silent, shaken));
+}
+
+#[test]
+fn traffic_that_takes_every_descriptor_does_not_stop_the_api() {
+    let house = House::new();
+    let origin = Origin::start(OriginSettings::default()).unwrap();
+    let (proxy, listen) = proxy_of_256_files(&house, &origin.local_addr().to_string());
+    let crowd: Vec<TcpStream> = (0..400).map(|_| TcpStream::connect(&listen).unwrap()).collect();
+    assert!(house.says(&["behavior", "get", "--api", &proxy.api], &LET_IN).contains("default"));
+    drop(crowd);
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod address;
 pub mod behavior;
 pub mod clock;
 pub mod config;
+pub mod destination;
 pub mod origin;
 pub mod protocol;
 pub mod proxy;

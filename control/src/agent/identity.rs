@@ -16,7 +16,7 @@ pub fn identity(name: &str, labels: BTreeMap<String, String>) -> NodeIdentity {
         boot_id: boot_id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
-        nofile_limit: nofile_limit(&read("/proc/self/limits")),
+        nofile_limit: open_files_limit(),
         kernel: read("/proc/sys/kernel/osrelease"),
         io_uring: io_uring(),
         labels,
@@ -26,6 +26,11 @@ pub fn identity(name: &str, labels: BTreeMap<String, String>) -> NodeIdentity {
 /// The machine's boot id; empty where it is hidden.
 pub fn boot_id() -> String {
     read("/proc/sys/kernel/random/boot_id")
+}
+
+/// How many files this process may have open (RLIMIT_NOFILE).
+pub fn open_files_limit() -> u64 {
+    nofile_limit(&read("/proc/self/limits"))
 }
 
 fn read(path: &str) -> String {

@@ -456,7 +456,10 @@ mod tests {
     fn the_controller_may_shorten_the_orphan_timeout() {
         let (mut member, fake) = loading();
         let timings = Timings { orphan_timeout: Duration::from_millis(200), ..Timings::default() };
-        member.on_told(ToNode::Welcome { session: 1, version: "0.1.0".into(), timings }, at(100));
+        member.on_told(
+            ToNode::Welcome { session: 1, version: "0.1.0".into(), timings, runs: Vec::new() },
+            at(100),
+        );
         member.on_tick(at(299));
         assert!(!fake.with(|script| script.stopped));
         member.on_tick(at(300));

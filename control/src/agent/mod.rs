@@ -12,7 +12,6 @@ pub mod load;
 mod member;
 mod outbox;
 pub mod proxy_session;
-mod target_policy;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
+use fracas_dataplane::destination::Destinations;
 use fracas_dataplane::rng::Rng;
 use fracas_loadgen::arrival::Shard;
 use fracas_loadgen::scenario::Plan;
@@ -177,5 +177,7 @@ async fn look_up(plan: &Plan, within: Duration) -> Result<(), String> {
         Ok(Err(why)) => return Err(format!("cannot look up `{host}`: {why}")),
         Ok(Ok(addresses)) => addresses.collect(),
     };
-    target_policy::check(&addresses)
+    Destinations::default()
+        .check(host, &addresses)
+        .map_err(|refused| format!("the target is refused: {refused}"))
 }

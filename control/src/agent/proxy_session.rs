@@ -4,8 +4,9 @@
 //! ApplyFault ─▶ lease (starts at its instant, lives for its duration) ─▶ FaultWindow, once a second and at its end
 //! ```
 //!
-//! A fault dies with whoever asked for it: RevokeFault releases it, so does a controller that is not heard for the
-//! orphan timeout, and if this process dies the proxy dies with it. Its time to live ends it in any case.
+//! A fault belongs to an attempt of a run and dies with whoever asked for it: RevokeFault releases it, so does a
+//! controller that does not name the run as its own when it is joined again (it was restarted, say), or that is not heard
+//! for the orphan timeout; and if this process dies the proxy dies with it. Its time to live ends it in any case.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use super::link::{self, LinkEvent};
 use crate::grpc::session_proto;
 use crate::node_registry::NodeIdentity;
-use crate::session::{FaultOrder, FromNode, Timings, ToNode, WindowSeen};
+use crate::session::{Attempt, FaultOrder, FromNode, Timings, ToNode, WindowSeen};
 use crate::wire::dial::Dial;
 
 /// How often leases are looked at, so that a window's end is told soon.
@@ -36,6 +37,7 @@ const FAULTS_MAX: usize = 1_000;
 /// A fault that was ordered and has not ended.
 struct Fault {
     id: String,
+    attempt: Attempt,
     lease: String,
     proxy: String,
     told_at: Option<Instant>,
@@ -54,7 +56,9 @@ pub async fn join(
 ) -> Result<(), String> {
     let names = |handle: &Handle| handle.list().into_iter().map(|proxy| proxy.spec.name).collect::<Vec<_>>();
     let mut known = names(&handle);
-    let (hello, hello_seen) = watch::channel(session_proto::proxy_hello(&identity, known.clone(), &api));
+    let mut runs: Vec<Attempt> = Vec::new();
+    let (hello, hello_seen) =
+        watch::channel(session_proto::proxy_hello(&identity, known.clone(), &api, &runs));
     let (events, mut happened) = mpsc::channel(256);
     tokio::spawn(link::keep(controller, hello_seen, events, Rng::new(Instant::now().as_nanos())));
     let mut say_to: Option<mpsc::Sender<v1::JoinRequest>> = None;
@@ -70,7 +74,10 @@ pub async fn join(
                 Some(LinkEvent::Told(told)) => {
                     last_heard = Instant::now();
                     match told {
-                        ToNode::Welcome { timings: theirs, .. } => timings = theirs,
+                        ToNode::Welcome { timings: theirs, runs: theirs_too, .. } => {
+                            timings = theirs;
+                            end_others(&handle, &faults, &theirs_too);
+                        }
                         ToNode::ApplyFault(order) => say.push(apply(&handle, &mut faults, order, last_heard)),
                         ToNode::RevokeFault { fault } => {
                             if let Some(fault) = faults.iter().find(|known| known.id == fault) {
@@ -97,10 +104,13 @@ pub async fn join(
             say.extend(look(&handle, &mut faults, now));
         }
         let names = names(&handle);
-        if names != known {
-            known = names;
-            hello.send_replace(session_proto::proxy_hello(&identity, known.clone(), &api));
-            say.push(FromNode::Proxies(known.clone()));
+        let with_faults = runs_of(&faults);
+        if names != known || with_faults != runs {
+            if names != known {
+                say.push(FromNode::Proxies(names.clone()));
+            }
+            (known, runs) = (names, with_faults);
+            hello.send_replace(session_proto::proxy_hello(&identity, known.clone(), &api, &runs));
         }
         if let Some(sender) = &say_to {
             for message in say {
@@ -109,6 +119,25 @@ pub async fn join(
                 }
             }
         }
+    }
+}
+
+/// The runs that have faults here, each once.
+fn runs_of(faults: &[Fault]) -> Vec<Attempt> {
+    let mut runs: Vec<Attempt> = Vec::new();
+    for fault in faults {
+        if !runs.contains(&fault.attempt) {
+            runs.push(fault.attempt.clone());
+        }
+    }
+    runs
+}
+
+/// Ends the faults of all runs but `runs`.
+fn end_others(handle: &Handle, faults: &[Fault], runs: &[Attempt]) {
+    for fault in faults.iter().filter(|fault| !runs.contains(&fault.attempt)) {
+        // One that has ended by itself is as good as released.
+        let _ = handle.release(&fault.lease);
     }
 }
 
@@ -123,7 +152,7 @@ fn apply(handle: &Handle, faults: &mut Vec<Fault>, order: FaultOrder, now: Insta
             let request = LeaseRequest {
                 proxy: order.proxy.clone(),
                 rules,
-                owner: format!("run {}", order.run),
+                owner: format!("run {}", order.attempt.run),
                 term: Term {
                     // The controller does not renew it: RevokeFault, its silence or the end of the window ends it.
                     ttl: None,
@@ -137,8 +166,13 @@ fn apply(handle: &Handle, faults: &mut Vec<Fault>, order: FaultOrder, now: Insta
     };
     match acquired {
         Ok((lease, _)) => {
-            let fault = Fault { id: order.fault.clone(), lease: lease.id, proxy: order.proxy, told_at: None };
-            faults.push(fault);
+            faults.push(Fault {
+                id: order.fault.clone(),
+                attempt: order.attempt,
+                lease: lease.id,
+                proxy: order.proxy,
+                told_at: None,
+            });
             accepted(order.fault)
         }
         Err(reason) => FromNode::FaultAccepted { fault: order.fault, result: Err(reason) },
@@ -211,4 +245,48 @@ fn failures(handle: &Handle, proxy: &str, rules: &[RuleStats], have_ended: bool)
         }
     }
     failures
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, ProxySpec};
+
+    use super::*;
+
+    #[test]
+    fn faults_of_runs_that_the_controller_does_not_name_end_at_once() {
+        let settings = DataplaneSettings { threads: 1, ..DataplaneSettings::default() };
+        let dataplane = Dataplane::start(settings).unwrap();
+        let handle = dataplane.handle();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        handle.create(ProxySpec::new("cache", any, SocketAddr::from(([127, 0, 0, 1], 1)))).unwrap();
+        let attempt = |run: &str, number| Attempt { run: run.to_owned(), number };
+        let mut faults = Vec::new();
+        let now = Instant::now();
+        for (fault, attempt, starts_in) in
+            [("r-0", attempt("r", 1), 0), ("r-1", attempt("r", 1), 3_600), ("s-0", attempt("s", 1), 0)]
+        {
+            let order = FaultOrder {
+                fault: fault.to_owned(),
+                attempt,
+                proxy: "cache".to_owned(),
+                behavior: "20:delay".to_owned(),
+                options: [("delay".to_owned(), [("time".to_owned(), "1ms".to_owned())].into())].into(),
+                starts_at: now + Duration::from_secs(starts_in),
+                duration: Duration::from_secs(3_600),
+            };
+            let answer = apply(&handle, &mut faults, order, now);
+            assert!(matches!(answer, FromNode::FaultAccepted { result: Ok(()), .. }), "{answer:?}");
+        }
+        assert_eq!(runs_of(&faults), [attempt("r", 1), attempt("s", 1)]);
+        end_others(&handle, &faults, &[attempt("r", 1), attempt("s", 2)]);
+        look(&handle, &mut faults, Instant::now());
+        assert_eq!(runs_of(&faults), [attempt("r", 1)], "another attempt is another owner");
+        assert_eq!(handle.leases().len(), 2);
+        end_others(&handle, &faults, &[]);
+        look(&handle, &mut faults, Instant::now());
+        assert!(faults.is_empty() && handle.leases().is_empty());
+    }
 }

@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use fracas_dataplane::behavior::KINDS;
 use fracas_loadgen::scenario::units;
 use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
 use fracas_proto::v1::{self, EventKind};
 use serde_json::{Value, json};
 
 use super::access::AccessArgs;
-use super::client::connect;
+use super::client::{connect, counted};
 use super::options::BehaviorOptions;
+use crate::grpc::proxy_answers::behavior_kind_proto;
 use crate::wire::dial::Caller;
 
 mod show;
@@ -24,9 +26,9 @@ Examples:
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
-    /// API of the proxy
-    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:7401", value_parser = super::address::remote)]
-    api: String,
+    /// API of the proxy [default: 127.0.0.1:7401]
+    #[arg(long, global = true, value_name = "HOST:PORT", value_parser = super::address::remote)]
+    api: Option<String>,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -50,7 +52,7 @@ enum Verb {
         /// Only this proxy
         proxy: Option<String>,
     },
-    /// List the behaviors and their options
+    /// List the behaviors and their options; those of this fracas, or with --api those of a proxy
     List,
     /// Put a mix on top of a proxy's rules for a time
     Lease {
@@ -124,6 +126,12 @@ impl From<Kind> for EventKind {
 
 type Client = ProxyServiceClient<Caller>;
 
+/// Where a proxy's API is unless it is said.
+const API_DEFAULT: &str = "127.0.0.1:7401";
+/// Proxies that are asked for at a time.
+const PAGE: u32 = 100;
+/// What an answer may have: figures of every proxy of a process come in one.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// How long a call may take; none waits for traffic.
 const CALL_MAX: Duration = Duration::from_secs(10);
 
@@ -134,9 +142,16 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        if matches!(args.verb, Verb::List) && args.api.is_none() {
+            let mut kinds: Vec<_> = KINDS.iter().map(behavior_kind_proto).collect();
+            kinds.sort_by(|one, other| one.name.cmp(&other.name));
+            list(&kinds, args.json);
+            return Ok(ExitCode::SUCCESS);
+        }
         let hint = "start one with `fracas proxy --listen … --upstream …`, or name its API with --api";
-        let caller = connect(&args.api, &args.access, "proxy", hint).await?;
-        call(ProxyServiceClient::new(caller), args.verb, args.json).await
+        let caller = connect(args.api.as_deref().unwrap_or(API_DEFAULT), &args.access, "proxy", hint).await?;
+        let client = ProxyServiceClient::new(caller).max_decoding_message_size(ANSWER_BYTES_MAX);
+        call(client, args.verb, args.json).await
     })
 }
 
@@ -160,7 +175,8 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             let change = reply.change.unwrap_or_default();
             let names = reply.proxies.join(", ");
             say(as_json, change_json(&change), || {
-                format!("{names}: normal, {} leases ended; {}", reply.leases_ended, change_text(&change))
+                let leases = counted(reply.leases_ended.into(), "lease");
+                format!("{names}: normal, {leases} ended; {}", change_text(&change))
             });
         }
         Verb::Lease { proxy, mix, ttl, hold, options } => {
@@ -203,19 +219,21 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             let mut value = change_json(&change);
             value["injected"] = json!(did);
             say(as_json, value, || {
-                format!("lease {lease} released after {did} faults; {}", change_text(&change))
+                format!("lease {lease} released after {}; {}", counted(did, "fault"), change_text(&change))
             });
         }
-        Verb::List => list(&mut client, as_json).await?,
+        Verb::List => {
+            let request = v1::ListBehaviorKindsRequest { page_size: 1000, ..Default::default() };
+            let kinds = client.list_behavior_kinds(ask(request)).await.map_err(refused)?.into_inner();
+            list(&kinds.behavior_kinds, as_json);
+        }
         Verb::Get { proxy } => get(&mut client, proxy, as_json).await?,
         Verb::Watch { proxies, kinds } => return watch(client, proxies, kinds, as_json).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(client: &mut Client, as_json: bool) -> anyhow::Result<()> {
-    let request = v1::ListBehaviorKindsRequest { page_size: 1000, ..Default::default() };
-    let kinds = client.list_behavior_kinds(ask(request)).await.map_err(refused)?.into_inner().behavior_kinds;
+fn list(kinds: &[v1::BehaviorKind], as_json: bool) {
     let value = kinds.iter().map(|kind| {
         let options = kind.options.iter().map(|o| json!({"name": o.name, "default": o.default_value, "required": o.required, "doc": o.summary}));
         json!({"name": kind.name, "aliases": kind.aliases, "built": kind.built, "summary": kind.summary, "options": options.collect::<Vec<_>>()})
@@ -248,7 +266,6 @@ async fn list(client: &mut Client, as_json: bool) -> anyhow::Result<()> {
         lines.push(format!("not built yet: {}", others.join(", ")));
         lines.join("\n")
     });
-    Ok(())
 }
 
 async fn get(client: &mut Client, proxy: Option<String>, as_json: bool) -> anyhow::Result<()> {
@@ -258,8 +275,16 @@ async fn get(client: &mut Client, proxy: Option<String>, as_json: bool) -> anyho
             reply.into_inner().proxy.into_iter().collect()
         }
         None => {
-            let request = v1::ListProxiesRequest { page_size: 1000, ..Default::default() };
-            client.list_proxies(ask(request)).await.map_err(refused)?.into_inner().proxies
+            let (mut proxies, mut page_token) = (Vec::new(), String::new());
+            loop {
+                let request = v1::ListProxiesRequest { page_size: PAGE, page_token };
+                let page = client.list_proxies(ask(request)).await.map_err(refused)?.into_inner();
+                proxies.extend(page.proxies);
+                page_token = page.next_page_token;
+                if page_token.is_empty() {
+                    break proxies;
+                }
+            }
         }
     };
     let stats = client.get_stats(ask(v1::GetStatsRequest {})).await.map_err(refused)?.into_inner();
@@ -303,7 +328,8 @@ async fn watch(
             }
         }
         if message.lost > lost {
-            eprintln!("note: {} events were lost; the counters have all of them", message.lost - lost);
+            let new = counted(message.lost - lost, "event");
+            eprintln!("note: {new} lost; the counters have all of them");
             lost = message.lost;
         }
     }
@@ -360,7 +386,11 @@ fn change_json(change: &v1::Change) -> Value {
 
 fn change_text(change: &v1::Change) -> String {
     let took = std(change.apply_time.as_ref());
-    format!("generation {}, on {} workers after {took:?}", change.generation, change.workers)
+    format!(
+        "generation {}, on {} after {took:?}",
+        change.generation,
+        counted(change.workers.into(), "worker")
+    )
 }
 
 fn duration(duration: Duration) -> Option<prost_types::Duration> {

@@ -12,7 +12,7 @@ use fracas_dataplane::clock::Instant;
 use fracas_loadgen::scenario::units::parse_duration;
 use tokio::net::TcpListener;
 
-use super::access::{CertificateArgs, TokenArgs};
+use super::access::{Beside, ServerArgs, TokenArgs};
 use super::exit::UsageError;
 use super::files;
 use crate::agent::identity;
@@ -21,7 +21,7 @@ use crate::grpc::control_plane::ControlPlane;
 use crate::grpc::server::{check_exposure, serve};
 use crate::session::Timings;
 use crate::store::MemoryStore;
-use crate::wire::tls::HTTP_2;
+use crate::wire::tls::{HTTP_1, HTTP_2};
 
 /// Flags of `fracas controller`.
 #[derive(Debug, clap::Args)]
@@ -43,8 +43,11 @@ pub struct Args {
     /// Nodes stop their load when they have not heard the controller for this long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     orphan_timeout: Duration,
+    /// Give a run up that has waited this long for nodes or proxies that nobody has
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    queue_timeout: Duration,
     #[command(flatten)]
-    certificate: CertificateArgs,
+    server: ServerArgs,
     #[command(flatten)]
     token: TokenArgs,
 }
@@ -54,7 +57,7 @@ pub struct Args {
 /// # Errors
 /// When the address cannot be served.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let guard = args.certificate.guard(&args.token, &[HTTP_2])?;
+    let guard = args.server.guard(&args.token, &[HTTP_2, HTTP_1], Beside::Files)?;
     files::writable(&args.out)?;
     check_exposure(args.api, &guard, args.token.insecure).map_err(UsageError::because)?;
     let timings = Timings::with_limits(args.lost_after, args.orphan_timeout);
@@ -64,18 +67,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (address, out) = (listener.local_addr()?, args.out.display());
         // Whoever started it may have stopped reading; that is no reason to end.
         let _ = writeln!(std::io::stdout(), "controller listens on {address}{guard}\nreports go to {out}");
-        serve(plane(args.out, timings), listener, guard, interrupted()).await?;
+        serve(plane(args.out, timings, args.queue_timeout), listener, guard, interrupted()).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
 /// A controller that remembers nothing and writes its reports to `out`.
-pub(super) fn plane(out: PathBuf, timings: Timings) -> Arc<ControlPlane> {
+pub(super) fn plane(out: PathBuf, timings: Timings, queue_timeout: Duration) -> Arc<ControlPlane> {
     let (at, unix_ms) = (Instant::now(), unix_ms());
     let settings = Settings {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: identity::boot_id(),
         timings,
+        queue_timeout,
         out,
         wall: (at, unix_ms),
     };

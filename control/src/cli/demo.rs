@@ -24,6 +24,7 @@ use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::Code;
 
 use super::client;
 use super::controller::{plane, runtime};
@@ -90,7 +91,7 @@ async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Re
             let _ = stopped.wait_for(|stopped| *stopped).await;
         }
     };
-    let plane = plane(args.out.clone(), Timings::default());
+    let plane = plane(args.out.clone(), Timings::default(), Duration::from_secs(60));
     let server = tokio::spawn(serve(plane, listener, Guard::default(), until_stopped()));
     let controller = Dial::in_the_clear(api);
     let mut nodes = Vec::new();
@@ -114,6 +115,10 @@ async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Re
     tell(&run)
 }
 
+/// How often, and how long apart, the run is submitted until its proxy has joined.
+const JOIN_TRIES: u32 = 100;
+const JOIN_PAUSE: Duration = Duration::from_millis(50);
+
 /// Submits the run and follows it.
 async fn submit(args: &Args, controller: &Dial, target: SocketAddr) -> anyhow::Result<Option<v1::Run>> {
     let mut client = RunServiceClient::new(controller.connect().await?);
@@ -124,7 +129,16 @@ async fn submit(args: &Args, controller: &Dial, target: SocketAddr) -> anyhow::R
         labels: [("command".to_owned(), command(args))].into(),
         ..v1::SubmitRunRequest::default()
     };
-    let run = client.submit_run(request).await.map_err(client::error)?.into_inner().run.unwrap_or_default();
+    let mut tries = 0;
+    let run = loop {
+        match client.submit_run(request.clone()).await {
+            Ok(response) => break response.into_inner().run.unwrap_or_default(),
+            // The proxy is on its way to the controller.
+            Err(status) if status.code() == Code::FailedPrecondition && tries < JOIN_TRIES => tries += 1,
+            Err(status) => return Err(client::error(status)),
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
+    };
     follow(&mut client, &run.id, |line| println!("{line}")).await
 }
 

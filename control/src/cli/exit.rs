@@ -11,6 +11,8 @@ pub const USAGE: u8 = 2;
 pub const SLO_FAILED: u8 = 99;
 /// The run finished and its figures cannot be trusted.
 pub const INVALID: u8 = 111;
+/// What was asked for is forbidden here.
+pub const REFUSED: u8 = 113;
 /// Ctrl-C ended it.
 pub const INTERRUPTED: u8 = 130;
 
@@ -23,6 +25,18 @@ impl UsageError {
     /// The mistake as an error to return.
     pub fn because(message: impl fmt::Display) -> anyhow::Error {
         UsageError(message.to_string()).into()
+    }
+}
+
+/// Something that the owner of the process has not allowed: exit code 113.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PolicyError(pub String);
+
+impl PolicyError {
+    /// The refusal as an error to return.
+    pub fn because(message: impl fmt::Display) -> anyhow::Error {
+        PolicyError(message.to_string()).into()
     }
 }
 
@@ -62,7 +76,13 @@ impl Stopped {
 /// Prints an error with its causes as one line and gives the exit code.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("fracas: {}", with_causes(error).replace('\n', " "));
-    ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { USAGE } else { ERROR })
+    ExitCode::from(if error.downcast_ref::<UsageError>().is_some() {
+        USAGE
+    } else if error.downcast_ref::<PolicyError>().is_some() {
+        REFUSED
+    } else {
+        ERROR
+    })
 }
 
 /// An error and its causes, each said once: some errors already end with their cause. The number that the kernel has

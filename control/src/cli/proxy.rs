@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use fracas_dataplane::behavior::{Rule, mix};
 use fracas_dataplane::config::{Config, DEFAULT_NAME, DRAIN_DEFAULT};
+use fracas_dataplane::destination::{Destinations, Pattern};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::Term;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, LeaseRequest, ProxyInfo, ProxySpec};
@@ -16,10 +18,14 @@ use fracas_loadgen::scenario::units;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::access::{CertificateArgs, TokenArgs, TrustArgs};
-use super::exit::UsageError;
+use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
+use super::client::counted;
+use super::exit::{PolicyError, UsageError};
 use super::options::BehaviorOptions;
+use crate::checked::{CheckError, Checked};
+use crate::grpc::proxy_service::Proxies;
 use crate::grpc::{proxy_server, server};
+use crate::lookup::Lookups;
 use crate::statsd::Statsd;
 use crate::wire::Guard;
 use crate::wire::dial::Dial;
@@ -74,11 +80,15 @@ pub struct Args {
     /// Address to connect to the upstream from; may be repeated
     #[arg(long = "source-address", value_name = "IP", conflicts_with = "config")]
     source_addresses: Vec<IpAddr>,
+    /// Let proxies lead only there: 10.0.0.0/8, db.example or *.example; may be repeated
+    /// [default: everywhere but to link-local addresses and clouds' metadata services]
+    #[arg(long = "allow-upstream", value_name = "DESTINATION")]
+    allowed_upstreams: Vec<Pattern>,
     /// Join this controller, so that runs can flip faults here
     #[arg(long, value_name = "HOST:PORT", value_parser = super::address::remote)]
     join: Option<String>,
     #[command(flatten)]
-    certificate: CertificateArgs,
+    server: ServerArgs,
     #[command(flatten)]
     trust: TrustArgs,
     #[command(flatten)]
@@ -118,7 +128,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         (None, Some(address)) => Some(address),
         (None, None) => Some(API_DEFAULT.parse().expect("an address")),
     };
-    let guard = args.certificate.guard(&args.token, &[HTTP_2, HTTP_1])?;
+    let guard = args.server.guard(&args.token, &[HTTP_2, HTTP_1], Beside::DataPlane)?;
     if let Some(address) = api {
         server::check_exposure(address, &guard, args.token.insecure).map_err(UsageError::because)?;
     }
@@ -141,27 +151,34 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             })
         })
         .transpose()?;
+    let destinations = Destinations::new(args.allowed_upstreams.clone()).map_err(UsageError::because)?;
     let dataplane = Dataplane::start(settings.clone())?;
     let handle = dataplane.handle();
+    let checked = Arc::new(Checked::new(handle.clone(), destinations));
     let (specs, timelines): (Vec<_>, Vec<_>) =
         planned.into_iter().map(|Planned { spec, timeline }| (spec, timeline)).unzip();
-    for (info, timeline) in handle.create_all(specs)?.iter().zip(timelines) {
+    for (info, timeline) in checked.create_all(specs).map_err(not_made)?.iter().zip(timelines) {
         plan_timeline(&handle, info, timeline)?;
         announce(info);
     }
     let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     println!(
-        "proxy ready: {} threads{}, seed {}, API {}, {}",
-        settings.threads,
+        "proxy ready: {}{}, seed {}, API {}, {}",
+        counted(settings.threads as u64, "thread"),
         if settings.precise { " (precise)" } else { "" },
         settings.seed,
         api.map_or_else(|| "off".to_owned(), |address| format!("{address}{guard}")),
         handle.features(),
     );
-    runtime.block_on(serve(handle.clone(), listener, guard, controller, statsd))?;
+    let api = listener.map(|listener| {
+        let proxies = Proxies::new(checked.clone(), Lookups::default(), args.token.insecure);
+        (listener, guard, proxies)
+    });
+    runtime.block_on(serve(handle.clone(), api, controller, statsd))?;
     let drained = dataplane.drain(drain);
     if drained.cut > 0 {
-        println!("proxy stopped; {} connections were still open after {drain:?} and were cut", drained.cut);
+        let cut = counted(drained.cut as u64, "connection");
+        println!("proxy stopped; {cut} still open after {drain:?} and cut");
     } else {
         println!("proxy stopped; all connections had finished");
     }
@@ -170,19 +187,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Why a proxy of the command line or the config is not made.
+fn not_made(error: CheckError) -> anyhow::Error {
+    match error {
+        CheckError::Upstream { .. } => PolicyError::because(error),
+        CheckError::Loop { .. } => UsageError::because(error),
+        CheckError::Proxy(error) => error.into(),
+    }
+}
+
 /// Serves the API and statsd until the process is told to stop.
 async fn serve(
     handle: Handle,
-    listener: Option<TcpListener>,
-    guard: Guard,
+    listener: Option<(TcpListener, Guard, Proxies)>,
     controller: Option<Dial>,
     statsd: Option<Statsd>,
 ) -> anyhow::Result<()> {
-    let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let api = listener.as_ref().and_then(|(listener, ..)| listener.local_addr().ok());
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let served = listener.map(|listener| {
+    let served = listener.map(|(listener, guard, proxies)| {
         let mut stopped = stopped.clone();
-        tokio::spawn(proxy_server::serve(handle.clone(), listener, guard, async move {
+        tokio::spawn(proxy_server::serve(proxies, listener, guard, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }))
     });

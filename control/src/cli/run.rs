@@ -120,6 +120,7 @@ async fn submit(file: &Path, wait: bool, json: bool, api: &ApiArgs) -> anyhow::R
         file_name: file.display().to_string(),
         labels: BTreeMap::new(),
         request_id: String::new(),
+        start_within: None,
     };
     let run = client.submit_run(request).await.map_err(client::error)?.into_inner().run.unwrap_or_default();
     if !wait {
@@ -324,18 +325,12 @@ fn state(run: &v1::Run) -> String {
 }
 
 fn because(run: &v1::Run) -> String {
-    if run.error.is_empty() { String::new() } else { format!(": {}", run.error) }
+    if run.reason.is_empty() { String::new() } else { format!(": {}", run.reason) }
 }
 
 /// Why it stands as it does: what kept it from running, what it missed, or what is wrong with its figures.
 fn note(run: &v1::Run) -> String {
-    let missed = run.slo_results.iter().find(|slo| !slo.kept);
-    let missed = missed.filter(|_| run.state() == v1::RunState::Failed);
-    match (run.error.as_str(), missed) {
-        ("", Some(slo)) => format!("SLO missed: {} is {}", slo.objective, slo.measured),
-        ("", None) => run.reasons.first().cloned().unwrap_or_default(),
-        (error, _) => error.to_owned(),
-    }
+    run.reason.clone()
 }
 
 /// A line on standard output; a reader that left (`fracas run list | head -1`) is no failure.
@@ -378,7 +373,7 @@ fn run_json(run: &v1::Run) -> Value {
     };
     let all = run.series.as_ref();
     json!({
-        "id": run.id, "name": run.name, "state": state(run), "error": run.error, "reasons": run.reasons,
+        "id": run.id, "name": run.name, "state": state(run), "error": run.error, "reason": run.reason, "reasons": run.reasons,
         "verdict": client::word(run.verdict().as_str_name(), "VERDICT_"),
         "counts": {
             "planned": counts.planned, "sent": counts.sent, "ok": counts.ok, "error": counts.error,

@@ -11,6 +11,8 @@ use crate::store::MemoryStore;
 
 const PLAN: &str = "name: checkout\nnodes: 2\ntarget: http://127.0.0.1:1/\nconnections: 10\nphases:\n  - {rate: 100/s, for: 2s}\n";
 
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A controller, and nodes whose clocks are ahead by a whole second per letter: `a` by 1 s, `b` by 2 s, …
 struct World {
     controller: Controller,
@@ -28,6 +30,7 @@ impl World {
             version: "0.1.0".into(),
             boot_id: "boot".into(),
             timings: Timings::default(),
+            queue_timeout: QUEUE_TIMEOUT,
             out: "runs".into(),
             wall: (now, 1_760_000_000_000),
         };
@@ -52,7 +55,8 @@ impl World {
             version: "0.1.9".into(),
             ..NodeIdentity::default()
         };
-        let session = self.controller.join(identity, role, "peer".into(), carried, self.now)?;
+        let session =
+            self.controller.join(identity, role, "peer".into(), carried.into_iter().collect(), self.now)?;
         self.sessions.insert(name.into(), session);
         self.collect();
         Ok(())
@@ -118,10 +122,17 @@ impl World {
             file_text: yaml.into(),
             labels: BTreeMap::new(),
             request_id: String::new(),
+            start_within: None,
         };
         let id = self.controller.submit(submission, self.now).unwrap().id;
         self.collect();
         id
+    }
+
+    /// The proxy process `p` joins with the proxy `cache`.
+    fn join_cache(&mut self) {
+        self.join("p", "1", Role::Proxy, None).unwrap();
+        self.say("p", FromNode::Proxies(vec!["cache".into()]));
     }
 
     fn run(&self, id: &str) -> Run {
@@ -278,12 +289,13 @@ fn a_run_without_enough_nodes_waits_and_says_so() {
     let id = world.submit(PLAN);
     let run = world.run(&id);
     assert_eq!((run.state, world.controller.queue_position(&id)), (RunState::Queued, Some(1)));
-    assert!(run.error.contains("needs 2 nodes: 1 connected, 1 free"), "{}", run.error);
+    assert!(run.reason.contains("needs 2 nodes: 1 connected, 1 free"), "{}", run.reason);
+    assert_eq!(run.error, "", "it is no error to wait");
     world.join("b", "1", Role::Agent, None).unwrap();
     assert_eq!(world.state(&id), RunState::Preparing);
-    assert_eq!(world.run(&id).error, "");
+    assert_eq!(world.run(&id).reason, "");
     let second = world.submit(PLAN);
-    assert!(world.run(&second).error.contains("2 connected, 0 free"), "{}", world.run(&second).error);
+    assert!(world.run(&second).reason.contains("2 connected, 0 free"), "{}", world.run(&second).reason);
     world.controller.cancel(&second, "", world.now).unwrap();
     assert_eq!(world.state(&second), RunState::Cancelled);
     assert_eq!(world.controller.cancel(&second, "", world.now).unwrap_err(), RunError::Ended(second));
@@ -464,12 +476,14 @@ fn a_broken_objective_fails_a_valid_run() {
 #[test]
 fn a_fault_reaches_its_proxy_on_its_clock_and_comes_back_on_the_runs_axis() {
     let mut world = World::with_agents(&["a", "b"]);
+    world.join_cache();
+    let session = world.sessions["p"];
+    world.controller.left("p", session);
     let id = world.submit(&format!(
         "{PLAN}faults:\n  - {{proxy: cache, behavior: \"20:delay\", options: {{delay: {{time: 30ms}}}}, at: 500ms, for: 1s}}\n"
     ));
-    assert!(world.run(&id).error.contains("`cache`, which has not joined"), "{}", world.run(&id).error);
-    world.join("p", "1", Role::Proxy, None).unwrap();
-    world.say("p", FromNode::Proxies(vec!["cache".into()]));
+    assert!(world.run(&id).reason.contains("`cache`, which is not connected"), "{}", world.run(&id).reason);
+    world.join_cache();
     assert_eq!(world.state(&id), RunState::Preparing);
     world.ready("a", &id);
     world.ready("b", &id);
@@ -507,8 +521,7 @@ fn a_fault_reaches_its_proxy_on_its_clock_and_comes_back_on_the_runs_axis() {
 #[test]
 fn a_refused_fault_ends_the_run_before_any_load() {
     let mut world = World::with_agents(&["a", "b"]);
-    world.join("p", "1", Role::Proxy, None).unwrap();
-    world.say("p", FromNode::Proxies(vec!["cache".into()]));
+    world.join_cache();
     let id =
         world.submit(&format!("{PLAN}faults:\n  - {{proxy: cache, behavior: nonsense, at: 0s, for: 1s}}\n"));
     world.ready("a", &id);
@@ -530,6 +543,7 @@ fn a_repeated_request_queues_one_run_and_ids_sort_by_time() {
         file_text: PLAN.into(),
         labels: BTreeMap::new(),
         request_id: request_id.into(),
+        start_within: None,
     };
     let now = world.now;
     let mut submit = |request_id: &str| world.controller.submit(submission(request_id), now).unwrap().id;
@@ -554,4 +568,83 @@ fn a_drained_node_finishes_its_run_and_gets_no_other() {
     assert_eq!(world.state(&next), RunState::Queued);
     world.controller.set_drained("b", false, world.now).unwrap();
     assert_eq!(world.state(&next), RunState::Preparing);
+}
+
+#[test]
+fn a_run_that_can_never_start_is_refused_or_gives_up_and_holds_up_nobody() {
+    let mut world = World::with_agents(&["a", "b"]);
+    world.join_cache();
+    let fault = |proxy: &str| {
+        format!("{PLAN}faults:\n  - {{proxy: {proxy}, behavior: \"20:reset\", at: 0s, for: 1s}}\n")
+    };
+    let submission = |yaml: &str, start_within| Submission {
+        plan: parse("f", yaml).unwrap(),
+        file_name: "f".into(),
+        file_text: yaml.into(),
+        labels: BTreeMap::new(),
+        request_id: String::new(),
+        start_within,
+    };
+    let refused = world.controller.submit(submission(&fault("cahce"), None), world.now).unwrap_err();
+    assert_eq!(refused, SubmitError::NoSuchProxy { proxy: "cahce".into(), nearest: Some("cache".into()) });
+    assert!(refused.to_string().contains("did you mean `cache`"), "{refused}");
+
+    let session = world.sessions["p"];
+    world.controller.left("p", session);
+    let gone = world.submit(&fault("cache"));
+    let large = world.submit(&PLAN.replace("nodes: 2", "nodes: 9"));
+    let possible = world.submit(PLAN);
+    assert_eq!(world.state(&possible), RunState::Preparing, "it is not held up");
+    let hurried = submission(PLAN, Some(Duration::from_secs(5)));
+    let hurried = world.controller.submit(hurried, world.now).unwrap().id;
+    world.get_running(&possible);
+    world.pass(Duration::from_secs(5), &["a", "b"]);
+    let run = world.run(&hurried);
+    assert_eq!((run.state, run.started_unix_ms), (RunState::Errored, None));
+    assert_eq!(run.reason, "never started: it needs 2 nodes: 2 connected, 0 free, the others carry a run");
+    assert_eq!(run.error, run.reason);
+    world.pass(QUEUE_TIMEOUT, &["a", "b"]);
+    for (id, reason) in [(gone, "which is not connected"), (large, "needs 9 nodes")] {
+        let run = world.run(&id);
+        assert_eq!(run.state, RunState::Errored, "{}", run.reason);
+        assert!(
+            run.reason.starts_with("never started: it ") && run.reason.contains(reason),
+            "{}",
+            run.reason
+        );
+    }
+}
+
+#[test]
+fn a_proxy_that_returns_is_told_which_runs_go_on() {
+    let mut world = World::with_agents(&["a", "b"]);
+    world.join_cache();
+    let id = world
+        .submit(&format!("{PLAN}faults:\n  - {{proxy: cache, behavior: \"20:reset\", at: 0s, for: 1s}}\n"));
+    world.get_running(&id);
+    let named = |world: &mut World, carried: Vec<Attempt>| {
+        let identity = NodeIdentity {
+            name: "p".into(),
+            uid: "1".into(),
+            version: "0.1.9".into(),
+            ..NodeIdentity::default()
+        };
+        let session =
+            world.controller.join(identity, Role::Proxy, "peer".into(), carried, world.now).unwrap();
+        world.sessions.insert("p".into(), session);
+        world.collect();
+        let welcome = |message: &ToNode| match message {
+            ToNode::Welcome { runs, .. } => Some(runs.clone()),
+            _ => None,
+        };
+        world.sent("p", welcome).pop().unwrap()
+    };
+    let other = Attempt { run: id.clone(), number: 2 };
+    let stranger = attempt("0000");
+    let carried = vec![stranger, other, attempt(&id)];
+    assert_eq!(named(&mut world, carried.clone()), [attempt(&id)]);
+    assert!(named(&mut world, Vec::new()).is_empty());
+    world.controller.cancel(&id, "", world.now).unwrap();
+    world.collect();
+    assert!(named(&mut world, carried).is_empty(), "it has been ended");
 }

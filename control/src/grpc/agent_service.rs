@@ -28,7 +28,7 @@ impl From<JoinError> for Status {
     fn from(error: JoinError) -> Status {
         let message = error.to_string();
         match error {
-            JoinError::Name(_) => Status::invalid_argument(message),
+            JoinError::Name(_) | JoinError::TooLong => Status::invalid_argument(message),
             JoinError::NameTaken(_) => Status::already_exists(message),
             JoinError::Version { .. } => Status::failed_precondition(message),
             JoinError::TooMany => Status::resource_exhausted(message),

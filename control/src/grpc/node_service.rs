@@ -8,10 +8,14 @@ use fracas_proto::v1::node_service_server::NodeService;
 use tonic::{Request, Response, Status};
 
 use super::control_plane::ControlPlane;
-use super::run_service::{page_size, reasoned, timestamp};
+use super::page;
+use super::run_service::{reasoned, timestamp};
 use super::session_proto::duration_proto;
 use crate::controller::Controller;
 use crate::node_registry::{Node, NodeState, Role, UnknownNode};
+
+/// Names the list of nodes in page tokens.
+const LIST: &str = "nodes";
 
 /// The service.
 pub struct Nodes(pub Arc<ControlPlane>);
@@ -29,15 +33,16 @@ impl NodeService for Nodes {
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let v1::ListNodesRequest { page_size: size, page_token } = request.into_inner();
-        let size = page_size(size);
+        let size = page::size(size);
+        let after = page::key_of(LIST, &page_token)?.unwrap_or_default();
         let mut nodes: Vec<v1::Node> = self.0.read(|controller, now| {
-            let after = controller.nodes().filter(|node| node.identity.name > page_token);
-            after.take(size + 1).map(|node| node_proto(controller, node, now)).collect()
+            let rest = controller.nodes().filter(|node| node.identity.name.as_str() > after);
+            rest.take(size + 1).map(|node| node_proto(controller, node, now)).collect()
         });
         let more = nodes.len() > size;
         nodes.truncate(size);
         let next_page_token = match nodes.last() {
-            Some(last) if more => last.name.clone(),
+            Some(last) if more => page::token_after(LIST, &last.name),
             _ => String::new(),
         };
         Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token }))

@@ -25,7 +25,7 @@ pub fn proxy_proto(info: &ProxyInfo, handle: &Handle, stats: Option<&ProxyStats>
         listen: info.spec.listen.to_string(),
         upstream: info.spec.upstream.clone(),
         protocol: info.spec.protocol.to_string(),
-        enabled: info.spec.enabled,
+        enabled: Some(info.spec.enabled),
         connect_timeout: proto_duration(info.spec.connect_timeout),
         source_addresses: info.spec.source_addresses.iter().map(ToString::to_string).collect(),
         generation: info.generation,

@@ -1,73 +1,58 @@
 //! The proxy's API port: `ProxyService`, health, reflection, and `/metrics` for Prometheus; HTTP/1.1 and HTTP/2.
 
 use std::future::Future;
-use std::time::Duration;
+use std::sync::Arc;
 
+use axum::http::StatusCode;
 use axum::routing::get;
-use fracas_dataplane::proxy::Handle;
-use fracas_proto::v1::proxy_service_server::ProxyServiceServer;
+use fracas_proto::v1::agent_service_server::SERVICE_NAME as AGENTS;
+use fracas_proto::v1::node_service_server::SERVICE_NAME as NODES;
+use fracas_proto::v1::proxy_service_server::{ProxyServiceServer, SERVICE_NAME};
+use fracas_proto::v1::run_service_server::SERVICE_NAME as RUNS;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
 use super::proxy_service::Proxies;
-use super::server::KEEPALIVE;
+use super::served::reflected;
 use crate::prometheus;
 use crate::wire::Guard;
-use crate::wire::incoming::{Incoming, Limits};
-use crate::wire::token;
+use crate::wire::calls::no_page;
+use crate::wire::figures::Figures;
+use crate::wire::server::{self, MESSAGE_BYTES_MAX};
 
-/// Serves the proxies of `handle` on `listener`, behind `guard`, until `stop` is done.
+/// Who serves what a proxy does not.
+const CONTROLLER: &str = "a controller (`fracas controller`, 127.0.0.1:7400)";
+
+/// Serves the proxies of `proxies` on `listener`, behind `guard`, until `stop` is done.
 ///
 /// # Errors
-/// When the listener fails.
+/// When a descriptor of the contract does not hold together.
 pub async fn serve(
-    handle: Handle,
+    proxies: Proxies,
     listener: TcpListener,
     guard: Guard,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ProxyServiceServer<Proxies>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(fracas_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let routes = Routes::new(ProxyServiceServer::new(Proxies::new(handle.clone())))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    let metrics = move || {
-        let handle = handle.clone();
-        async move {
-            let stats = tokio::task::spawn_blocking(move || handle.stats()).await;
-            stats
-                .ok()
-                .and_then(Result::ok)
-                .map(|stats| prometheus::text(&stats))
-                .ok_or(axum::http::StatusCode::SERVICE_UNAVAILABLE)
-        }
-    };
-    let router =
-        routes.into_axum_router().route("/metrics", get(metrics)).route("/healthz", get(|| async { "ok\n" }));
-    let router = token::guarded(router, guard.token);
-    let incoming = Incoming::new(listener, guard.tls, Limits::default())?;
-    // A watcher's stream would hold a graceful stop for ever: it is cut after a moment.
-    let (told, wait) = tokio::sync::oneshot::channel();
-    let server = Server::builder()
-        .accept_http1(true)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_routes(router.into())
-        .serve_with_incoming_shutdown(incoming, async move {
-            stop.await;
-            let _ = told.send(());
-        });
-    tokio::select! {
-        served = server => Ok(served?),
-        () = async {
-            let _ = wait.await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        } => Ok(()),
-    }
+    let figures = Arc::new(Figures::default());
+    let read = proxies.clone();
+    let service = ProxyServiceServer::new(proxies).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let routes = Routes::new(service).add_service(health_service);
+    let elsewhere = [AGENTS, NODES, RUNS].map(|name| (name, CONTROLLER));
+    let (routes, calls) = reflected(routes, &[SERVICE_NAME], elsewhere)?;
+    let told = figures.clone();
+    let metrics = move || metrics(read.clone(), told.clone());
+    let router = routes
+        .into_axum_router()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(no_page);
+    server::serve(listener, guard, calls, router, figures, stop).await;
+    Ok(())
+}
+
+async fn metrics(proxies: Proxies, figures: Arc<Figures>) -> Result<String, StatusCode> {
+    let stats = proxies.stats().await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    Ok(prometheus::text(&stats) + &figures.prometheus())
 }

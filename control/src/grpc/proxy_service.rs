@@ -1,9 +1,10 @@
 //! `ProxyService`: the proxies of this process, their rules, leases, figures and events.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fracas_dataplane::address::Address;
 use fracas_dataplane::behavior::KINDS;
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::config::{CONNECT_TIMEOUT_DEFAULT, PROXY_NAME, is_proxy_name};
@@ -17,7 +18,6 @@ use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
@@ -28,8 +28,11 @@ use super::proxy_answers::{
 use super::proxy_proto::{proto_duration, rule_proto, rule_stats_proto, rules_of, std_duration};
 use super::proxy_watch::{self, Watch};
 use super::refusal::{self, invalid, refuse};
-use super::remembered::Remembered;
+use super::remembered::{Remembered, Turns};
 use super::wall_clock::WallClock;
+use crate::checked::{CheckError, Checked};
+use crate::lookup::{LookupError, Lookups};
+use crate::wire::token::Caller;
 
 const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(30);
 const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
@@ -43,11 +46,24 @@ const WATCHERS_MAX: usize = 64;
 /// When a call is given up; none waits for traffic, so that this is never met but by a bug.
 const CALL_MAX: Duration = Duration::from_secs(30);
 
+/// Calls that read at a time, and calls that change rules and leases: each holds a thread for a moment.
+const READS_MAX: usize = 32;
+const CHANGES_MAX: usize = 32;
+/// Calls at a time that make, move and remove proxies; they wait for each other, and others do not wait for them.
+const MOVES_MAX: usize = 2;
+
 /// The service, over one data plane.
 #[derive(Clone)]
 pub struct Proxies {
-    handle: Handle,
+    checked: Arc<Checked>,
+    lookups: Lookups,
+    /// Whether everybody may make a proxy that other machines can reach.
+    insecure: bool,
     remembered: Arc<Mutex<Remembered>>,
+    turns: Turns,
+    reads: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
+    moves: Arc<Semaphore>,
     watchers: Arc<Semaphore>,
     started: Instant,
 }
@@ -55,52 +71,71 @@ pub struct Proxies {
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Proxies {
-    /// Serves `handle`.
-    pub fn new(handle: Handle) -> Proxies {
-        let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
-        Proxies { handle, remembered: Arc::default(), watchers, started: Instant::now() }
+    /// Serves `checked`; `insecure` lets everybody make proxies that other machines can reach.
+    pub fn new(checked: Arc<Checked>, lookups: Lookups, insecure: bool) -> Proxies {
+        let lane = |places| Arc::new(Semaphore::new(places));
+        Proxies {
+            checked,
+            lookups,
+            insecure,
+            remembered: Arc::default(),
+            turns: Turns::default(),
+            reads: lane(READS_MAX),
+            changes: lane(CHANGES_MAX),
+            moves: lane(MOVES_MAX),
+            watchers: lane(WATCHERS_MAX),
+            started: Instant::now(),
+        }
     }
 
-    /// Makes a change once: a repeat of `id` gets the first answer. Calls of the handle block for microseconds,
-    /// but on a thread that may.
+    /// All figures.
+    pub async fn stats(&self) -> Result<Stats, Status> {
+        self.read(stats).await
+    }
+
+    /// Changes rules or leases once: a repeat of `id` gets the first answer.
     async fn once<T: Message + Clone + 'static>(
         &self,
         id: String,
         change: impl FnOnce(&Handle) -> Result<T, Status> + Send + 'static,
     ) -> Answer<T> {
-        self.once_prepared(id, || Ok(()), |handle, ()| change(handle)).await
+        let ready = async { Ok(()) };
+        self.once_prepared(&self.changes, id, ready, |checked, ()| change(checked.handle())).await
     }
 
-    /// Makes a change once, like [`Proxies::once`], of what `prepare` gives: that may wait, for a resolver say, and
-    /// stops no other change.
-    async fn once_prepared<P, T: Message + Clone + 'static>(
+    /// Makes a change once, like [`Proxies::once`], of what `prepare` gives: that may take its time, and stops no other
+    /// change. Calls of the handle block for microseconds, but on a thread that may; no more than `lane` has places.
+    async fn once_prepared<P: Send + 'static, T: Message + Clone + 'static>(
         &self,
+        lane: &Arc<Semaphore>,
         id: String,
-        prepare: impl FnOnce() -> Result<P, Status> + Send + 'static,
-        change: impl FnOnce(&Handle, P) -> Result<T, Status> + Send + 'static,
+        prepare: impl Future<Output = Result<P, Status>>,
+        change: impl FnOnce(&Checked, P) -> Result<T, Status> + Send + 'static,
     ) -> Answer<T> {
-        let (handle, remembered) = (self.handle.clone(), Arc::clone(&self.remembered));
         let due = Instant::now() + CALL_MAX;
-        let made = tokio::task::spawn_blocking(move || {
-            let lock = || remembered.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(answer) = lock().find::<T>(&id)? {
+        let made = async {
+            // Two copies of one request at a time are one request, too.
+            let turn = self.turns.of(&id).await;
+            if let Some(answer) = lock(&self.remembered).find::<T>(&id)? {
                 return Ok(answer);
             }
-            let prepared = prepare()?;
-            // Held over the change: two copies of one request at a time are one request, too.
-            let mut remembered = lock();
-            if let Some(answer) = remembered.find::<T>(&id)? {
-                return Ok(answer);
-            }
-            if Instant::now() >= due {
-                // The caller has been told so already.
-                return Err(too_slow());
-            }
-            let answer = change(&handle, prepared)?;
-            remembered.keep(id, answer.clone());
-            Ok(answer)
-        });
-        in_time(made).await?.map(Response::new)
+            let prepared = prepare.await?;
+            let place = lane.clone().acquire_owned().await;
+            let (checked, remembered) = (self.checked.clone(), self.remembered.clone());
+            let changed = tokio::task::spawn_blocking(move || {
+                // Both are held until it is done, whether or not its caller is still there.
+                let _held = (turn, place);
+                if Instant::now() >= due {
+                    // The caller has been told so already.
+                    return Err(too_slow());
+                }
+                let answer = change(&checked, prepared)?;
+                lock(&remembered).keep(id, answer.clone());
+                Ok(answer)
+            });
+            changed.await.map_err(|_| refusal::draining())?
+        };
+        in_time(made).await.map(Response::new)
     }
 
     /// Asks the handle something, on a thread that may wait for a change under way.
@@ -108,9 +143,48 @@ impl Proxies {
         &self,
         read: impl FnOnce(&Handle) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        let handle = self.handle.clone();
-        in_time(tokio::task::spawn_blocking(move || read(&handle))).await?
+        let asked = async {
+            let place = self.reads.clone().acquire_owned().await;
+            let checked = self.checked.clone();
+            let answer = tokio::task::spawn_blocking(move || {
+                let _held = place;
+                read(checked.handle())
+            });
+            answer.await.map_err(|_| refusal::draining())?
+        };
+        in_time(asked).await
     }
+
+    /// Looks an upstream up; `field` is where it stands in the request.
+    async fn look_up(&self, upstream: &str, field: &str) -> Result<Vec<SocketAddr>, Status> {
+        self.lookups.look_up(upstream, CALL_MAX).await.map_err(|error| match error {
+            LookupError::Busy => refuse(Code::ResourceExhausted, "TOO_MANY_LOOKUPS", error, &[]),
+            LookupError::TooSlow { .. } => refuse(Code::DeadlineExceeded, "TOO_SLOW", error, &[]),
+            error => invalid(field, error),
+        })
+    }
+
+    /// Whether a caller may make a proxy that listens there.
+    fn check_listen(&self, listen: SocketAddr, caller: Option<&Caller>) -> Result<(), Status> {
+        let may = self.insecure || caller == Some(&Caller::Authenticated);
+        if may || listen.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(refuse(
+            Code::PermissionDenied,
+            "LISTEN_NOT_LOOPBACK",
+            format!(
+                "proxy.listen: other machines can reach {listen}: show a token (start the proxy with --token-file), \
+                 put the proxy into its config, or start it with --insecure"
+            ),
+            &[("listen", listen.to_string())],
+        ))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under the lock is a bug that was reported where it happened; the others go on.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[tonic::async_trait]
@@ -123,7 +197,8 @@ impl ProxyService for Proxies {
         let answer = self.read(move |handle| {
             let stats = stats(handle)?;
             let name = |info: &ProxyInfo| info.spec.name.clone();
-            let (found, next_page_token) = page(handle.list(), name, request.page_size, &request.page_token)?;
+            let (found, next_page_token) =
+                page("proxies", handle.list(), name, request.page_size, &request.page_token)?;
             let proxies = found
                 .iter()
                 .map(|info| proxy_proto(info, handle, stats.proxies.get(&info.spec.name)))
@@ -147,16 +222,17 @@ impl ProxyService for Proxies {
         &self,
         request: Request<v1::CreateProxyRequest>,
     ) -> Answer<v1::CreateProxyResponse> {
+        let caller = request.extensions().get::<Caller>().copied();
         let v1::CreateProxyRequest { proxy, rules, request_id } = request.into_inner();
         let proxy =
             proxy.ok_or_else(|| invalid("proxy", "missing; give at least name, listen and upstream"))?;
         if !is_proxy_name(&proxy.name) {
             return Err(invalid("proxy.name", format!("not a name; give {PROXY_NAME}")));
         }
-        let listen: SocketAddr = proxy
-            .listen
-            .parse()
-            .map_err(|_| invalid("proxy.listen", "not an address; write 127.0.0.1:6380"))?;
+        let listen = Address::parse_listen(&proxy.listen).map_err(|why| invalid("proxy.listen", why))?;
+        let listen =
+            listen.literal().ok_or_else(|| invalid("proxy.listen", "a name; write an IP address"))?;
+        self.check_listen(listen, caller.as_ref())?;
         let protocol = match proxy.protocol.as_str() {
             "" => Protocol::Tcp,
             name => name.parse::<Protocol>().map_err(|error| invalid("proxy.protocol", error))?,
@@ -168,27 +244,28 @@ impl ProxyService for Proxies {
         let rules = rules_of(rules.unwrap_or_default(), "rules")?;
         let connect_timeout = time_limit(proxy.connect_timeout, "proxy.connect_timeout")?;
         let upstream = proxy.upstream.clone();
-        let look_up = move || lookup(&upstream, "proxy.upstream");
-        self.once_prepared(request_id, look_up, move |handle, addresses| {
+        let look_up = self.look_up(&upstream, "proxy.upstream");
+        self.once_prepared(&self.moves, request_id, look_up, move |checked, addresses| {
             let spec = ProxySpec {
                 upstream: proxy.upstream,
                 protocol,
                 rules,
-                enabled: proxy.enabled,
+                enabled: proxy.enabled.unwrap_or(true),
                 connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT_DEFAULT),
                 source_addresses,
                 ..ProxySpec::new(proxy.name, listen, addresses[0])
             };
             let spec = ProxySpec { upstream_addresses: addresses, ..spec };
             let started = Instant::now();
-            let info = handle.create(spec).map_err(|error| {
+            let info = checked.create(spec).map_err(|error| {
                 let field = match error {
-                    ProxyError::NoUpstream(_) => "proxy.upstream",
-                    ProxyError::Rules { .. } | ProxyError::RuleName { .. } => "rules",
-                    _ => "proxy.listen",
+                    CheckError::Proxy(ProxyError::Rules { .. } | ProxyError::RuleName { .. }) => "rules",
+                    CheckError::Proxy(ProxyError::Listen { .. }) => "proxy.listen",
+                    _ => "proxy.upstream",
                 };
-                refusal::proxy(&error, field)
+                refusal::checked(&error, field)
             })?;
+            let handle = checked.handle();
             let now = Instant::now();
             let applied = Applied {
                 generation: info.generation,
@@ -221,20 +298,22 @@ impl ProxyService for Proxies {
             expected_generation: request.expected_generation,
         };
         let (name, upstream) = (request.name, request.upstream);
-        let look_up = move || {
-            let found = upstream.map(|text| lookup(&text, "upstream").map(|addresses| (text, addresses)));
-            found.transpose()
+        let look_up = async {
+            let Some(text) = upstream else { return Ok(None) };
+            let addresses = self.look_up(&text, "upstream").await?;
+            Ok(Some((text, addresses)))
         };
-        self.once_prepared(request.request_id, look_up, move |handle, upstream| {
+        self.once_prepared(&self.moves, request.request_id, look_up, move |checked, upstream| {
             let update = ProxyUpdate { upstream, ..update };
-            let (info, applied) = handle.update(&name, update).map_err(|error| {
+            let (info, applied) = checked.update(&name, update).map_err(|error| {
                 let field = match error {
-                    ProxyError::NoUpstream(_) => "upstream",
-                    ProxyError::Rules { .. } => "protocol",
-                    _ => "enabled",
+                    CheckError::Proxy(ProxyError::Rules { .. }) => "protocol",
+                    CheckError::Proxy(ProxyError::Listen { .. }) => "enabled",
+                    _ => "upstream",
                 };
-                refusal::proxy(&error, field)
+                refusal::checked(&error, field)
             })?;
+            let handle = checked.handle();
             let stats = handle.proxy_stats(&info.spec.name).ok();
             let proxy = Some(proxy_proto(&info, handle, stats.as_ref()));
             Ok(v1::UpdateProxyResponse { proxy, change: Some(change_proto(&applied)) })
@@ -247,8 +326,9 @@ impl ProxyService for Proxies {
         request: Request<v1::DeleteProxyRequest>,
     ) -> Answer<v1::DeleteProxyResponse> {
         let request = request.into_inner();
-        self.once(request.request_id, move |handle| {
-            let deleted = handle.delete(&request.name, request.expected_generation);
+        let ready = async { Ok(()) };
+        self.once_prepared(&self.moves, request.request_id, ready, move |checked, ()| {
+            let deleted = checked.delete(&request.name, request.expected_generation);
             let applied = deleted.map_err(|error| refusal::proxy(&error, "name"))?;
             Ok(v1::DeleteProxyResponse {
                 change: Some(change_proto(&applied)),
@@ -390,9 +470,10 @@ impl ProxyService for Proxies {
             let mut leases = handle.leases();
             leases.retain(|lease| request.proxy.is_empty() || lease.proxy == request.proxy);
             // Oldest first: an instant as digits of one width has the order of the instants.
+            let list = format!("leases/{}", request.proxy);
             let key = |lease: &LeaseInfo| format!("{:020}/{}", lease.acquired_at.as_nanos(), lease.id);
             leases.sort_by_cached_key(key);
-            let (found, next_page_token) = page(leases, key, request.page_size, &request.page_token)?;
+            let (found, next_page_token) = page(&list, leases, key, request.page_size, &request.page_token)?;
             let leases = found.iter().map(|lease| lease_proto(lease, &clock)).collect();
             Ok(v1::ListLeasesResponse { leases, next_page_token })
         });
@@ -406,8 +487,13 @@ impl ProxyService for Proxies {
         let request = request.into_inner();
         let mut kinds: Vec<_> = KINDS.iter().collect();
         kinds.sort_by_key(|kind| kind.name);
-        let (found, next_page_token) =
-            page(kinds, |kind| kind.name.to_owned(), request.page_size, &request.page_token)?;
+        let (found, next_page_token) = page(
+            "behavior-kinds",
+            kinds,
+            |kind| kind.name.to_owned(),
+            request.page_size,
+            &request.page_token,
+        )?;
         let behavior_kinds = found.into_iter().map(behavior_kind_proto).collect();
         Ok(Response::new(v1::ListBehaviorKindsResponse { behavior_kinds, next_page_token }))
     }
@@ -479,7 +565,7 @@ impl ProxyService for Proxies {
         };
         let (messages, stream) = mpsc::channel(16);
         let watch = Watch { proxies, kinds, heartbeat, patience: WATCHER_PATIENCE };
-        let handle = self.handle.clone();
+        let handle = self.checked.handle().clone();
         tokio::task::spawn_blocking(move || {
             watch.stream(&handle, &messages);
             drop(place);
@@ -500,21 +586,9 @@ fn time_limit(limit: Option<prost_types::Duration>, field: &str) -> Result<Optio
     }
 }
 
-/// Waits for the resolver, as long as that likes.
-fn lookup(text: &str, field: &str) -> Result<Vec<SocketAddr>, Status> {
-    let addresses: Vec<SocketAddr> = text
-        .to_socket_addrs()
-        .map_err(|error| invalid(field, format!("cannot look up `{text}`: {error}; write HOST:PORT")))?
-        .collect();
-    if addresses.is_empty() { Err(invalid(field, format!("`{text}` has no address"))) } else { Ok(addresses) }
-}
-
-/// What a thread answers, within the time of a call.
-async fn in_time<T>(answer: JoinHandle<T>) -> Result<T, Status> {
-    match tokio::time::timeout(CALL_MAX, answer).await {
-        Ok(answer) => answer.map_err(|_| refusal::draining()),
-        Err(_) => Err(too_slow()),
-    }
+/// What a call answers within its time.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(CALL_MAX, answer).await.unwrap_or_else(|_| Err(too_slow()))
 }
 
 fn too_slow() -> Status {
@@ -524,4 +598,73 @@ fn too_slow() -> Status {
         format!("not done after {CALL_MAX:?}; read the proxy again before a retry"),
         &[],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use fracas_dataplane::destination::Destinations;
+    use fracas_dataplane::proxy::{Dataplane, DataplaneSettings};
+    use tonic_types::StatusExt;
+
+    use super::*;
+    use crate::lookup::{AT_A_TIME, WAITING_MAX};
+
+    fn create(name: &str, upstream: &str) -> Request<v1::CreateProxyRequest> {
+        let proxy = v1::Proxy {
+            name: name.to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
+            upstream: upstream.to_owned(),
+            ..v1::Proxy::default()
+        };
+        Request::new(v1::CreateProxyRequest { proxy: Some(proxy), ..v1::CreateProxyRequest::default() })
+    }
+
+    fn set(mix: &str) -> Request<v1::ApplyRulesRequest> {
+        let rules = Some(v1::RuleSet { mix: mix.to_owned(), ..v1::RuleSet::default() });
+        let changes = vec![v1::ProxyRules { proxy: "fast".to_owned(), rules, ..v1::ProxyRules::default() }];
+        Request::new(v1::ApplyRulesRequest { changes, ..v1::ApplyRulesRequest::default() })
+    }
+
+    #[tokio::test]
+    async fn creates_that_wait_for_slow_names_hold_up_nobody() {
+        let settings = DataplaneSettings { threads: 1, ..DataplaneSettings::default() };
+        let dataplane = Dataplane::start(settings).unwrap();
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let lookups = Lookups::by(move |_| {
+            // Until the test ends.
+            let _ = held.lock().unwrap().recv();
+            Err(std::io::ErrorKind::NotFound.into())
+        });
+        let checked = Arc::new(Checked::new(dataplane.handle(), Destinations::default()));
+        let proxies = Proxies::new(checked, lookups, false);
+        proxies.create_proxy(create("fast", "127.0.0.1:1")).await.unwrap();
+        let waiting: Vec<_> = (0..600)
+            .map(|number| {
+                let proxies = proxies.clone();
+                tokio::spawn(async move {
+                    proxies.create_proxy(create(&format!("slow{number}"), "slow.example:1")).await
+                })
+            })
+            .collect();
+        let refused = || waiting.iter().filter(|waiting| waiting.is_finished()).count();
+        while refused() < 600 - AT_A_TIME - WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        // Each of these would wait for a thread if the others had all of them.
+        proxies.apply_rules(set("20:reset")).await.unwrap();
+        proxies.list_proxies(Request::new(v1::ListProxiesRequest::default())).await.unwrap();
+        proxies.create_proxy(create("too", "127.0.0.1:2")).await.unwrap();
+        proxies.stats().await.unwrap();
+        drop(release);
+        let mut reasons = Vec::new();
+        for waiting in waiting {
+            let status = waiting.await.unwrap().unwrap_err();
+            reasons.push(status.get_error_details().error_info().unwrap().reason.clone());
+        }
+        let busy = reasons.iter().filter(|reason| *reason == "TOO_MANY_LOOKUPS").count();
+        assert_eq!((busy, reasons.len()), (600 - AT_A_TIME - WAITING_MAX, 600));
+    }
 }

@@ -9,6 +9,8 @@ use fracas_dataplane::proxy::leases::LeaseError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::checked::CheckError;
+
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "fracas";
 
@@ -101,6 +103,20 @@ pub fn proxy(error: &ProxyError, field: &str) -> Status {
         }
         ProxyError::TooMany => refuse(Code::ResourceExhausted, "TOO_MANY_PROXIES", error, &[]),
         ProxyError::Stopped => draining(),
+    }
+}
+
+/// A proxy that is not allowed; `field` is where what is wrong would stand in the request.
+pub fn checked(error: &CheckError, field: &str) -> Status {
+    match error {
+        CheckError::Proxy(error) => proxy(error, field),
+        CheckError::Loop { .. } => invalid(field, error),
+        CheckError::Upstream { upstream, .. } => refuse(
+            Code::PermissionDenied,
+            "UPSTREAM_REFUSED",
+            format!("{field}: {error}"),
+            &[("field", field.to_owned()), ("upstream", upstream.clone())],
+        ),
     }
 }
 

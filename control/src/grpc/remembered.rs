@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use prost::Message;
 use tonic::Status;
@@ -14,6 +15,17 @@ pub const REMEMBERED_MAX: usize = 1024;
 pub const REMEMBERED_BYTES_MAX: usize = 16 << 20;
 /// The longest id: a UUID as text.
 const ID_BYTES_MAX: usize = 36;
+
+/// Checks that a request's id may be kept.
+///
+/// # Errors
+/// When it is too long.
+pub fn check_id(id: &str) -> Result<(), Status> {
+    match id.len() > ID_BYTES_MAX {
+        true => Err(invalid("request_id", "too long; give a UUID, at most 36 characters")),
+        false => Ok(()),
+    }
+}
 
 /// The first answers.
 #[derive(Default)]
@@ -30,9 +42,7 @@ impl Remembered {
     /// # Errors
     /// When the id is too long, or was used for another call.
     pub fn find<T: Clone + 'static>(&self, id: &str) -> Result<Option<T>, Status> {
-        if id.len() > ID_BYTES_MAX {
-            return Err(invalid("request_id", "too long; give a UUID, at most 36 characters"));
-        }
+        check_id(id)?;
         match self.answers.get(id).map(|answer| answer.downcast_ref::<T>()) {
             None => Ok(None),
             Some(Some(answer)) => Ok(Some(answer.clone())),
@@ -57,9 +67,58 @@ impl Remembered {
     }
 }
 
+/// Lets the copies of one request wait for each other, and no others.
+#[derive(Clone, Default)]
+pub struct Turns(Arc<Mutex<HashMap<String, Weak<Turn>>>>);
+
+type Turn = tokio::sync::Mutex<()>;
+
+/// Ids of ended requests are forgotten when so many are known.
+const TURNS_MAX: usize = 1024;
+
+impl Turns {
+    /// The turn of a request with this id; without one nobody waits.
+    pub async fn of(&self, id: &str) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        if id.is_empty() || id.len() > ID_BYTES_MAX {
+            return None;
+        }
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if turns.len() >= TURNS_MAX {
+                turns.retain(|_, turn| turn.strong_count() > 0);
+            }
+            let known = turns.get(id).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let turn = Arc::new(Turn::default());
+                turns.insert(id.to_owned(), Arc::downgrade(&turn));
+                turn
+            })
+        };
+        Some(turn.lock_owned().await)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn copies_of_one_request_wait_for_each_other_and_others_do_not() {
+        let turns = Turns::default();
+        let first = turns.of("a").await;
+        assert!(first.is_some());
+        assert!(turns.of("b").await.is_some() && turns.of("").await.is_none());
+        let again = turns.clone();
+        let copy = tokio::spawn(async move { again.of("a").await.is_some() });
+        tokio::task::yield_now().await;
+        assert!(!copy.is_finished());
+        drop(first);
+        assert!(copy.await.unwrap());
+        for id in 0..2 * TURNS_MAX {
+            turns.of(&id.to_string()).await;
+        }
+        assert!(turns.0.lock().unwrap().len() <= TURNS_MAX);
+    }
 
     #[test]
     fn a_repeat_gets_the_first_answer_until_a_thousand_others_came() {

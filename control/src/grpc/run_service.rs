@@ -1,5 +1,6 @@
 //! `RunService`: the queue of runs from outside.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,29 +10,53 @@ use fracas_loadgen::measure::{Distribution, Interval, Summary};
 use fracas_loadgen::scenario::parse;
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_server::RunService;
-use tokio::sync::mpsc;
+use tokio::runtime;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::control_plane::ControlPlane;
+use super::page;
+use super::proxy_proto::std_duration;
+use super::refusal::invalid;
+use super::remembered::check_id as check_request_id;
 use super::session_proto::{counts_proto, duration_proto, grade_proto};
-use crate::controller::{Controller, RunError, Submission};
+use crate::controller::{Controller, RunError, Submission, SubmitError};
 use crate::execution::{Progress, series_of};
+use crate::labels;
 use crate::run::{Run, RunNode, RunState};
-use crate::run_queue::QueueFull;
 use crate::store::RunFilter;
 
+/// Longest name of a run file.
+const FILE_NAME_BYTES_MAX: usize = 1024;
+/// Why a run is cancelled, for people.
+const REASON_BYTES_MAX: usize = 1024;
 /// Longest run file.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 /// A watcher hears something at least this often.
 const WATCH_HEARTBEAT: Duration = Duration::from_secs(15);
+/// Reports that are streamed at a time.
+const REPORTS_MAX: usize = 16;
+/// A client that reads nothing of its stream for this long is given up.
+const PATIENCE: Duration = Duration::from_secs(45);
 /// Pieces of a report; a message stays below 256 KiB.
 const PIECE_BYTES: usize = 192 * 1024;
 
 /// The service.
-pub struct Runs(pub Arc<ControlPlane>);
+pub struct Runs {
+    plane: Arc<ControlPlane>,
+    /// Reports on their way; each has a thread.
+    reports: Arc<Semaphore>,
+}
+
+impl Runs {
+    /// Over a controller.
+    pub fn new(plane: Arc<ControlPlane>) -> Runs {
+        Runs { plane, reports: Arc::new(Semaphore::new(REPORTS_MAX)) }
+    }
+}
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -41,9 +66,14 @@ pub fn reasoned(code: Code, message: &str, reason: &str) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// Asked for → given: 0 is 100, at most 1,000.
-pub fn page_size(asked: u32) -> usize {
-    if asked == 0 { 100 } else { asked.min(1_000) as usize }
+/// Refuses labels that are beyond their limits.
+fn check_labels(given: &BTreeMap<String, String>) -> Result<(), Status> {
+    labels::check(given).map_err(|name| {
+        let field = name.map_or("labels".to_owned(), |name| {
+            format!("labels[{}]", name.chars().take(64).collect::<String>())
+        });
+        invalid(field, format!("at most {}", labels::LIMITS))
+    })
 }
 
 /// The wire's of Unix milliseconds.
@@ -61,9 +91,15 @@ impl From<RunError> for Status {
     }
 }
 
-impl From<QueueFull> for Status {
-    fn from(error: QueueFull) -> Status {
-        reasoned(Code::ResourceExhausted, &error.to_string(), "QUEUE_FULL")
+impl From<SubmitError> for Status {
+    fn from(error: SubmitError) -> Status {
+        let message = error.to_string();
+        match error {
+            SubmitError::Full(_) => reasoned(Code::ResourceExhausted, &message, "QUEUE_FULL"),
+            SubmitError::NoSuchProxy { .. } => {
+                reasoned(Code::FailedPrecondition, &message, "PROXY_NOT_JOINED")
+            }
+        }
     }
 }
 
@@ -73,7 +109,14 @@ impl RunService for Runs {
         &self,
         request: Request<v1::SubmitRunRequest>,
     ) -> Result<Response<v1::SubmitRunResponse>, Status> {
-        let v1::SubmitRunRequest { file_text, file_name, labels, request_id } = request.into_inner();
+        let v1::SubmitRunRequest { file_text, file_name, labels, request_id, start_within } =
+            request.into_inner();
+        check_request_id(&request_id)?;
+        check_labels(&labels)?;
+        if file_name.len() > FILE_NAME_BYTES_MAX {
+            return Err(invalid("file_name", format!("too long; at most {FILE_NAME_BYTES_MAX} bytes")));
+        }
+        let start_within = std_duration(start_within, "start_within")?;
         let file_name = if file_name.is_empty() { "run file".to_owned() } else { file_name };
         let wrong = |message: &str| reasoned(Code::InvalidArgument, message, "INVALID_RUN_FILE");
         if file_text.len() > FILE_BYTES_MAX {
@@ -83,8 +126,8 @@ impl RunService for Runs {
         }
         let plan = parse(&file_name, &file_text).map_err(|error| wrong(&error.to_string()))?;
         let labels = labels.into_iter().collect();
-        let submission = Submission { plan, file_name, file_text, labels, request_id };
-        let run = self.0.tell(|controller, now| {
+        let submission = Submission { plan, file_name, file_text, labels, request_id, start_within };
+        let run = self.plane.tell(|controller, now| {
             let run = controller.submit(submission, now)?;
             Ok::<_, Status>(run_proto(controller, &run))
         })?;
@@ -95,7 +138,7 @@ impl RunService for Runs {
         &self,
         request: Request<v1::GetRunRequest>,
     ) -> Result<Response<v1::GetRunResponse>, Status> {
-        let run = self.0.read(|controller, _| {
+        let run = self.plane.read(|controller, _| {
             let run = controller.run(&request.into_inner().run_id)?;
             let file_text = run.file_text.to_string();
             Ok::<_, Status>(v1::Run { file_text, ..run_proto(controller, &run) })
@@ -108,20 +151,29 @@ impl RunService for Runs {
         request: Request<v1::ListRunsRequest>,
     ) -> Result<Response<v1::ListRunsResponse>, Status> {
         let request = request.into_inner();
-        let size = page_size(request.page_size);
+        let size = page::size(request.page_size);
+        for (index, state) in request.states.iter().enumerate() {
+            if v1::RunState::try_from(*state).ok().and_then(state_of).is_none() {
+                return Err(invalid(format!("states[{index}]"), format!("{state} is not a state of a run")));
+            }
+        }
+        // A page of another choice of runs is a page of another list.
+        let mut states = request.states.clone();
+        states.sort_unstable();
+        let list = format!("runs/{states:?}/{}", request.name);
         let filter = RunFilter {
             states: request.states().filter_map(state_of).collect(),
             name: request.name.clone(),
-            before: (!request.page_token.is_empty()).then(|| request.page_token.clone()),
+            before: page::key_of(&list, &request.page_token)?.map(str::to_owned),
         };
-        let mut runs: Vec<v1::Run> = self.0.read(|controller, _| {
+        let mut runs: Vec<v1::Run> = self.plane.read(|controller, _| {
             let runs = controller.runs(&filter, size + 1);
             runs.iter().map(|run| v1::Run { series: None, ..run_proto(controller, run) }).collect()
         });
         let more = runs.len() > size;
         runs.truncate(size);
         let next_page_token = match runs.last() {
-            Some(last) if more => last.id.clone(),
+            Some(last) if more => page::token_after(&list, &last.id),
             _ => String::new(),
         };
         Ok(Response::new(v1::ListRunsResponse { runs, next_page_token }))
@@ -134,9 +186,9 @@ impl RunService for Runs {
         request: Request<v1::WatchRunRequest>,
     ) -> Result<Response<Self::WatchRunStream>, Status> {
         let id = request.into_inner().run_id;
-        self.0.read(|controller, _| controller.run(&id))?;
+        self.plane.read(|controller, _| controller.run(&id))?;
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(watch(self.0.clone(), id, sender));
+        tokio::spawn(watch(self.plane.clone(), id, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -145,7 +197,10 @@ impl RunService for Runs {
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
         let request = request.into_inner();
-        let run = self.0.tell(|controller, now| {
+        if request.reason.len() > REASON_BYTES_MAX {
+            return Err(invalid("reason", format!("too long; at most {REASON_BYTES_MAX} bytes")));
+        }
+        let run = self.plane.tell(|controller, now| {
             let run = controller.cancel(&request.run_id, &request.reason, now)?;
             Ok::<_, Status>(run_proto(controller, &run))
         })?;
@@ -159,16 +214,21 @@ impl RunService for Runs {
         request: Request<v1::GetReportRequest>,
     ) -> Result<Response<Self::GetReportStream>, Status> {
         let v1::GetReportRequest { run_id, names } = request.into_inner();
-        let run = self.0.read(|controller, _| controller.run(&run_id))?;
+        let run = self.plane.read(|controller, _| controller.run(&run_id))?;
         let Some(directory) = run.report_path else {
             let message = format!("run {run_id} has no report yet; wait until it has ended");
             return Err(reasoned(Code::FailedPrecondition, &message, "REPORT_NOT_READY"));
         };
+        let Ok(place) = self.reports.clone().try_acquire_owned() else {
+            let message = format!("{REPORTS_MAX} reports are being read; try again when one is done");
+            return Err(reasoned(Code::ResourceExhausted, &message, "TOO_MANY_REPORTS"));
+        };
         let (sender, receiver) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
+            let _place = place;
             if let Err(status) = send_files(&directory, &names, &sender) {
                 // A client that left does not need to hear.
-                let _ = sender.blocking_send(Err(status));
+                let _ = runtime::Handle::current().block_on(sender.send_timeout(Err(status), PATIENCE));
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -190,7 +250,7 @@ async fn watch(
             let run = controller.run(&id).ok()?;
             let progress = controller.progress(&id, now).filter(|_| run.state == RunState::Running);
             let wall_time = Some(timestamp(controller.unix_ms(now)));
-            let state = (run.state, run.error.clone());
+            let state = (run.state, run.reason.clone());
             let is_news = seen.as_ref() != Some(&state);
             let next = progress.as_ref().map_or(0, |progress| progress.seconds);
             let response = v1::WatchRunResponse {
@@ -225,6 +285,7 @@ fn send_files(
     names: &[String],
     sender: &mpsc::Sender<Result<v1::GetReportResponse, Status>>,
 ) -> Result<(), Status> {
+    let runtime = runtime::Handle::current();
     let gone = |why: std::io::Error| Status::not_found(format!("{}: {why}", directory.display()));
     let mut files: Vec<_> = std::fs::read_dir(directory)
         .map_err(gone)?
@@ -253,7 +314,7 @@ fn send_files(
                 break;
             }
             let piece = v1::GetReportResponse { name: name.clone(), size_bytes, offset_bytes, data };
-            if sender.blocking_send(Ok(piece)).is_err() {
+            if runtime.block_on(sender.send_timeout(Ok(piece), PATIENCE)).is_err() {
                 return Ok(());
             }
             offset_bytes += read;
@@ -274,6 +335,7 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
         verdict: grade_proto(run.verdict).into(),
         reasons: run.reasons.clone(),
         error: run.error.clone(),
+        reason: run.reason.clone(),
         counts: Some(counts_proto(&run.counts)),
         series: run.result.as_ref().map(|result| v1::Series {
             response: Some(histogram_proto(&result.response, true)),

@@ -3,30 +3,29 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use fracas_proto::v1::agent_service_server::AgentServiceServer;
-use fracas_proto::v1::node_service_server::NodeServiceServer;
-use fracas_proto::v1::run_service_server::RunServiceServer;
+use axum::routing::get;
+use fracas_proto::v1::agent_service_server::{AgentServiceServer, SERVICE_NAME as AGENTS};
+use fracas_proto::v1::node_service_server::{NodeServiceServer, SERVICE_NAME as NODES};
+use fracas_proto::v1::proxy_service_server::SERVICE_NAME as PROXIES;
+use fracas_proto::v1::run_service_server::{RunServiceServer, SERVICE_NAME as RUNS};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
 use super::agent_service::Agents;
 use super::control_plane::ControlPlane;
 use super::node_service::Nodes;
 use super::run_service::Runs;
+use super::served::reflected;
 use crate::wire::Guard;
-use crate::wire::incoming::{Incoming, Limits};
-use crate::wire::token;
-
-/// A connection on which nothing is heard for this long is asked whether it lives.
-pub const KEEPALIVE: Duration = Duration::from_secs(10);
+use crate::wire::calls::no_page;
+use crate::wire::figures::Figures;
+use crate::wire::server::{self, MESSAGE_BYTES_MAX};
 
 /// Serves a controller on `listener`, behind `guard`, until `stop` is done; then sessions and calls are cut.
 ///
 /// # Errors
-/// When the listener fails.
+/// When a descriptor of the contract does not hold together.
 pub async fn serve(
     plane: Arc<ControlPlane>,
     listener: TcpListener,
@@ -37,30 +36,23 @@ pub async fn serve(
     health.set_serving::<RunServiceServer<Runs>>().await;
     health.set_serving::<NodeServiceServer<Nodes>>().await;
     health.set_serving::<AgentServiceServer<Agents>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(fracas_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let routes = Routes::new(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .add_service(RunServiceServer::new(Runs(plane.clone())))
-        .add_service(NodeServiceServer::new(Nodes(plane.clone())))
-        .add_service(AgentServiceServer::new(Agents(plane.clone())));
-    let router = token::guarded(routes.into_axum_router(), guard.token);
-    let incoming = Incoming::new(listener, guard.tls, Limits::default())?;
+    let runs = RunServiceServer::new(Runs::new(plane.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let nodes = NodeServiceServer::new(Nodes(plane.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let agents = AgentServiceServer::new(Agents(plane.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let routes = Routes::new(health_service).add_service(runs).add_service(nodes).add_service(agents);
+    let elsewhere = [(PROXIES, "a proxy (`fracas proxy`, 127.0.0.1:7401)")];
+    let (routes, calls) = reflected(routes, &[RUNS, NODES, AGENTS], elsewhere)?;
+    let figures = Arc::new(Figures::default());
+    let told = figures.clone();
+    let router = routes
+        .into_axum_router()
+        .route("/metrics", get(move || async move { told.prometheus() }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(no_page);
     let time = tokio::spawn(plane.clone().keep_time());
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_routes(router.into())
-        .serve_with_incoming(incoming);
-    let served = tokio::select! {
-        served = server => served,
-        () = stop => Ok(()),
-    };
+    server::serve(listener, guard, calls, router, figures, stop).await;
     time.abort();
-    Ok(served?)
+    Ok(())
 }
 
 /// Whether an address may be served behind `guard`: one that others can reach needs TLS and a token.
@@ -101,7 +93,7 @@ mod tests {
         std::fs::write(at("token"), "s3cret\n").unwrap();
         let tls = has_tls.then(|| tls::acceptor(&at("cert.pem"), &at("key.pem"), &[tls::HTTP_2]).unwrap());
         let token = has_token.then(|| Token::load(Some(&at("token"))).unwrap().unwrap());
-        Guard { tls, token }
+        Guard { tls, token, ..Guard::default() }
     }
 
     #[test]

@@ -18,6 +18,10 @@ use crate::session::{
 /// A single controller's; rises with changes of leadership once there are several.
 pub const EPOCH: u64 = 1;
 
+/// What a node says in words is kept with its run, within these limits.
+const LINE_BYTES_MAX: usize = 2_048;
+const REASONS_MAX: usize = 32;
+
 /// The first message of a node.
 #[derive(Clone, Debug)]
 pub struct HelloSeen {
@@ -25,8 +29,8 @@ pub struct HelloSeen {
     pub identity: NodeIdentity,
     /// What it is for.
     pub role: Role,
-    /// The run that it still has.
-    pub carried: Option<Attempt>,
+    /// The runs whose load or faults it still has.
+    pub carried: Vec<Attempt>,
     /// Names of its proxies.
     pub proxies: Vec<String>,
 }
@@ -37,13 +41,15 @@ pub fn hello(message: v1::JoinRequest) -> Option<HelloSeen> {
         Said::Hello(hello) => Some(HelloSeen {
             identity: identity(hello.identity?),
             role: Role::Agent,
-            carried: (!hello.run_id.is_empty()).then(|| attempt(&hello.run_id, hello.attempt)),
+            carried: Vec::from_iter(
+                (!hello.run_id.is_empty()).then(|| attempt(&hello.run_id, hello.attempt)),
+            ),
             proxies: Vec::new(),
         }),
         Said::ProxyHello(hello) => Some(HelloSeen {
             identity: identity(hello.identity?),
             role: Role::Proxy,
-            carried: None,
+            carried: attempts(hello.runs),
             proxies: hello.proxies,
         }),
         _ => None,
@@ -56,10 +62,16 @@ pub fn agent_hello(identity: &NodeIdentity, carried: Option<&Attempt>) -> v1::Jo
     request(Said::Hello(v1::Hello { identity: Some(identity_proto(identity)), run_id, attempt }))
 }
 
-/// Writes a proxy's first message, which is also how it tells of changed names.
-pub fn proxy_hello(identity: &NodeIdentity, proxies: Vec<String>, api: &str) -> v1::JoinRequest {
+/// Writes a proxy's first message, which is also how it tells of changed names; `runs` are those whose faults it has.
+pub fn proxy_hello(
+    identity: &NodeIdentity,
+    proxies: Vec<String>,
+    api: &str,
+    runs: &[Attempt],
+) -> v1::JoinRequest {
     let identity = Some(identity_proto(identity));
-    request(Said::ProxyHello(v1::ProxyHello { identity, proxies, api: api.to_owned() }))
+    let runs = attempts_proto(runs);
+    request(Said::ProxyHello(v1::ProxyHello { identity, proxies, api: api.to_owned(), runs }))
 }
 
 /// Reads what a node said in a session; `arrived_at` is the controller's clock.
@@ -96,12 +108,12 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
                 last_sequence: finished.last_sequence,
                 counts: finished.counts.as_ref().map(counts).unwrap_or_default(),
                 verdict,
-                reasons: finished.reasons,
+                reasons: finished.reasons.into_iter().take(REASONS_MAX).map(line).collect(),
                 started_at: Instant::from_nanos(finished.started_at_ns),
                 ended_at: Instant::from_nanos(finished.ended_at_ns),
                 workers: finished.workers.iter().map(worker).collect(),
                 cancelled: finished.cancelled,
-                error: finished.error,
+                error: line(finished.error),
             }))
         }
         Said::FaultAccepted(accepted) => {
@@ -117,7 +129,7 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
         }),
         Said::Error(error) => FromNode::Error {
             attempt: (!error.run_id.is_empty()).then(|| attempt(&error.run_id, error.attempt)),
-            message: error.message,
+            message: line(error.message),
         },
     })
 }
@@ -209,7 +221,8 @@ pub fn pong(ping: &v1::ClockPing, received_at: Instant, now: Instant) -> v1::Joi
 /// Writes what the controller says; `now` is the controller's clock as the message leaves.
 pub fn to_node_proto(message: ToNode, now: Instant) -> v1::JoinResponse {
     let message = match message {
-        ToNode::Welcome { session, version, timings } => Told::Welcome(v1::Welcome {
+        ToNode::Welcome { session, version, timings, runs } => Told::Welcome(v1::Welcome {
+            runs: attempts_proto(&runs),
             session_id: session.to_string(),
             version,
             heartbeat: duration_proto(timings.heartbeat),
@@ -244,7 +257,8 @@ pub fn to_node_proto(message: ToNode, now: Instant) -> v1::JoinResponse {
         }
         ToNode::ApplyFault(order) => Told::ApplyFault(v1::ApplyFault {
             fault_id: order.fault,
-            run_id: order.run,
+            run_id: order.attempt.run,
+            attempt: order.attempt.number,
             proxy: order.proxy,
             rules: Some(v1::RuleSet {
                 rules: Vec::new(),
@@ -279,6 +293,7 @@ pub fn to_node(message: v1::JoinResponse) -> Option<ToNode> {
                     orphan_timeout: duration(welcome.orphan_timeout).unwrap_or(default.orphan_timeout),
                     interval: duration(welcome.interval).unwrap_or(default.interval),
                 },
+                runs: attempts(welcome.runs),
             }
         }
         Told::Heartbeat(_) => ToNode::Heartbeat,
@@ -307,7 +322,7 @@ pub fn to_node(message: v1::JoinResponse) -> Option<ToNode> {
             let options = rules.options.into_iter();
             ToNode::ApplyFault(FaultOrder {
                 fault: fault.fault_id,
-                run: fault.run_id,
+                attempt: attempt(&fault.run_id, fault.attempt),
                 proxy: fault.proxy,
                 behavior: rules.mix,
                 options: options
@@ -415,10 +430,29 @@ fn attempt(run: &str, number: u32) -> Attempt {
     Attempt { run: run.to_owned(), number }
 }
 
+fn attempts(runs: Vec<v1::RunAttempt>) -> Vec<Attempt> {
+    runs.into_iter().map(|run| Attempt { run: run.run_id, number: run.attempt }).collect()
+}
+
+fn attempts_proto(attempts: &[Attempt]) -> Vec<v1::RunAttempt> {
+    let proto = |attempt: &Attempt| v1::RunAttempt { run_id: attempt.run.clone(), attempt: attempt.number };
+    attempts.iter().map(proto).collect()
+}
+
+/// What a node says in words, as it is kept: one line that is not too long.
+fn line(text: String) -> String {
+    match text.len() <= LINE_BYTES_MAX && !text.contains(['\n', '\r']) {
+        true => text,
+        false => {
+            text.chars().take(LINE_BYTES_MAX / 4).map(|c| if c.is_control() { ' ' } else { c }).collect()
+        }
+    }
+}
+
 fn answer(ok: bool, reason: String) -> Result<(), String> {
     match (ok, reason.is_empty()) {
         (true, _) => Ok(()),
-        (false, false) => Err(reason),
+        (false, false) => Err(line(reason)),
         (false, true) => Err("no reason given".to_owned()),
     }
 }

@@ -7,28 +7,32 @@ use crate::run::Run;
 
 /// Runs that are kept; beyond it the oldest that has ended is forgotten. Its report stays on disk.
 const RUNS_MAX: usize = 10_000;
+/// Bytes of run files and figures that are kept; beyond it the oldest that have ended are forgotten.
+const BYTES_MAX: usize = 256 << 20;
 
 /// The store of a controller that nobody asked to remember.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     runs: BTreeMap<String, Run>,
     requests: HashMap<String, String>,
+    bytes: usize,
 }
 
 impl Store for MemoryStore {
     fn insert(&mut self, run: Run, request_id: &str) {
-        if self.runs.len() >= RUNS_MAX {
-            self.forget_oldest();
-        }
         if !request_id.is_empty() {
             self.requests.insert(request_id.to_owned(), run.id.clone());
         }
+        self.bytes += run.bytes();
         self.runs.insert(run.id.clone(), run);
+        self.forget_the_oldest();
     }
 
     fn save(&mut self, run: Run) {
         if let Some(kept) = self.runs.get_mut(&run.id) {
+            self.bytes = self.bytes - kept.bytes() + run.bytes();
             *kept = run;
+            self.forget_the_oldest();
         }
     }
 
@@ -51,11 +55,16 @@ impl Store for MemoryStore {
 }
 
 impl MemoryStore {
-    fn forget_oldest(&mut self) {
-        let oldest = self.runs.values().find(|run| run.state.is_final()).map(|run| run.id.clone());
-        if let Some(id) = oldest {
-            self.runs.remove(&id);
-            self.requests.retain(|_, run| *run != id);
+    /// Forgets runs that have ended until the others are within the limits. The latest of them stays: somebody waits for
+    /// it.
+    fn forget_the_oldest(&mut self) {
+        while self.runs.len() > RUNS_MAX || self.bytes > BYTES_MAX {
+            let mut ended = self.runs.values().filter(|run| run.state.is_final()).map(|run| run.id.clone());
+            let (Some(oldest), Some(_)) = (ended.next(), ended.next()) else { return };
+            if let Some(run) = self.runs.remove(&oldest) {
+                self.bytes -= run.bytes();
+            }
+            self.requests.retain(|_, run| *run != oldest);
         }
     }
 }
@@ -113,8 +122,24 @@ mod tests {
             store.insert(queued(&format!("r{number:06}")), "");
         }
         store.save(Run { state: RunState::Passed, ..queued("r000007") });
+        store.save(Run { state: RunState::Passed, ..queued("r000009") });
         store.insert(queued("s"), "");
         assert!(store.run("r000007").is_none());
-        assert!(store.run("r000000").is_some() && store.run("s").is_some());
+        assert!(store.run("r000000").is_some() && store.run("r000009").is_some() && store.run("s").is_some());
+    }
+
+    #[test]
+    fn run_files_are_kept_within_a_limit_of_bytes() {
+        let mut store = MemoryStore::default();
+        let text: std::sync::Arc<str> = "x".repeat(1 << 20).into();
+        for number in 0..300 {
+            let id = format!("r{number:03}");
+            store.insert(Run { file_text: text.clone(), ..queued(&id) }, "");
+            store.save(Run { state: RunState::Passed, file_text: text.clone(), ..queued(&id) });
+            assert!(store.bytes <= BYTES_MAX, "{number}");
+        }
+        assert!(store.run("r000").is_none() && store.run("r299").is_some());
+        assert_eq!(store.bytes, store.runs.values().map(Run::bytes).sum::<usize>());
+        assert!(store.runs.len() > 250, "{}", store.runs.len());
     }
 }

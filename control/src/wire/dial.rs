@@ -22,6 +22,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
 
 use super::stream::Stream;
 use super::token::{Bearer, Token};
@@ -76,6 +77,14 @@ pub enum DialError {
         /// Whom.
         address: String,
         /// Why.
+        reason: String,
+    },
+    /// It answers to other names.
+    #[error("{address}: {reason}")]
+    OtherName {
+        /// Whom.
+        address: String,
+        /// What it said.
         reason: String,
     },
     /// It wants TLS.
@@ -213,6 +222,11 @@ impl Dial {
         let mut request = tonic::Request::new(HealthCheckRequest::default());
         request.set_timeout(DIAL_WITHIN);
         let Err(status) = HealthClient::new(channel).check(request).await else { return Ok(()) };
+        let info = status.get_error_details().error_info().map(|info| info.reason.clone());
+        if info.as_deref() == Some("HOST_NOT_SERVED") {
+            let reason = status.message().to_owned();
+            return Err(DialError::OtherName { address: self.address.clone(), reason });
+        }
         if self.access.tls.is_none() && self.speaks_tls().await {
             return Err(DialError::WantsTls(self.address.clone()));
         }

@@ -75,6 +75,14 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileErro
     }
 }
 
+/// The first certificate in a file: the server's own.
+///
+/// # Errors
+/// One line that names the file.
+pub fn leaf(file: &Path) -> Result<CertificateDer<'static>, TlsFileError> {
+    certificates(file).map(|mut chain| chain.swap_remove(0))
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

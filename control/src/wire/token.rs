@@ -7,10 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::http::{HeaderMap, StatusCode, header, request};
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -116,13 +113,13 @@ const BEARER: &[u8] = b"Bearer ";
 
 /// Why a call is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
+pub(super) enum Refused {
     Missing,
     Wrong,
 }
 
 impl Refused {
-    fn reason(self) -> &'static str {
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Refused::Missing => "TOKEN_MISSING",
             Refused::Wrong => "TOKEN_WRONG",
@@ -141,7 +138,7 @@ impl Refused {
     }
 
     /// As gRPC when a call of gRPC was made, as HTTP otherwise.
-    fn answer(self, headers: &HeaderMap) -> Response {
+    pub(super) fn answer(self, headers: &HeaderMap) -> Response {
         let is_grpc = headers
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
@@ -160,22 +157,29 @@ fn is_open(path: &str) -> bool {
     matches!(path, "/healthz" | "/grpc.health.v1.Health/Check")
 }
 
-/// Puts the check of `token`, if there is one, in front of everything that `router` serves.
-pub fn guarded(router: Router, token: Option<Token>) -> Router {
-    match token {
-        Some(token) => router.layer(middleware::from_fn_with_state(token, check)),
-        None => router,
-    }
+/// Who makes a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Showed the token.
+    Authenticated,
+    /// Anybody who reaches a server without a token.
+    Anybody,
+    /// Asks for something that needs no token, of a server that has one.
+    Stranger,
 }
 
-/// Lets a call through that shows the token.
-async fn check(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if is_open(request.uri().path()) {
-        return next.run(request).await;
-    }
-    match token.judge(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.answer(request.headers()),
+/// Who makes a call with this head, where `token` is wanted, if there is one.
+///
+/// # Errors
+/// When it is not shown.
+pub(super) fn judge(token: Option<&Token>, parts: &request::Parts) -> Result<Caller, Refused> {
+    match token {
+        None => Ok(Caller::Anybody),
+        Some(token) => match token.judge(&parts.headers) {
+            Ok(()) => Ok(Caller::Authenticated),
+            Err(_) if is_open(parts.uri.path()) => Ok(Caller::Stranger),
+            Err(refused) => Err(refused),
+        },
     }
 }
 

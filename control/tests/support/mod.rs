@@ -40,6 +40,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start() -> Proxy {
+        Proxy::start_with(&[])
+    }
+
+    /// With these flags as well.
+    pub fn start_with(flags: &[&str]) -> Proxy {
         let origin = Origin::start(OriginSettings::default()).unwrap();
         let upstream = origin.local_addr().to_string();
         let mut command = Command::new(FRACAS);
@@ -55,7 +60,9 @@ impl Proxy {
                 "--seed",
                 "42",
             ])
-            .args(["--protocol", "http", "--upstream", &upstream]);
+            .args(["--protocol", "http", "--upstream", &upstream])
+            .args(flags)
+            .env_remove("FRACAS_TOKEN");
         let mut process = Process(command.stdout(Stdio::piped()).spawn().unwrap());
         let mut stdout = BufReader::new(process.0.stdout.take().unwrap());
         let mut word_after = |mark: &str| loop {
@@ -73,6 +80,36 @@ impl Proxy {
     pub async fn client(&self) -> Client {
         Client::connect(format!("http://{}", self.api)).await.unwrap()
     }
+}
+
+/// A `fracas controller` on a free port.
+pub struct Controller {
+    pub api: String,
+    _process: Process,
+    _out: tempfile::TempDir,
+}
+
+impl Controller {
+    pub fn start_with(flags: &[&str]) -> Controller {
+        let out = tempfile::tempdir().unwrap();
+        let mut command = Command::new(FRACAS);
+        command.args(["controller", "--api", "127.0.0.1:0", "--out"]).arg(out.path()).args(flags);
+        command.env_remove("FRACAS_TOKEN");
+        let mut process = Process(command.stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(process.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let api = line.trim().strip_prefix("controller listens on ").unwrap().split(' ').next().unwrap();
+        Controller { api: api.to_owned(), _process: process, _out: out }
+    }
+}
+
+/// Sends `bytes` on a connection of their own, and reads until it is closed.
+pub fn raw(address: &str, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// The status of one request on a connection of its own; 0 if the connection ends without a reply.

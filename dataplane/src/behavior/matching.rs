@@ -69,6 +69,11 @@ impl ClientRange {
         let (bits, v4) = address_bits(client);
         v4 == self.v4 && bits & self.mask == self.base
     }
+
+    /// Whether every address of it lies in `other`.
+    pub fn is_within(&self, other: &ClientRange) -> bool {
+        self.v4 == other.v4 && self.mask | other.mask == self.mask && self.base & other.mask == other.base
+    }
 }
 
 impl FromStr for ClientRange {

@@ -231,6 +231,8 @@ pub struct Rule {
     pub triggers: ::core::option::Option<Triggers>,
 }
 /// What a rule matches. Every part that is set must hold; within a repeated part, any one is enough.
+///
+/// All parts together have at most 128 entries and 16 KiB: every request may be compared with each of them.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Match {
     /// Networks that the downstream address may be in: `10.0.0.0/8`, `::1/128`, `127.0.0.1`. Empty: any address.
@@ -488,9 +490,22 @@ pub struct ProxyHello {
     /// Where its ProxyService listens, for people; empty if it does not.
     #[prost(string, tag = "3")]
     pub api: ::prost::alloc::string::String,
+    /// Runs whose faults it has from a session that broke off.
+    #[prost(message, repeated, tag = "4")]
+    pub runs: ::prost::alloc::vec::Vec<RunAttempt>,
+}
+/// A run and which of its attempts: what loads and faults belong to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunAttempt {
+    /// Id of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Number of the attempt, from 1.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
 }
 /// First message of the controller.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Welcome {
     /// Names this session in logs.
     #[prost(string, tag = "1")]
@@ -510,6 +525,10 @@ pub struct Welcome {
     /// Time between intervals: 1 s.
     #[prost(message, optional, tag = "6")]
     pub interval: ::core::option::Option<::prost_types::Duration>,
+    /// The runs that this controller has under way. A proxy ends the faults of all others at once: whoever asked for them
+    /// is gone.
+    #[prost(message, repeated, tag = "7")]
+    pub runs: ::prost::alloc::vec::Vec<RunAttempt>,
 }
 /// Says that the sender is there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -744,6 +763,9 @@ pub struct ApplyFault {
     /// What to call them in reports, as the run file has it: `20:delay`.
     #[prost(string, tag = "7")]
     pub label: ::prost::alloc::string::String,
+    /// The attempt of the run that asks.
+    #[prost(uint32, tag = "8")]
+    pub attempt: u32,
 }
 /// Answer to ApplyFault.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -818,7 +840,9 @@ pub mod agent_service_client {
     /// ```
     ///
     /// Both sides send a Heartbeat when they have said nothing for Welcome's `heartbeat`. A node that is not heard for
-    /// `lost_after` is lost; a node that does not hear its controller for `orphan_timeout` stops its load and faults.
+    /// `lost_after` is lost; a node that does not hear its controller for `orphan_timeout` stops its load and faults. Loads
+    /// and faults belong to a (run, attempt): a controller that does not name it in its Welcome, because it was restarted, say,
+    /// ends them.
     /// Messages stay below 256 KiB. Instants are nanoseconds of CLOCK_MONOTONIC; each field says whose.
     #[derive(Debug, Clone)]
     pub struct AgentServiceClient<T> {
@@ -976,7 +1000,9 @@ pub mod agent_service_server {
     /// ```
     ///
     /// Both sides send a Heartbeat when they have said nothing for Welcome's `heartbeat`. A node that is not heard for
-    /// `lost_after` is lost; a node that does not hear its controller for `orphan_timeout` stops its load and faults.
+    /// `lost_after` is lost; a node that does not hear its controller for `orphan_timeout` stops its load and faults. Loads
+    /// and faults belong to a (run, attempt): a controller that does not name it in its Welcome, because it was restarted, say,
+    /// ends them.
     /// Messages stay below 256 KiB. Instants are nanoseconds of CLOCK_MONOTONIC; each field says whose.
     #[derive(Debug)]
     pub struct AgentServiceServer<T> {
@@ -1800,18 +1826,21 @@ pub struct Proxy {
     /// Name, unique in the process: 1 to 64 of a-z, A-Z, 0-9, `-` and `_`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Where it accepts, as bound: `127.0.0.1:6380`.
+    /// Where it accepts, as bound: `127.0.0.1:6380`. An address that others can reach needs a caller with the token, or a
+    /// server started with `--insecure`.
     #[prost(string, tag = "2")]
     pub listen: ::prost::alloc::string::String,
-    /// Where it forwards to: `HOST:PORT`; the name is resolved when it is set.
+    /// Where it forwards to: `HOST:PORT`; the name is resolved when it is set. It must not lead back to `listen`, nor to a
+    /// proxy of the process that does. Link-local and cloud metadata addresses are refused, or all that the proxy's
+    /// `--allow-upstream` does not allow.
     #[prost(string, tag = "3")]
     pub upstream: ::prost::alloc::string::String,
     /// How messages are found: `tcp` (plain bytes) or `http`.
     #[prost(string, tag = "4")]
     pub protocol: ::prost::alloc::string::String,
-    /// False: the listener is closed, so that clients are refused, and connections are closed.
-    #[prost(bool, tag = "5")]
-    pub enabled: bool,
+    /// False: the listener is closed, so that clients are refused, and connections are closed. Unset in a request: true.
+    #[prost(bool, optional, tag = "5")]
+    pub enabled: ::core::option::Option<bool>,
     /// Time after which a connect to the upstream counts as failed. Unset in a request: 10 s.
     #[prost(message, optional, tag = "6")]
     pub connect_timeout: ::core::option::Option<::prost_types::Duration>,
@@ -1928,7 +1957,7 @@ pub struct GetProxyResponse {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateProxyRequest {
     /// The proxy; output-only fields are ignored. `listen` may have port 0, the answer tells which one it became.
-    /// `enabled` counts as given: set it, or the proxy opens closed. An empty `protocol` is `tcp`.
+    /// An empty `protocol` is `tcp`.
     #[prost(message, optional, tag = "1")]
     pub proxy: ::core::option::Option<Proxy>,
     /// Its first rules. Unset: none.
@@ -2698,7 +2727,13 @@ pub mod proxy_service_client {
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
     /// wants and say something at least every 15 s: reconnect after 45 s of silence.
     ///
-    /// Access. A server that was started with a token wants `authorization: Bearer TOKEN` in the metadata of every call,
+    /// Limits. Calls are gRPC over HTTP/2 with `content-type: application/grpc`, nothing else. A message has at most 4 MiB,
+    /// the head of a call 16 KiB, a connection 128 calls at a time. A connection must make its first call within 10 s, and is
+    /// closed after 5 min without one (`--api-idle`); a server has 256 (`--api-connections`), of which silent and idle ones
+    /// make room for new ones.
+    ///
+    /// Access. `:authority` must be an address of the server, `localhost` on loopback, a name in its certificate or one of
+    /// `--allow-host`. A server that was started with a token wants `authorization: Bearer TOKEN` in the metadata of every call,
     /// reflection included; only grpc.health.v1.Health/Check is open. It speaks TLS if it was started with a certificate.
     ///
     /// Errors. Each carries one google.rpc.ErrorInfo with the domain `fracas` and a reason in capitals; a bad request
@@ -2709,13 +2744,18 @@ pub mod proxy_service_client {
     /// | INVALID_ARGUMENT | INVALID_FIELD | a field does not parse or contradicts another |
     /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not one that a list gives |
     /// | UNAUTHENTICATED | TOKEN_MISSING, TOKEN_WRONG | the server has a token and the call does not show it |
+    /// | PERMISSION_DENIED | LISTEN_NOT_LOOPBACK | others could reach `listen`, and the call does not show a token |
+    /// | PERMISSION_DENIED | UPSTREAM_REFUSED | an address of the upstream is one to which no traffic may be led |
+    /// | PERMISSION_DENIED | HOST_NOT_SERVED, ORIGIN_REFUSED | `:authority` is no name of the server, or a web page asks |
     /// | NOT_FOUND | PROXY_NOT_FOUND, LEASE_NOT_FOUND | there is none of that name; a lease that ended is gone |
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
     /// | ABORTED | STALE_GENERATION | `expected_generation` is not the proxy's generation: read again, then retry |
     /// | UNIMPLEMENTED | BEHAVIOR_NOT_BUILT | the behavior is known and not built yet |
+    /// | UNIMPLEMENTED | CALL_NOT_SERVED | this server has no such call; the message says who has it |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_PROXIES | 65,536 were made in this process |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_LEASES | a proxy has 32 leases, or 64 rules with those of its leases |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_WATCHERS | 64 streams of events are open |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_LOOKUPS | 256 calls wait for names of upstreams to be looked up, 16 at a time |
     /// | DEADLINE_EXCEEDED | TOO_SLOW | the 30 s are over |
     /// | UNAVAILABLE | DRAINING | the process is shutting down |
     #[derive(Debug, Clone)]
@@ -3335,7 +3375,13 @@ pub mod proxy_service_server {
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
     /// wants and say something at least every 15 s: reconnect after 45 s of silence.
     ///
-    /// Access. A server that was started with a token wants `authorization: Bearer TOKEN` in the metadata of every call,
+    /// Limits. Calls are gRPC over HTTP/2 with `content-type: application/grpc`, nothing else. A message has at most 4 MiB,
+    /// the head of a call 16 KiB, a connection 128 calls at a time. A connection must make its first call within 10 s, and is
+    /// closed after 5 min without one (`--api-idle`); a server has 256 (`--api-connections`), of which silent and idle ones
+    /// make room for new ones.
+    ///
+    /// Access. `:authority` must be an address of the server, `localhost` on loopback, a name in its certificate or one of
+    /// `--allow-host`. A server that was started with a token wants `authorization: Bearer TOKEN` in the metadata of every call,
     /// reflection included; only grpc.health.v1.Health/Check is open. It speaks TLS if it was started with a certificate.
     ///
     /// Errors. Each carries one google.rpc.ErrorInfo with the domain `fracas` and a reason in capitals; a bad request
@@ -3346,13 +3392,18 @@ pub mod proxy_service_server {
     /// | INVALID_ARGUMENT | INVALID_FIELD | a field does not parse or contradicts another |
     /// | INVALID_ARGUMENT | INVALID_PAGE_TOKEN | the token is not one that a list gives |
     /// | UNAUTHENTICATED | TOKEN_MISSING, TOKEN_WRONG | the server has a token and the call does not show it |
+    /// | PERMISSION_DENIED | LISTEN_NOT_LOOPBACK | others could reach `listen`, and the call does not show a token |
+    /// | PERMISSION_DENIED | UPSTREAM_REFUSED | an address of the upstream is one to which no traffic may be led |
+    /// | PERMISSION_DENIED | HOST_NOT_SERVED, ORIGIN_REFUSED | `:authority` is no name of the server, or a web page asks |
     /// | NOT_FOUND | PROXY_NOT_FOUND, LEASE_NOT_FOUND | there is none of that name; a lease that ended is gone |
     /// | ALREADY_EXISTS | PROXY_EXISTS, ADDRESS_IN_USE | the name or the listen address is taken |
     /// | ABORTED | STALE_GENERATION | `expected_generation` is not the proxy's generation: read again, then retry |
     /// | UNIMPLEMENTED | BEHAVIOR_NOT_BUILT | the behavior is known and not built yet |
+    /// | UNIMPLEMENTED | CALL_NOT_SERVED | this server has no such call; the message says who has it |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_PROXIES | 65,536 were made in this process |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_LEASES | a proxy has 32 leases, or 64 rules with those of its leases |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_WATCHERS | 64 streams of events are open |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_LOOKUPS | 256 calls wait for names of upstreams to be looked up, 16 at a time |
     /// | DEADLINE_EXCEEDED | TOO_SLOW | the 30 s are over |
     /// | UNAVAILABLE | DRAINING | the process is shutting down |
     #[derive(Debug)]
@@ -4166,7 +4217,7 @@ pub struct Run {
     /// Why the verdict is not valid, one line each.
     #[prost(string, repeated, tag = "5")]
     pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Why the run is ERRORED, or waits; one line.
+    /// Why the run is ERRORED or CANCELLED; one line.
     #[prost(string, tag = "6")]
     pub error: ::prost::alloc::string::String,
     /// Where its requests went, in total over all nodes.
@@ -4217,6 +4268,10 @@ pub struct Run {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Why the run is where it is, one line: what it waits for, why it never started, why it ended as it did. Empty when
+    /// there is nothing to say.
+    #[prost(string, tag = "22")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// A node's part in a run.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4258,15 +4313,20 @@ pub struct SubmitRunRequest {
     /// What to call the file in error messages: `checkout.yml`. Empty: `run file`.
     #[prost(string, tag = "2")]
     pub file_name: ::prost::alloc::string::String,
-    /// Free labels, for people and lists.
+    /// Free labels, for people and lists: at most 64, names of at most 64 bytes, values of at most 256.
     #[prost(btree_map = "string, string", tag = "3")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Makes a retry safe: a repeat returns the run that the first call queued.
+    /// Makes a retry safe: a repeat returns the run that the first call queued. At most 36 characters.
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
+    /// How long the run may wait for its start, counted from now; then it is ERRORED. Unset: as long as there is
+    /// something that can carry it out; a run that needs more nodes than are connected, or a proxy that is gone, waits for
+    /// them as long as the controller's `--queue-timeout` says, and holds up no other run.
+    #[prost(message, optional, tag = "5")]
+    pub start_within: ::core::option::Option<::prost_types::Duration>,
 }
 /// The queued run.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4432,7 +4492,7 @@ pub struct GetReportResponse {
 pub enum RunState {
     /// Never sent.
     Unspecified = 0,
-    /// Waits for its nodes to be free.
+    /// Waits for its nodes to be free; `reason` says for what.
     Queued = 1,
     /// Its nodes resolve the target, open sockets and warm up.
     Preparing = 2,
@@ -4512,7 +4572,9 @@ pub mod run_service_client {
     /// | NOT_FOUND | RUN_NOT_FOUND | there is no run of that id |
     /// | FAILED_PRECONDITION | RUN_ENDED, REPORT_NOT_READY | not in this state of the run |
     /// | PERMISSION_DENIED | TARGET_REFUSED | policy forbids the target |
-    /// | RESOURCE_EXHAUSTED | QUEUE_FULL | too many runs wait |
+    /// | FAILED_PRECONDITION | PROXY_NOT_JOINED | the run has a fault for a proxy that nobody has joined with |
+    /// | RESOURCE_EXHAUSTED | QUEUE_FULL | 1,000 runs wait, or 64 MiB of run files |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_REPORTS | 16 reports are being read |
     #[derive(Debug, Clone)]
     pub struct RunServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -4823,7 +4885,9 @@ pub mod run_service_server {
     /// | NOT_FOUND | RUN_NOT_FOUND | there is no run of that id |
     /// | FAILED_PRECONDITION | RUN_ENDED, REPORT_NOT_READY | not in this state of the run |
     /// | PERMISSION_DENIED | TARGET_REFUSED | policy forbids the target |
-    /// | RESOURCE_EXHAUSTED | QUEUE_FULL | too many runs wait |
+    /// | FAILED_PRECONDITION | PROXY_NOT_JOINED | the run has a fault for a proxy that nobody has joined with |
+    /// | RESOURCE_EXHAUSTED | QUEUE_FULL | 1,000 runs wait, or 64 MiB of run files |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_REPORTS | 16 reports are being read |
     #[derive(Debug)]
     pub struct RunServiceServer<T> {
         inner: Arc<T>,

@@ -8,6 +8,7 @@ use fracas_proto::v1;
 use serde_json::{Value, json};
 
 use super::std;
+use crate::cli::client::counted;
 
 /// A proxy with its rules, leases and figures.
 pub fn proxy_json(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> Value {
@@ -25,7 +26,7 @@ pub fn proxy_json(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> Value {
     });
     json!({
         "name": proxy.name, "listen": proxy.listen, "upstream": proxy.upstream, "protocol": proxy.protocol,
-        "enabled": proxy.enabled, "generation": proxy.generation, "seed": proxy.seed,
+        "enabled": proxy.enabled(), "generation": proxy.generation, "seed": proxy.seed,
         "connections_open": proxy.connections_open,
         "held_bytes": stats.map(|stats| stats.held_bytes),
         "leases": leases.collect::<Vec<_>>(),
@@ -106,10 +107,15 @@ fn trigger_words(triggers: &v1::Triggers) -> Value {
 
 /// The same in lines.
 pub fn proxy_text(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> String {
-    let off = if proxy.enabled { "" } else { ", switched off" };
+    let off = if proxy.enabled() { "" } else { ", switched off" };
     let mut lines = vec![format!(
-        "{}: {} → {} ({}{off}), generation {}, {} connections open",
-        proxy.name, proxy.listen, proxy.upstream, proxy.protocol, proxy.generation, proxy.connections_open
+        "{}: {} → {} ({}{off}), generation {}, {} open",
+        proxy.name,
+        proxy.listen,
+        proxy.upstream,
+        proxy.protocol,
+        proxy.generation,
+        counted(proxy.connections_open, "connection")
     )];
     if proxy.rules.is_empty() {
         lines.push("    no rules: everything passes".to_owned());

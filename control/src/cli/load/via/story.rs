@@ -79,7 +79,7 @@ impl Story {
         if let Some(mix) = faults_in(&mix_of(&proxy.rules)) {
             open(Owner::Base(0), mix);
         }
-        if !proxy.enabled {
+        if !proxy.enabled() {
             open(Owner::Off(0), SWITCHED_OFF.to_owned());
         }
         for lease in proxy.leases.iter().filter(|lease| lease.state() == LeaseState::Active) {

@@ -46,7 +46,7 @@ fn proxy(rules: &[(&str, f64)]) -> v1::Proxy {
     v1::Proxy {
         name: "p".into(),
         listen: "127.0.0.1:8081".into(),
-        enabled: true,
+        enabled: Some(true),
         generation: 3,
         rules: rules.iter().map(rule).collect(),
         ..v1::Proxy::default()

@@ -1,0 +1,236 @@
+//! Where traffic may be led: by default everywhere but to link-local addresses and to those at which clouds hand out
+//! credentials.
+//!
+//! It is asked with addresses, after a name was looked up, and again whenever it is looked up again: a name may lead
+//! anywhere. Pure; who looks up asks.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use crate::behavior::ClientRange;
+
+/// Never led to, unless a range that lies within one of these is allowed: link-local addresses (RFC 3927, RFC 4291
+/// §2.5.6), among them the metadata services of EC2, Azure, GCP and OpenStack; those of Alibaba Cloud and of Oracle
+/// Cloud; Azure's host; EC2, EKS and GCP over IPv6.
+const DENIED: [&str; 8] = [
+    "169.254.0.0/16",
+    "fe80::/10",
+    "100.100.100.200/32",
+    "192.0.0.192/32",
+    "168.63.129.16/32",
+    "fd00:ec2::254/128",
+    "fd00:ec2::23/128",
+    "fd20:ce::254/128",
+];
+/// Patterns that one policy may have.
+const PATTERNS_MAX: usize = 1_000;
+
+/// What one pattern of a policy allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Addresses.
+    Range(ClientRange),
+    /// A host by its name, in lower case.
+    Host(String),
+    /// Every host whose name ends so: `.example.org`.
+    Within(String),
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Pattern, String> {
+        let wrong = || format!("`{text}` is no destination; write 10.0.0.0/8, db.example or *.example");
+        if let Ok(range) = text.trim_start_matches('[').trim_end_matches(']').parse() {
+            return Ok(Pattern::Range(range));
+        }
+        let (name, is_suffix) = match text.strip_prefix("*.") {
+            Some(name) => (name, true),
+            None => (text, false),
+        };
+        let name = canonical(name);
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        // What ends in a number is an address that was mistyped.
+        let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+        if name.is_empty()
+            || name.len() > 253
+            || !name.chars().all(fits)
+            || name.split('.').next_back().is_some_and(is_number)
+        {
+            return Err(wrong());
+        }
+        Ok(if is_suffix { Pattern::Within(format!(".{name}")) } else { Pattern::Host(name) })
+    }
+}
+
+/// A policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Destinations {
+    /// Nothing in it: everything that is not denied.
+    allowed: Vec<Pattern>,
+}
+
+/// Why a destination is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Credentials are handed out there, or it means another machine on each link.
+    #[error("{0} is a link-local or a cloud's metadata address, to which no traffic is led")]
+    Denied(IpAddr),
+    /// Others are allowed.
+    #[error("{0} is not among the destinations that are allowed")]
+    NotAllowed(IpAddr),
+}
+
+impl Destinations {
+    /// Only what one of `allowed` allows; nothing in it allows everything that is not denied.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn new(allowed: Vec<Pattern>) -> Result<Destinations, String> {
+        if allowed.len() > PATTERNS_MAX {
+            return Err(format!("{} destinations are too many; give at most {PATTERNS_MAX}", allowed.len()));
+        }
+        Ok(Destinations { allowed })
+    }
+
+    /// Checks what `host` was looked up to; every address must pass, because any of them may be dialled.
+    ///
+    /// # Errors
+    /// For the first address that does not.
+    pub fn check(&self, host: &str, addresses: &[SocketAddr]) -> Result<(), Refused> {
+        let host = canonical(host);
+        let by_name = self.allowed.iter().any(|pattern| match pattern {
+            Pattern::Range(_) => false,
+            Pattern::Host(name) => *name == host,
+            Pattern::Within(suffix) => host.ends_with(suffix.as_str()),
+        });
+        addresses.iter().try_for_each(|address| self.check_address(address.ip(), by_name))
+    }
+
+    fn check_address(&self, address: IpAddr, by_name: bool) -> Result<(), Refused> {
+        let meant = embedded(address).unwrap_or(address);
+        let ranges = || {
+            self.allowed.iter().filter_map(|pattern| match pattern {
+                Pattern::Range(range) if range.contains(address) || range.contains(meant) => Some(range),
+                _ => None,
+            })
+        };
+        let denied = denied().into_iter().find(|range| range.contains(meant) || range.contains(address));
+        match denied {
+            // Allowed with all the world is not meant so; allowed by itself is.
+            Some(denied) if !ranges().any(|range| range.is_within(&denied)) => Err(Refused::Denied(address)),
+            Some(_) => Ok(()),
+            None if self.allowed.is_empty() || by_name || ranges().next().is_some() => Ok(()),
+            None => Err(Refused::NotAllowed(address)),
+        }
+    }
+}
+
+fn denied() -> [ClientRange; DENIED.len()] {
+    DENIED.map(|text| text.parse().expect("ranges as above"))
+}
+
+/// The IPv4 address that is reached by an IPv6 one: mapped (RFC 4291 §2.5.5), or through NAT64 (RFC 6052 §2.1).
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let last = Ipv4Addr::from_bits(v6.to_bits() as u32);
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(IpAddr::V4(last)),
+        _ => None,
+    }
+}
+
+/// A name as it is compared.
+fn canonical(host: &str) -> String {
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(patterns: &[&str]) -> Destinations {
+        Destinations::new(patterns.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
+    }
+
+    fn passes(policy: &Destinations, host: &str, addresses: &[&str]) -> bool {
+        let addresses: Vec<SocketAddr> =
+            addresses.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 80)).collect();
+        policy.check(host, &addresses).is_ok()
+    }
+
+    #[test]
+    fn link_local_and_metadata_addresses_are_refused_however_they_are_written() {
+        for (address, allowed) in [
+            ("169.254.169.254", false),
+            ("169.254.1.1", false),
+            ("::ffff:169.254.169.254", false),
+            ("64:ff9b::169.254.169.254", false),
+            ("fe80::1", false),
+            ("febf::1", false),
+            ("fd00:ec2::254", false),
+            ("100.100.100.200", false),
+            ("168.63.129.16", false),
+            ("169.253.1.1", true),
+            ("100.100.100.201", true),
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("10.0.0.1", true),
+            ("fec0::1", true),
+            ("64:ff9b::10.0.0.1", true),
+        ] {
+            assert_eq!(passes(&Destinations::default(), "x", &[address]), allowed, "{address}");
+        }
+        assert!(
+            !passes(&Destinations::default(), "x", &["10.0.0.1", "169.254.169.254"]),
+            "any may be dialled"
+        );
+    }
+
+    #[test]
+    fn a_list_allows_only_what_is_in_it() {
+        let list = policy(&["10.0.0.0/8", "2001:db8::/32", "db.example", "*.svc.example"]);
+        for (host, address, allowed) in [
+            ("10.1.2.3", "10.1.2.3", true),
+            ("anything", "10.1.2.3", true),
+            ("anything", "::ffff:10.1.2.3", true),
+            ("x", "2001:db8::1", true),
+            ("x", "192.168.0.1", false),
+            ("x", "127.0.0.1", false),
+            ("db.example", "192.168.0.1", true),
+            ("DB.example.", "192.168.0.1", true),
+            ("a.db.example", "192.168.0.1", false),
+            ("a.svc.example", "192.168.0.1", true),
+            ("a.b.svc.example", "192.168.0.1", true),
+            ("svc.example", "192.168.0.1", false),
+            ("evilsvc.example", "192.168.0.1", false),
+            // A name that is allowed may be looked up to anything.
+            ("db.example", "169.254.169.254", false),
+        ] {
+            assert_eq!(passes(&list, host, &[address]), allowed, "{host} {address}");
+        }
+    }
+
+    #[test]
+    fn what_is_denied_is_allowed_only_by_itself() {
+        for (pattern, allowed) in [
+            ("169.254.169.254", true),
+            ("169.254.0.0/16", true),
+            ("0.0.0.0/0", false),
+            ("169.0.0.0/8", false),
+            ("169.254.169.253", false),
+        ] {
+            assert_eq!(passes(&policy(&[pattern]), "x", &["169.254.169.254"]), allowed, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_is_refused() {
+        for text in ["", "*", "*.", "10.0.0.0/33", "10.0.0", "10.0.0.300", "a b", "http://x", "x:80"] {
+            let error = text.parse::<Pattern>().unwrap_err();
+            assert!(error.contains("is no destination; write"), "{error}");
+        }
+        assert!("[2001:db8::1]".parse::<Pattern>().is_ok());
+        let many = vec![Pattern::Host("x".into()); PATTERNS_MAX + 1];
+        assert!(Destinations::new(many).is_err());
+    }
+}
