@@ -8,12 +8,13 @@ use fracas_dataplane::proxy::{Stats, Times, WorkerStats};
 /// Everything that a scrape is told.
 pub fn text(stats: &Stats) -> String {
     let mut text = String::new();
-    let names = stats.proxies.values().next().map_or_else(Vec::new, |proxy| proxy.counters.named());
+    let proxies: Vec<_> =
+        stats.proxies.iter().map(|(name, figures)| (escaped(name), figures.counters.named())).collect();
+    let names = proxies.first().map_or(&[][..], |(_, counters)| counters);
     for (index, (name, help, _)) in names.iter().enumerate() {
         head(&mut text, &format!("fracas_proxy_{name}_total"), "counter", help.trim());
-        for (proxy, figures) in &stats.proxies {
-            let value = figures.counters.named()[index].2;
-            let _ = writeln!(text, "fracas_proxy_{name}_total{{proxy=\"{}\"}} {value}", escaped(proxy));
+        for (proxy, counters) in &proxies {
+            let _ = writeln!(text, "fracas_proxy_{name}_total{{proxy=\"{proxy}\"}} {}", counters[index].2);
         }
     }
     head(&mut text, "fracas_proxy_injected_total", "counter", "Faults injected.");
@@ -64,8 +65,9 @@ type Read = fn(&WorkerStats) -> u64;
 pub fn injected(stats: &Stats) -> Vec<(String, &'static str, u64)> {
     let mut all: Vec<(String, &'static str, u64)> = Vec::new();
     for (proxy, figures) in &stats.proxies {
+        let first = all.len();
         for rule in figures.rules.iter().chain(&figures.retired) {
-            match all.iter_mut().find(|(name, behavior, _)| name == proxy && *behavior == rule.behavior) {
+            match all[first..].iter_mut().find(|(_, behavior, _)| *behavior == rule.behavior) {
                 Some((.., sum)) => *sum += rule.injected,
                 None => all.push((proxy.clone(), rule.behavior, rule.injected)),
             }

@@ -59,10 +59,10 @@ impl Recorder {
         let time = nanoseconds.min(LONGEST_NS);
         let smallest = self.smallest.load(Ordering::Relaxed);
         if smallest == 0 || time < smallest - 1 {
-            self.smallest.store(time + 1, Ordering::Relaxed);
+            self.smallest.store(time + 1, Ordering::Release);
         }
         if time > self.largest.load(Ordering::Relaxed) {
-            self.largest.store(time, Ordering::Relaxed);
+            self.largest.store(time, Ordering::Release);
         }
         // One writer: plain additions, whose results others may read.
         self.sum.store(self.sum.load(Ordering::Relaxed).wrapping_add(time), Ordering::Relaxed);
@@ -73,17 +73,18 @@ impl Recorder {
 
     /// What was counted so far.
     pub fn read(&self) -> Times {
-        if self.smallest.load(Ordering::Relaxed) == 0 {
-            return Times::default();
-        }
-        let counters = self.counters.iter().enumerate();
+        let [smallest, largest_ns, sum_ns] =
+            [&self.smallest, &self.largest, &self.sum].map(|word| word.load(Ordering::Acquire));
+        let Some(smallest_ns) = smallest.checked_sub(1) else { return Times::default() };
+        // Most times are much alike: only the steps between the extremes are looked at. One that comes meanwhile may
+        // be missed, and is there the next time.
+        let steps = step_of(smallest_ns)..=step_of(largest_ns.max(smallest_ns));
+        let counters = self.counters[steps.clone()].iter().zip(steps);
         let counts: Vec<(u16, u64)> = counters
-            .map(|(step, count)| (step as u16, count.load(Ordering::Acquire)))
+            .map(|(count, step)| (step as u16, count.load(Ordering::Acquire)))
             .filter(|(_, count)| *count > 0)
             .collect();
-        let [smallest, largest_ns, sum_ns] =
-            [&self.smallest, &self.largest, &self.sum].map(|word| word.load(Ordering::Relaxed));
-        Times { counts, smallest_ns: smallest.saturating_sub(1), largest_ns, sum_ns }
+        if counts.is_empty() { Times::default() } else { Times { counts, smallest_ns, largest_ns, sum_ns } }
     }
 }
 
