@@ -95,8 +95,11 @@ fn config(count: u16, rules: usize) -> String {
         if rules > 0 {
             text.push_str("    rules:\n");
         }
-        for _ in 0..rules {
-            text.push_str("      - behavior: delay\n        options: {time: 50ms}\n        share: 1\n");
+        for rule in 0..rules {
+            let _ = write!(
+                text,
+                "      - name: r{rule}\n        behavior: delay\n        options: {{time: 50ms}}\n        share: 1\n"
+            );
         }
     }
     text

@@ -51,6 +51,8 @@ const LOADS: [(&str, &str, &[&str]); 3] = [
 /// What a proxy has at one time.
 struct Held {
     resident_mib: f64,
+    /// Of that, no files: what grows when code is first run is not memory that is held.
+    anonymous_mib: f64,
     descriptors: f64,
     connections: f64,
     busy_percent: f64,
@@ -85,8 +87,8 @@ fn soak(binary: &Path, session: &mut Session, run: u32, time: Duration, seed: u6
     let origin = parts::origin(binary, &[], &[DRIVER_CORE])?;
     let (mut proxy, api) =
         parts::proxy_with_api(binary, origin.listen, &["--protocol", "http"], &[SUBJECT_CORE])?;
+    let before = held(&proxy, api)?;
     let mut client = Api::connect(api)?;
-    let before = held(&proxy, &mut client)?;
 
     let mut loads = Vec::new();
     let seconds = format!("{}s", time.as_secs());
@@ -103,19 +105,22 @@ fn soak(binary: &Path, session: &mut Session, run: u32, time: Duration, seed: u6
         flipped
     })?;
     client.set("normal", &[])?;
+    drop(client);
     for (name, load) in loads {
         let failed = ended(load).err();
         failed.into_iter().for_each(|error| session.remark(format!("the {name} load: {error:#}")));
     }
     std::thread::sleep(CALM - REST);
     anyhow::ensure!(proxy.server.is_alive(), "the proxy has ended");
-    let after = held(&proxy, &mut client)?;
+    let after = held(&proxy, api)?;
 
     let mut add = |metric: &str, value| session.add(CELL, "fracas", run, metric, value);
     add("resident_after_over_before", after.resident_mib / before.resident_mib);
     add("resident_mib_before", before.resident_mib);
     add("resident_mib_peak", peak_mib);
     add("resident_mib_after", after.resident_mib);
+    add("anonymous_mib_before", before.anonymous_mib);
+    add("anonymous_mib_after", after.anonymous_mib);
     add("descriptors_more", after.descriptors - before.descriptors);
     add("connections_after", after.connections);
     add("busy_percent_before", before.busy_percent);
@@ -129,15 +134,17 @@ fn ended(load: Ongoing) -> anyhow::Result<()> {
     parts::run_json(load, ENDS_AFTER).map(drop)
 }
 
-/// At rest: takes [`REST`] to see how busy it is.
-fn held(proxy: &Part, client: &mut Api) -> anyhow::Result<Held> {
+/// At rest: takes [`REST`] to see how busy it is. The API is dialled anew: a connection on which nobody reads for a
+/// minute answers no pings and is closed.
+fn held(proxy: &Part, api: SocketAddr) -> anyhow::Result<Held> {
     let busy = proxy.server.cpu_time();
     std::thread::sleep(REST);
     let busy = proxy.server.cpu_time().saturating_sub(busy);
     Ok(Held {
         resident_mib: mib(proxy.server.resident_bytes()),
+        anonymous_mib: mib(proxy.server.anonymous_bytes()),
         descriptors: proxy.server.descriptors() as f64,
-        connections: client.get_proxy()?.connections_open as f64,
+        connections: Api::connect(api)?.get_proxy()?.connections_open as f64,
         busy_percent: busy.as_secs_f64() / REST.as_secs_f64() * 100.0,
     })
 }

@@ -23,7 +23,9 @@ pub fn markdown(rows: &[Row]) -> String {
          the ratios of each run, whose subjects took turns within it.\n",
     );
     text.push_str("\n## Targets\n\n| figure | target | measured | |\n|---|---|---|---|\n");
-    for target in targets() {
+    // What a session did not run is no gap in it; a peer that is missing from one that ran is.
+    let has_run = |target: &Target| rows.iter().any(|row| row.command == target.key.command);
+    for target in targets().into_iter().filter(has_run) {
         text.push_str(&target_line(rows, &target));
     }
     for (command, cell) in distinct(rows, |row| (row.command.as_str(), row.cell.as_str())) {
