@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fracas_dataplane::behavior::{Rule, mix};
-use fracas_dataplane::config::{Config, DEFAULT_NAME, DRAIN_DEFAULT};
+use fracas_dataplane::config::{Config, DEFAULT_NAME, DRAIN_DEFAULT, KEEPALIVE, is_keepalive};
 use fracas_dataplane::destination::{Destinations, Pattern};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::Term;
-use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, LeaseRequest, ProxyInfo, ProxySpec};
+use fracas_dataplane::proxy::{
+    Dataplane, DataplaneSettings, Handle, LeaseRequest, Patience, ProxyInfo, ProxySpec,
+};
 use fracas_loadgen::scenario::units;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -77,6 +79,21 @@ pub struct Args {
     /// How long an upstream connect may take [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
     connect_timeout: Option<Duration>,
+    /// How long the addresses of the upstream's name are good for; 0: for ever [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    resolve: Option<Duration>,
+    /// Close connections on which nothing has passed for so long; 0: never [default: 0]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    idle_timeout: Option<Duration>,
+    /// How long a peer may keep its socket after it got everything and a FIN [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    linger: Option<Duration>,
+    /// How long nothing may pass after one side has sent its FIN [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = parse_half_close, conflicts_with = "config")]
+    half_close: Option<Duration>,
+    /// Silence after which a peer is asked whether it is there, 1s to 9h; 0: never [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = parse_keepalive, conflicts_with = "config")]
+    keepalive: Option<Duration>,
     /// Address to connect to the upstream from; may be repeated
     #[arg(long = "source-address", value_name = "IP", conflicts_with = "config")]
     source_addresses: Vec<IpAddr>,
@@ -264,11 +281,13 @@ fn from_flags(args: &Args) -> anyhow::Result<Planned> {
             ));
         }
     };
-    let spec = spec(DEFAULT_NAME, listen, &upstream)?;
+    let spec = spec(DEFAULT_NAME, listen, &upstream);
     let spec = ProxySpec {
         protocol: args.protocol,
         rules,
         connect_timeout: args.connect_timeout.unwrap_or(spec.connect_timeout),
+        patience: patience(args),
+        resolve: args.resolve.unwrap_or(spec.resolve),
         source_addresses: args.source_addresses.clone(),
         ..spec
     };
@@ -281,9 +300,11 @@ fn from_config(config: &Config) -> anyhow::Result<Vec<Planned>> {
             protocol: proxy.protocol,
             rules: proxy.rules.clone(),
             connect_timeout: proxy.connect_timeout,
+            patience: proxy.patience,
+            resolve: proxy.resolve,
             source_addresses: proxy.source_addresses.clone(),
             held_bytes_max: usize::try_from(proxy.held_bytes_max)?,
-            ..spec(&proxy.name, proxy.listen, &proxy.upstream)?
+            ..spec(&proxy.name, proxy.listen, &proxy.upstream)
         };
         let timeline = proxy.timeline.iter().map(|entry| (entry.at, entry.lasts, entry.rules.clone()));
         Ok(Planned { spec, timeline: timeline.collect() })
@@ -291,13 +312,33 @@ fn from_config(config: &Config) -> anyhow::Result<Vec<Planned>> {
     proxies.collect()
 }
 
-fn spec(name: &str, listen: SocketAddr, upstream: &str) -> anyhow::Result<ProxySpec> {
-    let wrong = |why: String| UsageError::because(format!("upstream `{upstream}`: {why}; write HOST:PORT"));
-    let addresses: Vec<SocketAddr> =
-        upstream.to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
-    let first = *addresses.first().ok_or_else(|| wrong("it has no address".to_owned()))?;
-    let spec = ProxySpec::new(name, listen, first);
-    Ok(ProxySpec { upstream: upstream.to_owned(), upstream_addresses: addresses, ..spec })
+/// The limits on silence that the flags set.
+fn patience(args: &Args) -> Patience {
+    let default = Patience::default();
+    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
+    Patience {
+        idle: args.idle_timeout.map_or(default.idle, some),
+        linger: args.linger.unwrap_or(default.linger),
+        half_close: args.half_close.unwrap_or(default.half_close),
+        keepalive: args.keepalive.map_or(default.keepalive, some),
+    }
+}
+
+fn parse_half_close(text: &str) -> Result<Duration, String> {
+    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
+    if time.is_zero() { Err("give a time above 0 such as 60s".to_owned()) } else { Ok(time) }
+}
+
+fn parse_keepalive(text: &str) -> Result<Duration, String> {
+    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
+    if time.is_zero() || is_keepalive(time) { Ok(time) } else { Err(format!("give {KEEPALIVE}")) }
+}
+
+/// A name that has no address yet is looked up again while the proxy runs.
+fn spec(name: &str, listen: SocketAddr, upstream: &str) -> ProxySpec {
+    let addresses = upstream.to_socket_addrs().map_or_else(|_| Vec::new(), Iterator::collect);
+    let spec = ProxySpec::new(name, listen, SocketAddr::from(([0, 0, 0, 0], 0)));
+    ProxySpec { upstream: upstream.to_owned(), upstream_addresses: addresses, ..spec }
 }
 
 fn plan_timeline(
@@ -326,9 +367,51 @@ fn announce(info: &ProxyInfo) {
         "proxy {} listens on {} → {} ({}, {rules})",
         info.spec.name, info.spec.listen, info.spec.upstream, info.spec.protocol
     );
+    if info.spec.upstream_addresses.is_empty() {
+        eprintln!(
+            "fracas: `{}` has no address yet; its connections fail until a lookup finds one",
+            info.spec.upstream
+        );
+    }
 }
 
 /// A seed that differs from run to run; it is printed, so that a run can be repeated.
 fn seed_from_clock() -> u64 {
     fracas_dataplane::clock::Instant::now().as_nanos() % 1_000_000_007
+}
+
+#[cfg(test)]
+mod tests {
+    use fracas_dataplane::config::RESOLVE_DEFAULT;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn planned(flags: &str) -> Result<ProxySpec, String> {
+        let line = format!("proxy --listen 127.0.0.1:0 --upstream 127.0.0.1:80 {flags}");
+        let line: Line =
+            clap::Parser::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())?;
+        from_flags(&line.args).map(|planned| planned.spec).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_limits_on_silence_have_flags_and_zero_means_none() {
+        let spec = planned("").unwrap();
+        assert_eq!((spec.patience, spec.resolve), (Patience::default(), RESOLVE_DEFAULT));
+        let flags = "--idle-timeout 10m --linger 1s --half-close 5m --keepalive 0 --resolve 5s";
+        let spec = planned(flags).unwrap();
+        let seconds = Duration::from_secs;
+        let (idle, linger, half_close) = (Some(seconds(600)), seconds(1), seconds(300));
+        assert_eq!(spec.patience, Patience { idle, linger, half_close, keepalive: None });
+        assert_eq!(spec.resolve, seconds(5));
+        assert_eq!(planned("--idle-timeout 0").unwrap().patience.idle, None);
+        let wrong = planned("--keepalive 200ms").unwrap_err();
+        assert!(wrong.contains("1s to 9h"), "{wrong}");
+        assert!(planned("--half-close 0").is_err());
+    }
 }

@@ -124,6 +124,7 @@ pub fn proxy_stats_proto(name: &str, stats: &ProxyStats, ended: &[RuleStats]) ->
         natural_failures: named(&[
             "connect_failures",
             "connect_timeouts",
+            "resolve_failures",
             "client_resets",
             "upstream_resets",
             "protocol_errors",
@@ -135,6 +136,9 @@ pub fn proxy_stats_proto(name: &str, stats: &ProxyStats, ended: &[RuleStats]) ->
             "accept_paused",
             "connection_limit_reached",
             "pipeline_limit_reached",
+            "linger_limit_reached",
+            "half_close_limit_reached",
+            "idle_timeouts",
         ]),
         held_bytes: stats.held_bytes as u64,
         rules: rules.chain(ended).collect(),
