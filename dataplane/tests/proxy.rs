@@ -341,20 +341,50 @@ fn one_buffer_is_enough_for_everything() {
 
 #[test]
 fn a_drain_lets_live_connections_finish() {
-    let server = EchoServer::start();
-    let proxy = Proxy::start(server.address, Protocol::Tcp, Vec::new());
+    let (connected, servers) = std::sync::mpsc::channel();
+    let is_first = std::sync::atomic::AtomicBool::new(true);
+    let address = serve(Default::default(), move |stream| {
+        // The others, by which the test looks whether it still listens, end at once.
+        if is_first.swap(false, Ordering::SeqCst) {
+            connected.send(stream).unwrap();
+        }
+    });
+    let proxy = Proxy::start(address, Protocol::Tcp, Vec::new());
     let mut client = proxy.connect();
-    client.write_all(b"x").unwrap();
-    client.read_exact(&mut [0; 1]).unwrap();
+    client.write_all(b"question").unwrap();
+    let mut server = servers.recv().unwrap();
+    server.read_exact(&mut [0; 8]).unwrap();
     let address = proxy.address;
-    let drain = std::thread::spawn(move || proxy.dataplane.drain(Duration::from_secs(30)));
+    let drain = std::thread::spawn(move || proxy.dataplane.drain(Duration::from_secs(60)));
     while std::net::TcpStream::connect(address).is_ok() {
         std::thread::yield_now();
     }
-    client.write_all(b"still served").unwrap();
-    client.read_exact(&mut [0; 12]).unwrap();
-    drop(client);
+    // It is quiet, but for want of its answer; a second after that it is idle.
+    server.write_all(b"answer").unwrap();
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"answer");
+    drop((client, server));
     assert_eq!(drain.join().unwrap().cut, 0);
+}
+
+#[test]
+fn a_drain_can_be_ended_at_once() {
+    let address = serve(Default::default(), |stream| {
+        let _ = stream.peek(&mut [0; 1]);
+        std::thread::sleep(Duration::from_secs(3600));
+    });
+    let proxy = Proxy::start(address, Protocol::Tcp, Vec::new());
+    let mut client = proxy.connect();
+    client.write_all(b"nobody answers").unwrap();
+    while proxy.handle().stats().unwrap().proxies["test"].counters.request_bytes == 0 {
+        std::thread::yield_now();
+    }
+    let handle = proxy.handle();
+    let drain = std::thread::spawn(move || proxy.dataplane.drain(Duration::from_secs(3600)));
+    handle.close_all();
+    assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(drain.join().unwrap().cut, 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The running data plane: its worker threads, how they start, drain and stop.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -118,6 +118,7 @@ impl Dataplane {
             keeper,
             stopped: AtomicBool::new(false),
             resolver: Resolver::default(),
+            cut: AtomicUsize::new(0),
         };
         let handle = Handle(Arc::new(shared));
         let keeper = {
@@ -133,7 +134,8 @@ impl Dataplane {
         self.handle.clone()
     }
 
-    /// Stops accepting, lets live connections finish for `limit`, then cuts what is left and stops.
+    /// Stops accepting, closes idle connections, lets the others finish for `limit`, then cuts what is left and stops.
+    /// [`Handle::close_all`] ends it sooner.
     pub fn drain(self, limit: Duration) -> Drained {
         let deadline = Instant::now() + limit;
         let done: Vec<Receiver<()>> = self.handle.ask_all(Command::Drain);
@@ -141,7 +143,8 @@ impl Dataplane {
             let _ = worker.recv_timeout(deadline - Instant::now());
         }
         let open = |worker: &Link| worker.figures.read_worker().connections;
-        let cut = self.handle.0.workers.iter().map(open).sum();
+        let left: usize = self.handle.0.workers.iter().map(open).sum();
+        let cut = left.max(self.handle.0.cut.load(Ordering::Relaxed));
         Drained { cut }
     }
 }

@@ -78,7 +78,7 @@ impl Exchanges {
     }
 
     /// Whether nothing is under way in either direction.
-    fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.requests.is_idle() && self.replies.is_idle() && self.parked.is_none()
     }
 }

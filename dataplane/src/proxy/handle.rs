@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) keeper: Sender<Vec<Event>>,
     pub(super) stopped: AtomicBool,
     pub(super) resolver: Resolver,
+    /// Connections that were cut before a drain had ended.
+    pub(super) cut: AtomicUsize,
 }
 
 impl Handle {
@@ -60,6 +62,15 @@ impl Handle {
     /// How many workers there are.
     pub fn workers(&self) -> usize {
         self.0.workers.len()
+    }
+
+    /// Closes all listeners and connections now, each in order but without waiting for its peer; a drain that is under
+    /// way ends with it.
+    pub fn close_all(&self) {
+        let open = |worker: &Link| worker.figures.read_worker().connections;
+        let cut = self.0.workers.iter().map(open).sum();
+        self.0.cut.fetch_add(cut, Ordering::Relaxed);
+        self.0.workers.iter().for_each(|worker| worker.tell(Command::Cut));
     }
 
     /// What the kernel can do.

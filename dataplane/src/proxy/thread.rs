@@ -52,6 +52,8 @@ pub(super) enum Command {
     /// The name of its upstream was not found, for this reason.
     NotResolved(u32, Arc<str>),
     Drain(Sender<()>),
+    /// Close everything now.
+    Cut,
     Stop,
 }
 
@@ -150,6 +152,7 @@ pub(super) fn run_worker(
                         worker.drain();
                         drained = Some(reply);
                     }
+                    Command::Cut => worker.cut(STOP_LINGER),
                     Command::Stop => return stop(worker),
                 }
             }

@@ -23,6 +23,8 @@ use crate::timers::Timers;
 const LISTENER: u8 = 0;
 /// How long accepting rests when no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a worker that drains looks for connections that have become idle.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
 /// What a worker must know of a proxy to open it.
 #[derive(Clone, Debug)]
@@ -129,6 +131,8 @@ pub(super) enum What {
     Accept,
     /// Look again for a descriptor.
     Shortage,
+    /// Close what has become idle while the worker drains.
+    Drain,
     /// Hand over the events.
     Events,
 }
@@ -174,6 +178,7 @@ pub struct Worker<R: Ring> {
     look_again: bool,
     /// The turn in which those that wait for one were thinned out last.
     thinned_in: u64,
+    draining: bool,
     events_due: bool,
     events: mpsc::Sender<Vec<Event>>,
     woken: bool,
@@ -211,6 +216,7 @@ impl<R: Ring> Worker<R> {
             look_due: false,
             look_again: false,
             thinned_in: 0,
+            draining: false,
             events_due: false,
             events,
             woken: false,
@@ -487,10 +493,29 @@ impl<R: Ring> Worker<R> {
         self.open_connections() == 0 && self.parting.is_empty()
     }
 
-    /// Stops listening everywhere; live connections go on.
+    /// Stops listening everywhere and closes the connections that are idle, now and whenever one becomes so; others go
+    /// on.
     pub fn drain(&mut self) {
         for id in 0..self.proxies.len() as u32 {
             self.shut(id, false);
+        }
+        if !std::mem::replace(&mut self.draining, true) {
+            self.close_idle();
+        }
+    }
+
+    /// Closes the connections that are idle, and looks again soon as long as any is left.
+    fn close_idle(&mut self) {
+        for slot in 0..self.connections.len() {
+            let Some(connection) = &mut self.connections[slot] else { continue };
+            if connection.is_idle(self.cx.now) {
+                connection.close(&mut self.cx);
+                self.free_if_closed(slot as u32);
+            }
+        }
+        if !self.is_empty() {
+            let timer = Timer { slot: 0, generation: 0, what: What::Drain };
+            self.cx.timers.insert(self.cx.now + DRAIN_LOOK, timer);
         }
     }
 
@@ -634,6 +659,7 @@ impl<R: Ring> Worker<R> {
     fn on_timer(&mut self, timer: Timer) {
         match timer.what {
             What::Events => return self.hand_over_events(),
+            What::Drain => return self.close_idle(),
             What::Shortage => {
                 (self.look_due, self.look_again) = (false, true);
                 return;
@@ -666,7 +692,7 @@ impl<R: Ring> Worker<R> {
             What::ConnectTimeout => connection.on_connect_timeout(&mut self.cx, proxy),
             What::Reset => connection.on_reset_due(&mut self.cx),
             What::Patience => connection.on_patience(&mut self.cx, proxy),
-            What::Accept | What::Shortage | What::Events => unreachable!("handled above"),
+            What::Accept | What::Shortage | What::Drain | What::Events => unreachable!("handled above"),
         }
         self.free_if_closed(timer.slot);
     }

@@ -334,3 +334,91 @@ fn simulation_of_a_worker_that_stops_waits_for_nobody_beyond_its_own_limit() {
         world.network.assert_quiescent();
     }
 }
+
+impl World {
+    fn drain(&mut self) {
+        self.worker.borrow_mut().0.drain();
+        self.network.wake(self.ring);
+    }
+}
+
+#[test]
+fn simulation_of_a_drain_closes_what_is_idle_and_lets_the_others_finish() {
+    let mut world = plain_world(Vec::new());
+    let (idle, idle_server) = world.pair();
+    let (busy, busy_server) = world.pair();
+    idle.write(b"question");
+    busy.write(b"question");
+    world.run(Duration::from_millis(10));
+    idle_server.write(b"answer");
+    world.run(Duration::from_secs(5));
+    world.drain();
+    world.run(Duration::from_millis(10));
+    assert!(
+        idle.state().eof && idle_server.state().eof && !idle.state().reset,
+        "it was quiet after its answer"
+    );
+    [&idle, &idle_server].into_iter().for_each(Peer::close);
+    world.run(Duration::from_secs(60));
+    assert!(!busy.state().eof, "its answer may come yet");
+    busy_server.write(b"answer");
+    world.run(Duration::from_millis(500));
+    assert!(!busy.state().eof, "there may be more");
+    world.run(Duration::from_millis(700));
+    assert_eq!((busy.read(), busy.state().eof, busy_server.state().eof), (b"answer".to_vec(), true, true));
+    [&busy, &busy_server].into_iter().for_each(Peer::close);
+    world.run(Duration::from_secs(1));
+    assert!(world.worker.borrow().0.is_empty());
+    world.network.assert_quiescent();
+}
+
+#[test]
+fn simulation_of_a_drain_lets_held_bytes_go_and_ends_connections_that_never_spoke() {
+    let mut world = plain_world(vec![one("delay", "delay", &[("time", "5s"), ("side", "reply")])]);
+    let (silent, _silent_server) = world.pair();
+    let (client, server) = world.pair();
+    client.write(b"question");
+    world.run(Duration::from_millis(10));
+    server.write(b"held");
+    world.drain();
+    world.run(Duration::from_secs(2));
+    assert!(silent.state().eof && !client.state().eof);
+    world.run(Duration::from_millis(3100));
+    assert_eq!(client.read(), b"held");
+    world.run(Duration::from_millis(1100));
+    assert!(client.state().eof && !client.state().reset);
+}
+
+#[test]
+fn simulation_of_a_drain_closes_a_kept_connection_when_its_exchange_has_ended() {
+    let rules = vec![one("delay", "delay", &[("time", "1ms")])];
+    let mut world = World::opened(1, Faults::NONE, Protocol::Http, rules, |_| {});
+    world.network.set_socket_buffers(4000, 4000);
+    world.network.set_link(Link::default());
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let ask = |world: &mut World| {
+        let client = world.network.dial(world.proxy);
+        client.write(request);
+        let server = world.next_served();
+        world.run(Duration::from_millis(10));
+        (client, server)
+    };
+    let (kept, kept_server) = ask(&mut world);
+    kept_server.write(reply);
+    let (busy, busy_server) = ask(&mut world);
+    world.drain();
+    world.run(Duration::from_millis(1));
+    assert!(
+        kept.state().eof && kept_server.state().eof && !kept.state().reset,
+        "at once, not after a second"
+    );
+    world.run(Duration::from_secs(60));
+    assert!(!busy.state().eof);
+    busy_server.write(&reply[..20]);
+    world.run(Duration::from_secs(5));
+    assert!(!busy.state().eof, "a half of a reply is none");
+    busy_server.write(&reply[20..]);
+    world.run(Duration::from_millis(200));
+    assert_eq!((busy.read(), busy.state().eof), (reply.to_vec(), true));
+}

@@ -51,7 +51,33 @@ impl Wait {
     }
 }
 
+/// How long plain bytes must have been quiet before a drain takes their connection for idle.
+const DRAIN_QUIET: Duration = Duration::from_secs(1);
+
 impl Connection {
+    /// Whether nothing is under way on it, so that a drain may close it.
+    ///
+    /// | bytes | idle is |
+    /// |---|---|
+    /// | messages | no request has begun whose reply has not ended |
+    /// | plain, a tunnel | nothing has passed for a second, and the last thing that did came from the upstream |
+    /// | any, with bytes queued, a side that waits for the other's end, or a hang | never |
+    pub(in crate::proxy) fn is_idle(&self, now: Instant) -> bool {
+        let (request, reply) = (&self.request, &self.reply);
+        let is_open = request.end == End::Open && matches!(reply.end, End::Open | End::Sent);
+        if self.closing || self.hung || !is_open || request.bytes() + reply.bytes() > 0 {
+            return false;
+        }
+        match &self.exchanges {
+            Some(exchanges) => exchanges.is_idle(),
+            None => {
+                let nothing_ever = request.moved_at == Instant::ZERO && reply.moved_at == Instant::ZERO;
+                let answered = nothing_ever || reply.moved_at > request.moved_at;
+                answered && now - reply.moved_at.max(self.changed_at) >= DRAIN_QUIET
+            }
+        }
+    }
+
     /// Sees to it that the connection is looked at when its patience may end, or a side may be gone.
     pub(super) fn wait<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &ProxyState) {
         let due = self.patience_ends(cx.now, &proxy.patience).min(self.next_look(cx.now));
