@@ -63,20 +63,28 @@ fn simulation_of_a_cut_gives_the_side_that_is_closed_in_order_its_queued_bytes_a
 }
 
 #[test]
-fn simulation_of_a_cut_lets_held_bytes_go_when_they_are_due() {
-    let delay = one("delay", "delay", &[("time", "5s"), ("side", "both")]);
-    let mut world = plain_world(vec![delay]);
-    let (client, server) = world.pair();
-    server.write(b"held");
-    world.run(Duration::from_secs(1));
-    world.set_rules(vec![one("reset", "reset", &[("side", "upstream")])]);
-    world.run(Duration::from_millis(3900));
-    assert!(server.state().reset, "what is reset is reset at once");
-    assert_eq!((client.received_bytes(), client.state().eof), (0, false));
-    world.run(Duration::from_millis(200));
-    assert_eq!((client.read(), client.state().eof), (b"held".to_vec(), true));
-    client.close();
-    world.assert_empty();
+fn simulation_of_a_cut_lets_held_bytes_go_when_they_are_due_within_the_limit() {
+    // Held for less than the limit, and for more.
+    for (time, arrives) in [("1500ms", true), ("5s", false)] {
+        let delay = one("delay", "delay", &[("time", time), ("side", "both")]);
+        let mut world = plain_world(vec![delay]);
+        let (client, server) = world.pair();
+        server.write(b"held");
+        world.run(Duration::from_millis(10));
+        world.set_rules(vec![one("reset", "reset", &[("side", "upstream")])]);
+        world.run(Duration::from_millis(1400));
+        assert!(server.state().reset, "what is reset is reset at once");
+        assert_eq!((client.received_bytes(), client.state().eof), (0, false));
+        world.run(Duration::from_millis(200));
+        assert_eq!(
+            (client.received_bytes(), client.state().eof),
+            if arrives { (4, true) } else { (0, false) }
+        );
+        world.run(PATIENCE.linger);
+        assert_eq!(client.state().reset, !arrives);
+        client.close();
+        world.assert_empty();
+    }
 }
 
 #[test]

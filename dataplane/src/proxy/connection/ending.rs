@@ -37,6 +37,10 @@ impl Connection {
         }
         self.drop_queue(direction, cx);
         self.pipe(direction).discard = true;
+        if self.hung && ended && direction == Direction::Request {
+            // Its end was no failure, for the connection hangs by a rule.
+            return self.let_upstream_go(cx);
+        }
         let end = self.pipe(direction).end;
         if end == End::Rst {
             // Both sides are gone.
@@ -247,17 +251,11 @@ impl Connection {
         self.patience.take().map(|(timer, _)| cx.timers.cancel(timer));
         self.reset.take().and_then(|reset| reset.timer).map(|timer| cx.timers.cancel(timer));
         self.exchanges = None;
-        let linger = self.linger;
-        let mut until = cx.now + linger;
         for (direction, way) in [(Direction::Reply, downstream), (Direction::Request, upstream)] {
             let (pipe, _, sink) = self.parts(direction);
             let listens = sink.connected && !sink.broken && sink.socket.is_some();
             if way == Way::InOrder && listens {
                 sink.leaving = Leaving::Flushing { dropped: 0 };
-                if pipe.holds(cx.now) {
-                    // What a delay holds keeps its time.
-                    until = until.max(pipe.last_due() + linger);
-                }
             } else {
                 let reset = listens && (way == Way::Reset || pipe.bytes() > 0);
                 self.cut(direction.opposite(), reset, cx);
@@ -269,7 +267,7 @@ impl Connection {
         }
         self.settle(cx);
         if !self.is_closed() {
-            self.look_at(until, cx);
+            self.look_at(cx.now + self.linger, cx);
         }
     }
 

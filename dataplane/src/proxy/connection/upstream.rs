@@ -10,6 +10,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::ending::Way;
 use super::{Connection, UPSTREAM};
 use crate::behavior::Direction;
 use crate::proxy::event::Detail;
@@ -130,7 +131,11 @@ impl Connection {
     ) {
         if let Some(errno) = self.short.take() {
             self.upstream.connecting = false;
-            self.fail_to_connect(Detail::Failed("connect", errno), cx, proxy);
+            proxy.counters.connect_failures += 1;
+            proxy.failed(self.facts.ordinal, Detail::Failed("connect", errno), cx);
+            // Now, and not when the client has taken its leave: others wait for the descriptor.
+            let way = if self.reply.bytes() == 0 { Way::AtOnce } else { Way::InOrder };
+            self.leave(way, way, cx);
         }
     }
 
