@@ -330,7 +330,13 @@ fn because(run: &v1::Run) -> String {
 
 /// Why it stands as it does: what kept it from running, what it missed, or what is wrong with its figures.
 fn note(run: &v1::Run) -> String {
-    run.reason.clone()
+    let missed = run.slo_results.iter().find(|slo| !slo.kept);
+    let missed = missed.filter(|_| run.state() == v1::RunState::Failed);
+    match (run.reason.as_str(), missed) {
+        ("", Some(slo)) => format!("SLO missed: {} is {}", slo.objective, slo.measured),
+        ("", None) => run.reasons.first().cloned().unwrap_or_default(),
+        (reason, _) => reason.to_owned(),
+    }
 }
 
 /// A line on standard output; a reader that left (`fracas run list | head -1`) is no failure.
@@ -428,7 +434,7 @@ mod tests {
             v1::Run {
                 id: "r-4".into(),
                 state: v1::RunState::Queued.into(),
-                error: "waits for 2 nodes".into(),
+                reason: "waits for 2 nodes".into(),
                 ..v1::Run::default()
             },
         ];

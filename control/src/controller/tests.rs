@@ -200,6 +200,8 @@ fn delta(id: &str, sequence: u64, base_ms: u64) -> FromNode {
         counts,
         lag: values.clone(),
         own_lag: (0..100_u64).collect(),
+        ok_in_time: 100,
+        ended_in_time: 100,
         connections_opened: 5 * u64::from(sequence == 1),
         ..Interval::default()
     };
