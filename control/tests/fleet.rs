@@ -232,7 +232,7 @@ fn a_mistake_in_a_run_file_is_one_line_with_its_place() {
     let file = fleet.run_file(2, "conections: 5\n");
     let output = fleet.fracas(&["run", "submit", file.to_str().unwrap()]);
     let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+    assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
     assert!(error.contains("checkout.yml:7") && error.contains("connections"), "{error}");
 }
 
