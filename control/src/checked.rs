@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fracas_dataplane::destination::{Destinations, Refused};
-use fracas_dataplane::proxy::{Applied, Handle, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate};
+use fracas_dataplane::proxy::{Applied, Handle, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate, Replaced};
 
 use crate::lookup::host_of;
 
@@ -168,6 +168,38 @@ impl Checked {
             return Err(error);
         }
         Ok(made)
+    }
+
+    /// Makes those of `managed` and what `specs` adds to them what `specs` says, as one generation; other proxies stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with any of them; then none is changed.
+    pub fn replace(&self, specs: Vec<ProxySpec>, managed: &BTreeSet<String>) -> Result<Replaced, CheckError> {
+        let mut legs = self.legs();
+        let others = self.handle.list().into_iter().map(|info| info.spec);
+        let others: Vec<ProxySpec> = others.filter(|spec| !managed.contains(&spec.name)).collect();
+        let mut wanted = Legs::default();
+        for spec in others.iter().chain(&specs) {
+            let listen = match legs.by_name.get(&spec.name) {
+                // It keeps the port that it was given.
+                Some(leg) if spec.listen.port() == 0 && leg.listen.ip() == spec.listen.ip() => leg.listen,
+                _ => spec.listen,
+            };
+            wanted.put(&spec.name, Leg { listen, upstream: spec.upstream_addresses.clone() });
+        }
+        for spec in &specs {
+            self.check(&spec.name, &spec.upstream, &spec.upstream_addresses)?;
+            check_way(&spec.name, &spec.upstream, &wanted.by_name[&spec.name], &wanted)?;
+        }
+        let all = others.into_iter().chain(specs).collect();
+        let replaced = self.handle.replace_all(all)?;
+        *legs = Legs::default();
+        for info in self.handle.list() {
+            let leg = Leg { listen: info.spec.listen, upstream: info.spec.upstream_addresses };
+            legs.put(&info.spec.name, leg);
+        }
+        Ok(replaced)
     }
 
     /// Changes a proxy.

@@ -53,7 +53,8 @@ impl Statsd {
                 _ = stopped.wait_for(|stop| *stop) => true,
             };
             let read = handle.clone();
-            if let Ok(Ok(stats)) = tokio::task::spawn_blocking(move || read.stats()).await {
+            // Also after the workers have ended: nothing that they counted is to be lost.
+            if let Ok(stats) = tokio::task::spawn_blocking(move || read.last_stats()).await {
                 self.tell(&stats);
             }
             if last {

@@ -1,28 +1,31 @@
 //! `fracas proxy`: stands between client and upstream and breaks things on purpose.
 
+mod plan;
+mod reload;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fracas_dataplane::behavior::{Rule, mix};
-use fracas_dataplane::config::{Config, DEFAULT_NAME, DRAIN_DEFAULT, KEEPALIVE, is_keepalive};
+use fracas_dataplane::config::{Config, DRAIN_DEFAULT};
 use fracas_dataplane::destination::{Destinations, Pattern};
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::leases::Term;
-use fracas_dataplane::proxy::{
-    Dataplane, DataplaneSettings, Handle, LeaseRequest, Patience, ProxyInfo, ProxySpec,
-};
+use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo};
 use fracas_loadgen::scenario::units;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
+use self::plan::{Planned, Timelines};
+use self::reload::Reloader;
 use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
 use super::client::counted;
-use super::exit::{PolicyError, UsageError};
+use super::exit::{self, PolicyError, UsageError};
 use super::options::BehaviorOptions;
 use crate::checked::{CheckError, Checked};
 use crate::grpc::proxy_service::Proxies;
@@ -89,10 +92,10 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
     linger: Option<Duration>,
     /// How long nothing may pass after one side has sent its FIN [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = parse_half_close, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = plan::parse_half_close, conflicts_with = "config")]
     half_close: Option<Duration>,
     /// Silence after which a peer is asked whether it is there, 1s to 9h; 0: never [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = parse_keepalive, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = plan::parse_keepalive, conflicts_with = "config")]
     keepalive: Option<Duration>,
     /// Address to connect to the upstream from; may be repeated
     #[arg(long = "source-address", value_name = "IP", conflicts_with = "config")]
@@ -114,12 +117,6 @@ pub struct Args {
     options: BehaviorOptions,
 }
 
-/// A proxy to make, with the faults that its timeline plans.
-struct Planned {
-    spec: ProxySpec,
-    timeline: Vec<(Duration, Duration, Vec<Rule>)>,
-}
-
 /// Where the API listens unless it is told.
 const API_DEFAULT: &str = "127.0.0.1:7401";
 
@@ -127,14 +124,15 @@ const API_DEFAULT: &str = "127.0.0.1:7401";
 ///
 /// # Errors
 /// When the command line or the config is wrong, an address is taken, or this machine gives no ring.
+#[expect(clippy::too_many_lines, reason = "the order in which things begin and end, each a line or two")]
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.config.is_some() && !args.options.0.is_empty() {
         return Err(UsageError::because("options of behaviors stand in the config; leave the flags away"));
     }
     let config = args.config.as_deref().map(Config::load).transpose().map_err(UsageError::because)?;
-    let planned = match &config {
-        Some(config) => from_config(config)?,
-        None => vec![from_flags(&args)?],
+    let mut planned = match &config {
+        Some(config) => plan::from_config(config)?,
+        None => vec![plan::from_flags(&args)?],
     };
     let api = match (args.api.as_deref(), config.as_ref().and_then(|config| config.api)) {
         (Some("none"), _) => None,
@@ -159,6 +157,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let statsd = args.statsd.clone().or(configured.and_then(|config| config.statsd.clone()));
     let statsd = statsd.map(|server| Statsd::connect(&server, &args.statsd_prefix)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // Heard from now on: what comes before the proxy is ready waits.
+    let mut signals = runtime.block_on(async { Signals::new() })?;
     // The API's address is taken before any traffic is accepted: a clash ends the start, not the run.
     let listener = api
         .map(|address| {
@@ -169,15 +169,28 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         })
         .transpose()?;
     let destinations = Destinations::new(args.allowed_upstreams.clone()).map_err(UsageError::because)?;
+    settings.upstreams = plan::upstreams(destinations.clone());
+    let lookups = Lookups::default();
+    for why in runtime.block_on(plan::look_up(&mut planned, &lookups)) {
+        eprintln!("fracas: {why}; connections fail until it has an address");
+    }
     let dataplane = Dataplane::start(settings.clone())?;
     let handle = dataplane.handle();
     let checked = Arc::new(Checked::new(handle.clone(), destinations));
     let (specs, timelines): (Vec<_>, Vec<_>) =
         planned.into_iter().map(|Planned { spec, timeline }| (spec, timeline)).unzip();
+    let mut leases = Timelines::default();
     for (info, timeline) in checked.create_all(specs).map_err(not_made)?.iter().zip(timelines) {
-        plan_timeline(&handle, info, timeline)?;
+        leases.begin(&handle, &info.spec.name, timeline)?;
         announce(info);
     }
+    let reloader = args.config.clone().zip(config.clone()).map(|(path, config)| Reloader {
+        path,
+        config,
+        checked: checked.clone(),
+        lookups: lookups.clone(),
+        leases,
+    });
     let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     println!(
         "proxy ready: {}{}, seed {}, API {}, {}",
@@ -188,20 +201,63 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         handle.features(),
     );
     let api = listener.map(|listener| {
-        let proxies = Proxies::new(checked.clone(), Lookups::default(), args.token.insecure);
+        let proxies = Proxies::new(checked.clone(), lookups, args.token.insecure);
         (listener, guard, proxies)
     });
-    runtime.block_on(serve(handle.clone(), api, controller, statsd))?;
-    let drained = dataplane.drain(drain);
-    if drained.cut > 0 {
-        let cut = counted(drained.cut as u64, "connection");
-        println!("proxy stopped; {cut} still open after {drain:?} and cut");
-    } else {
-        println!("proxy stopped; all connections had finished");
+    let told = statsd.map(|statsd| {
+        let (stop, stopped) = watch::channel(false);
+        (stop, runtime.spawn(statsd.keep(handle.clone(), stopped)))
+    });
+    let reloader = runtime.block_on(serve(handle.clone(), api, controller, reloader, &mut signals))?;
+    // A config that was loaded since may say another time.
+    let drain = args.drain.or(reloader.map(|reloader| reloader.config.drain)).unwrap_or(drain);
+    let mut draining = runtime.spawn_blocking(move || dataplane.drain(drain));
+    let (drained, at_once) = runtime.block_on(async {
+        tokio::select! {
+            drained = &mut draining => return (drained, false),
+            () = signals.stop() => handle.close_all(),
+        }
+        (draining.await, true)
+    });
+    let drained = drained.context("the drain ended early")?;
+    if let Some((stop, told)) = told {
+        stop.send_replace(true);
+        let _ = runtime.block_on(told);
     }
     // Nothing that still runs is worth a wait: a look-up of a name takes as long as the resolver likes.
     runtime.shutdown_background();
-    Ok(ExitCode::SUCCESS)
+    let cut = counted(drained.cut as u64, "connection");
+    match drained.cut {
+        _ if at_once => println!("proxy stopped at once; {cut} cut"),
+        0 => println!("proxy stopped; all connections had finished"),
+        _ => println!("proxy stopped; {cut} still open after {drain:?} and cut"),
+    }
+    Ok(if at_once { ExitCode::from(exit::INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// The signals that a proxy hears, from the moment it is ready to its end: none gets lost in between.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Done when it is to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Why a proxy of the command line or the config is not made.
@@ -213,22 +269,23 @@ fn not_made(error: CheckError) -> anyhow::Error {
     }
 }
 
-/// Serves the API and statsd until the process is told to stop.
+/// Serves the API until the process is told to stop, and loads the config again when it is told so (SIGHUP). Without a
+/// config a hangup means what it means to others: the terminal is gone, stop.
 async fn serve(
     handle: Handle,
     listener: Option<(TcpListener, Guard, Proxies)>,
     controller: Option<Dial>,
-    statsd: Option<Statsd>,
-) -> anyhow::Result<()> {
+    mut reloader: Option<Reloader>,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Reloader>> {
     let api = listener.as_ref().and_then(|(listener, ..)| listener.local_addr().ok());
-    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
     let served = listener.map(|(listener, guard, proxies)| {
         let mut stopped = stopped.clone();
         tokio::spawn(proxy_server::serve(proxies, listener, guard, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }))
     });
-    let told = statsd.map(|statsd| tokio::spawn(statsd.keep(handle.clone(), stopped.clone())));
     if let Some(controller) = controller {
         let identity =
             crate::agent::identity::identity(&format!("proxy-{}", std::process::id()), BTreeMap::new());
@@ -240,19 +297,30 @@ async fn serve(
             }
         });
     }
-    let mut terminated = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminated.recv() => {}
+    loop {
+        let hangup = tokio::select! {
+            () = async {
+                tokio::select! {
+                    _ = signals.interrupt.recv() => {}
+                    _ = signals.terminate.recv() => {}
+                }
+            } => false,
+            _ = signals.hangup.recv() => true,
+        };
+        let Some(reloader) = reloader.as_mut().filter(|_| hangup) else { break };
+        // Whoever started it may have stopped reading; that is no reason to end.
+        let _ = match reloader.reload().await {
+            Ok(changed) => {
+                writeln!(std::io::stdout(), "proxy reloaded {}: {changed}", reloader.path.display())
+            }
+            Err(why) => writeln!(std::io::stderr(), "fracas: not reloaded, nothing was changed: {why}"),
+        };
     }
     stop.send_replace(true);
-    if let Some(told) = told {
-        let _ = told.await;
+    if let Some(served) = served {
+        served.await.context("the API ended")??;
     }
-    match served {
-        Some(served) => served.await.context("the API ended")?,
-        None => Ok(()),
-    }
+    Ok(reloader)
 }
 
 /// The controller to join. It is shown the same token that the API asks for: a fleet has one.
@@ -269,94 +337,6 @@ fn controller(args: &Args, guard: &Guard) -> anyhow::Result<Option<Dial>> {
     }
 }
 
-fn from_flags(args: &Args) -> anyhow::Result<Planned> {
-    let listen = args.listen.ok_or_else(|| UsageError::because("--listen is missing"))?;
-    let upstream = args.upstream.clone().ok_or_else(|| UsageError::because("--upstream is missing"))?;
-    let rules = match &args.behavior {
-        Some(text) => mix::parse(text, &args.options.0).map_err(UsageError::because)?,
-        None if args.options.0.is_empty() => Vec::new(),
-        None => {
-            return Err(UsageError::because(
-                "an option of a behavior needs --behavior, such as --behavior 20:delay",
-            ));
-        }
-    };
-    let spec = spec(DEFAULT_NAME, listen, &upstream);
-    let spec = ProxySpec {
-        protocol: args.protocol,
-        rules,
-        connect_timeout: args.connect_timeout.unwrap_or(spec.connect_timeout),
-        patience: patience(args),
-        resolve: args.resolve.unwrap_or(spec.resolve),
-        source_addresses: args.source_addresses.clone(),
-        ..spec
-    };
-    Ok(Planned { spec, timeline: Vec::new() })
-}
-
-fn from_config(config: &Config) -> anyhow::Result<Vec<Planned>> {
-    let proxies = config.proxies.iter().map(|proxy| {
-        let spec = ProxySpec {
-            protocol: proxy.protocol,
-            rules: proxy.rules.clone(),
-            connect_timeout: proxy.connect_timeout,
-            patience: proxy.patience,
-            resolve: proxy.resolve,
-            source_addresses: proxy.source_addresses.clone(),
-            held_bytes_max: usize::try_from(proxy.held_bytes_max)?,
-            ..spec(&proxy.name, proxy.listen, &proxy.upstream)
-        };
-        let timeline = proxy.timeline.iter().map(|entry| (entry.at, entry.lasts, entry.rules.clone()));
-        Ok(Planned { spec, timeline: timeline.collect() })
-    });
-    proxies.collect()
-}
-
-/// The limits on silence that the flags set.
-fn patience(args: &Args) -> Patience {
-    let default = Patience::default();
-    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
-    Patience {
-        idle: args.idle_timeout.map_or(default.idle, some),
-        linger: args.linger.unwrap_or(default.linger),
-        half_close: args.half_close.unwrap_or(default.half_close),
-        keepalive: args.keepalive.map_or(default.keepalive, some),
-    }
-}
-
-fn parse_half_close(text: &str) -> Result<Duration, String> {
-    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
-    if time.is_zero() { Err("give a time above 0 such as 60s".to_owned()) } else { Ok(time) }
-}
-
-fn parse_keepalive(text: &str) -> Result<Duration, String> {
-    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
-    if time.is_zero() || is_keepalive(time) { Ok(time) } else { Err(format!("give {KEEPALIVE}")) }
-}
-
-/// A name that has no address yet is looked up again while the proxy runs.
-fn spec(name: &str, listen: SocketAddr, upstream: &str) -> ProxySpec {
-    let addresses = upstream.to_socket_addrs().map_or_else(|_| Vec::new(), Iterator::collect);
-    let spec = ProxySpec::new(name, listen, SocketAddr::from(([0, 0, 0, 0], 0)));
-    ProxySpec { upstream: upstream.to_owned(), upstream_addresses: addresses, ..spec }
-}
-
-fn plan_timeline(
-    handle: &Handle,
-    info: &ProxyInfo,
-    timeline: Vec<(Duration, Duration, Vec<Rule>)>,
-) -> anyhow::Result<()> {
-    for (at, lasts, rules) in timeline {
-        handle.acquire(LeaseRequest {
-            proxy: info.spec.name.clone(),
-            rules,
-            owner: "timeline".to_owned(),
-            term: Term { ttl: None, starts_in: at, active_for: Some(lasts) },
-        })?;
-    }
-    Ok(())
-}
-
 fn announce(info: &ProxyInfo) {
     let rules = match info.spec.rules.len() {
         0 => "no rules".to_owned(),
@@ -367,51 +347,9 @@ fn announce(info: &ProxyInfo) {
         "proxy {} listens on {} → {} ({}, {rules})",
         info.spec.name, info.spec.listen, info.spec.upstream, info.spec.protocol
     );
-    if info.spec.upstream_addresses.is_empty() {
-        eprintln!(
-            "fracas: `{}` has no address yet; its connections fail until a lookup finds one",
-            info.spec.upstream
-        );
-    }
 }
 
 /// A seed that differs from run to run; it is printed, so that a run can be repeated.
 fn seed_from_clock() -> u64 {
     fracas_dataplane::clock::Instant::now().as_nanos() % 1_000_000_007
-}
-
-#[cfg(test)]
-mod tests {
-    use fracas_dataplane::config::RESOLVE_DEFAULT;
-
-    use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn planned(flags: &str) -> Result<ProxySpec, String> {
-        let line = format!("proxy --listen 127.0.0.1:0 --upstream 127.0.0.1:80 {flags}");
-        let line: Line =
-            clap::Parser::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())?;
-        from_flags(&line.args).map(|planned| planned.spec).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_limits_on_silence_have_flags_and_zero_means_none() {
-        let spec = planned("").unwrap();
-        assert_eq!((spec.patience, spec.resolve), (Patience::default(), RESOLVE_DEFAULT));
-        let flags = "--idle-timeout 10m --linger 1s --half-close 5m --keepalive 0 --resolve 5s";
-        let spec = planned(flags).unwrap();
-        let seconds = Duration::from_secs;
-        let (idle, linger, half_close) = (Some(seconds(600)), seconds(1), seconds(300));
-        assert_eq!(spec.patience, Patience { idle, linger, half_close, keepalive: None });
-        assert_eq!(spec.resolve, seconds(5));
-        assert_eq!(planned("--idle-timeout 0").unwrap().patience.idle, None);
-        let wrong = planned("--keepalive 200ms").unwrap_err();
-        assert!(wrong.contains("1s to 9h"), "{wrong}");
-        assert!(planned("--half-close 0").is_err());
-    }
 }

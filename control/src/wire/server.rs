@@ -142,6 +142,8 @@ pub async fn serve(
     let mut tasks = JoinSet::new();
     let mut aside = Aside::default();
     aside.fill();
+    // Whether the last accept failed, and a descriptor was given up for the next.
+    let mut given = false;
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -154,13 +156,21 @@ pub async fn serve(
         };
         match accepted {
             Ok((tcp, peer)) => {
+                given = false;
                 aside.fill();
                 admit(&shared, tcp, peer, &mut tasks, &ended);
             }
             Err(why) if is_of_one_connection(&why) => {}
             Err(why) => {
-                if !aside.give(&why) {
+                if given {
+                    // Whoever else wants descriptors was faster; others come free in a moment.
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                    aside.fill();
+                }
+                given = aside.give(&why);
+                if !given {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    aside.fill();
                 }
             }
         }

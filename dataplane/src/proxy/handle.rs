@@ -428,6 +428,11 @@ impl Handle {
     /// When the data plane is shutting down.
     pub fn stats(&self) -> Result<Stats, ProxyError> {
         self.check_running()?;
+        Ok(self.last_stats())
+    }
+
+    /// The same, and as it stood last when the data plane is down.
+    pub fn last_stats(&self) -> Stats {
         let ids: Vec<(String, u32)> = {
             let book = self.book();
             book.proxies.iter().map(|(name, entry)| (name.clone(), entry.id)).collect()
@@ -439,7 +444,7 @@ impl Handle {
         });
         let proxies = proxies.collect();
         let workers = snapshots.into_iter().map(WorkerStats::from).collect();
-        Ok(Stats { at: Instant::now(), workers, proxies })
+        Stats { at: Instant::now(), workers, proxies }
     }
 
     /// What was counted of one proxy so far.

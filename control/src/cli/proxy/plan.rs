@@ -1,0 +1,217 @@
+//! What a command line or a config wants: the proxies, where their upstreams are, and the faults of their timelines.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fracas_dataplane::address::Address;
+use fracas_dataplane::behavior::{Rule, mix};
+use fracas_dataplane::config::{Config, DEFAULT_NAME, KEEPALIVE, is_keepalive};
+use fracas_dataplane::destination::Destinations;
+use fracas_dataplane::proxy::leases::Term;
+use fracas_dataplane::proxy::{Handle, LeaseRequest, Patience, ProxyError, ProxySpec, Upstreams};
+
+use fracas_loadgen::scenario::units;
+
+use super::Args;
+use crate::cli::exit::UsageError;
+use crate::lookup::{Lookups, host_of};
+
+/// How long the start, or a reload, waits for names of upstreams.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
+
+/// A proxy to make, with the faults that its timeline plans.
+pub(super) struct Planned {
+    pub spec: ProxySpec,
+    pub timeline: Timeline,
+}
+
+/// When rules begin, how long they act, and which.
+pub(super) type Timeline = Vec<(Duration, Duration, Vec<Rule>)>;
+
+/// The one proxy of a command line.
+pub(super) fn from_flags(args: &Args) -> anyhow::Result<Planned> {
+    let listen = args.listen.ok_or_else(|| UsageError::because("--listen is missing"))?;
+    let upstream = args.upstream.clone().ok_or_else(|| UsageError::because("--upstream is missing"))?;
+    let rules = match &args.behavior {
+        Some(text) => mix::parse(text, &args.options.0).map_err(UsageError::because)?,
+        None if args.options.0.is_empty() => Vec::new(),
+        None => {
+            return Err(UsageError::because(
+                "an option of a behavior needs --behavior, such as --behavior 20:delay",
+            ));
+        }
+    };
+    let spec = spec(DEFAULT_NAME, listen, &upstream)?;
+    let spec = ProxySpec {
+        protocol: args.protocol,
+        rules,
+        resolve: args.resolve.unwrap_or(spec.resolve),
+        connect_timeout: args.connect_timeout.unwrap_or(spec.connect_timeout),
+        patience: patience(args),
+        source_addresses: args.source_addresses.clone(),
+        ..spec
+    };
+    Ok(Planned { spec, timeline: Vec::new() })
+}
+
+/// The limits on silence that the flags set.
+fn patience(args: &Args) -> Patience {
+    let default = Patience::default();
+    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
+    Patience {
+        idle: args.idle_timeout.map_or(default.idle, some),
+        linger: args.linger.unwrap_or(default.linger),
+        half_close: args.half_close.unwrap_or(default.half_close),
+        keepalive: args.keepalive.map_or(default.keepalive, some),
+    }
+}
+
+/// For `--half-close`.
+pub(super) fn parse_half_close(text: &str) -> Result<Duration, String> {
+    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
+    if time.is_zero() { Err("give a time above 0 such as 60s".to_owned()) } else { Ok(time) }
+}
+
+/// For `--keepalive`.
+pub(super) fn parse_keepalive(text: &str) -> Result<Duration, String> {
+    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
+    if time.is_zero() || is_keepalive(time) { Ok(time) } else { Err(format!("give {KEEPALIVE}")) }
+}
+
+/// The proxies of a config.
+pub(super) fn from_config(config: &Config) -> anyhow::Result<Vec<Planned>> {
+    let proxies = config.proxies.iter().map(|proxy| {
+        let spec = ProxySpec {
+            protocol: proxy.protocol,
+            rules: proxy.rules.clone(),
+            resolve: proxy.resolve,
+            connect_timeout: proxy.connect_timeout,
+            patience: proxy.patience,
+            source_addresses: proxy.source_addresses.clone(),
+            held_bytes_max: usize::try_from(proxy.held_bytes_max)?,
+            ..spec(&proxy.name, proxy.listen, &proxy.upstream)?
+        };
+        let timeline = proxy.timeline.iter().map(|entry| (entry.at, entry.lasts, entry.rules.clone()));
+        Ok(Planned { spec, timeline: timeline.collect() })
+    });
+    proxies.collect()
+}
+
+/// A proxy whose upstream has its address if that needs no look-up.
+fn spec(name: &str, listen: SocketAddr, upstream: &str) -> anyhow::Result<ProxySpec> {
+    let address = Address::parse(upstream).map_err(UsageError::because)?;
+    let addresses = Vec::from_iter(address.literal());
+    let spec = ProxySpec::new(name, listen, SocketAddr::from(([127, 0, 0, 1], 1)));
+    Ok(ProxySpec { upstream: upstream.to_owned(), upstream_addresses: addresses, ..spec })
+}
+
+/// Looks the names of all upstreams up, beside each other; gives a line for each that has no address yet.
+pub(super) async fn look_up(planned: &mut [Planned], lookups: &Lookups) -> Vec<String> {
+    let mut waiting = Vec::new();
+    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
+    for Planned { spec, .. } in planned.iter().filter(|planned| planned.spec.upstream_addresses.is_empty()) {
+        asked.entry(spec.upstream.clone()).or_insert_with(|| {
+            let (lookups, upstream) = (lookups.clone(), spec.upstream.clone());
+            waiting.push(tokio::spawn(async move { lookups.look_up(&upstream, LOOKUP_WITHIN).await }));
+            waiting.len() - 1
+        });
+    }
+    let mut found = Vec::new();
+    for waiting in waiting {
+        found.push(waiting.await);
+    }
+    let mut lines = Vec::new();
+    for Planned { spec, .. } in planned {
+        match asked.get(&spec.upstream).and_then(|index| found[*index].as_ref().ok()) {
+            None => {}
+            Some(Ok(addresses)) => spec.upstream_addresses.clone_from(addresses),
+            Some(Err(why)) => lines.push(format!("proxy `{}`: {why}", spec.name)),
+        }
+    }
+    lines
+}
+
+/// How names are looked up again: by the system, and what they lead to is checked each time.
+pub(super) fn upstreams(destinations: Destinations) -> Upstreams {
+    let look_up = move |upstream: &str| -> io::Result<Vec<SocketAddr>> {
+        let found: Vec<SocketAddr> = upstream.to_socket_addrs()?.collect();
+        destinations.check(&host_of(upstream), &found).map_err(io::Error::other)?;
+        Ok(found)
+    };
+    Upstreams { look_up: Arc::new(look_up), ..Upstreams::default() }
+}
+
+/// The leases of timelines, by proxy.
+#[derive(Default)]
+pub(super) struct Timelines(BTreeMap<String, Vec<String>>);
+
+impl Timelines {
+    /// Plans a proxy's timeline from now on.
+    ///
+    /// # Errors
+    /// When the proxy has too many leases.
+    pub(super) fn begin(
+        &mut self,
+        handle: &Handle,
+        proxy: &str,
+        timeline: Timeline,
+    ) -> Result<(), ProxyError> {
+        for (at, lasts, rules) in timeline {
+            let (lease, _) = handle.acquire(LeaseRequest {
+                proxy: proxy.to_owned(),
+                rules,
+                owner: "timeline".to_owned(),
+                term: Term { ttl: None, starts_in: at, active_for: Some(lasts) },
+            })?;
+            self.0.entry(proxy.to_owned()).or_default().push(lease.id);
+        }
+        Ok(())
+    }
+
+    /// Ends what is left of a proxy's timeline.
+    pub(super) fn end(&mut self, handle: &Handle, proxy: &str) {
+        for lease in self.0.remove(proxy).unwrap_or_default() {
+            // One that has ended by itself is as good as released.
+            let _ = handle.release(&lease);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fracas_dataplane::config::RESOLVE_DEFAULT;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn planned(flags: &str) -> Result<ProxySpec, String> {
+        let line = format!("proxy --listen 127.0.0.1:0 --upstream 127.0.0.1:80 {flags}");
+        let line: Line =
+            clap::Parser::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())?;
+        from_flags(&line.args).map(|planned| planned.spec).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_limits_on_silence_have_flags_and_zero_means_none() {
+        let spec = planned("").unwrap();
+        assert_eq!((spec.patience, spec.resolve), (Patience::default(), RESOLVE_DEFAULT));
+        let flags = "--idle-timeout 10m --linger 1s --half-close 5m --keepalive 0 --resolve 5s";
+        let spec = planned(flags).unwrap();
+        let seconds = Duration::from_secs;
+        let (idle, linger, half_close) = (Some(seconds(600)), seconds(1), seconds(300));
+        assert_eq!(spec.patience, Patience { idle, linger, half_close, keepalive: None });
+        assert_eq!(spec.resolve, seconds(5));
+        assert_eq!(planned("--idle-timeout 0").unwrap().patience.idle, None);
+        let wrong = planned("--keepalive 200ms").unwrap_err();
+        assert!(wrong.contains("1s to 9h"), "{wrong}");
+        assert!(planned("--half-close 0").is_err());
+    }
+}
