@@ -362,23 +362,6 @@ fn simulation_of_live_changes_leaves_the_bytes_unchanged() {
 }
 
 #[test]
-fn simulation_of_messages_carries_any_bytes_whatever_rules_come_and_go() {
-    // The bytes are no HTTP at all on most connections: a proxy for HTTP whose rules need no message must not
-    // care, and a rule that comes later must not break what it cannot read.
-    for seed in seeds(60) {
-        let mut world = World::new(seed, some_faults(seed), Protocol::Http, Vec::new());
-        talk_to_the_end(&mut world, |world, step| {
-            if step < 100 && world.rng.below(10) == 0 {
-                let rate = ["100kB/s", "0", "5MB/s"][world.rng.below(3) as usize];
-                world.set_rules(vec![one("throttle", "throttle", &[("rate", rate)])]);
-            } else if step == 100 {
-                world.set_rules(Vec::new());
-            }
-        });
-    }
-}
-
-#[test]
 fn simulation_of_a_reset_reaches_the_other_side_as_a_reset() {
     for seed in seeds(100) {
         let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());

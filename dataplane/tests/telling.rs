@@ -133,22 +133,30 @@ fn every_change_is_a_generation_that_workers_apply_and_callers_can_expect() {
 }
 
 #[test]
-fn a_new_protocol_reaches_a_live_connection_at_its_next_message_unless_a_rule_needs_the_old_one() {
+fn a_new_protocol_is_for_new_connections_unless_a_rule_needs_the_old_one() {
     let server = HttpServer::start("hello");
     let proxy = Proxy::start(server.address, Protocol::Tcp, Vec::new());
     let handle = proxy.handle();
-    let mut client = proxy.connect();
-    assert_eq!(get(&mut client, "/").unwrap().0, 200);
+    let mut earlier = proxy.connect();
+    assert_eq!(get(&mut earlier, "/").unwrap().0, 200);
     let to = |protocol| ProxyUpdate { protocol: Some(protocol), ..ProxyUpdate::default() };
     handle.update("test", to(Protocol::Http)).unwrap();
     let mut by_path = rules("error", &[("error", "codes", "503")]);
     by_path[0].matcher.paths.push("/x".parse().unwrap());
     proxy.apply(by_path);
+    let mut client = proxy.connect();
     assert_eq!(get(&mut client, "/y").unwrap().0, 200);
     assert_eq!(get(&mut client, "/x").unwrap().0, 503);
+    assert_eq!(get(&mut earlier, "/x").unwrap().0, 200, "nobody knows where its messages begin");
     let refused = handle.update("test", to(Protocol::Tcp)).unwrap_err();
     assert!(matches!(refused, ProxyError::Rules { .. }), "{refused}");
     assert_eq!(handle.get("test").unwrap().spec.protocol, Protocol::Http, "and nothing is changed");
+    // Back again: a live connection stays in step, and what comes now is plain.
+    proxy.apply(Vec::new());
+    handle.update("test", to(Protocol::Tcp)).unwrap();
+    assert_eq!(get(&mut client, "/x").unwrap().0, 200);
+    let mut plain = proxy.connect();
+    assert_eq!(get(&mut plain, "/x").unwrap().0, 200);
 }
 
 #[test]

@@ -35,24 +35,15 @@ impl Framer {
         }
     }
 
-    /// The head as it is forwarded; all its parts are looked at on the way.
+    /// The head of a request as it is forwarded; all its parts are looked at on the way. A reply's is what came.
     fn head(&mut self, slice: &[u8], used: usize) -> Vec<u8> {
-        let (whole, taken) = match self {
-            Framer::Request(framer) => {
-                let head = framer.head(slice);
-                assert!(!head.method().is_empty() && !head.target().is_empty());
-                assert!(head.path().len() <= head.target().len().max(1));
-                head.headers().for_each(|(name, _)| assert!(!name.is_empty()));
-                (head.bytes().to_vec(), framer.take_head_bytes())
-            }
-            Framer::Reply(framer) => {
-                let head = framer.head(slice);
-                assert!(head.status() >= 100);
-                head.headers().for_each(|(name, _)| assert!(!name.is_empty()));
-                (head.bytes().to_vec(), framer.take_head_bytes())
-            }
-        };
-        assert_eq!(taken.unwrap_or_else(|| slice[..used].to_vec()), whole);
+        let Framer::Request(framer) = self else { return slice[..used].to_vec() };
+        let head = framer.head(slice);
+        assert!(!head.method().is_empty() && !head.target().is_empty());
+        assert!(head.path().len() <= head.target().len().max(1));
+        head.headers().for_each(|(name, _)| assert!(!name.is_empty()));
+        let whole = head.bytes().to_vec();
+        assert_eq!(framer.take_head_bytes().unwrap_or_else(|| slice[..used].to_vec()), whole);
         whole
     }
 }
@@ -68,6 +59,7 @@ enum Said {
 /// What was said before the stream became invalid or raw, whether it became invalid, and the bytes forwarded.
 fn run(flags: u8, pieces: &[&[u8]]) -> (Vec<Said>, bool, Vec<u8>) {
     let (mut framer, mut said, mut forwarded) = (Framer::new(flags), Vec::new(), Vec::new());
+    let mut part = Vec::new();
     for piece in pieces {
         let mut rest = *piece;
         loop {
@@ -75,12 +67,17 @@ fn run(flags: u8, pieces: &[&[u8]]) -> (Vec<Said>, bool, Vec<u8>) {
             let used = &rest[..step.used];
             match step.event {
                 Event::NeedMore => break,
+                Event::HeadPart => {
+                    forwarded.extend_from_slice(used);
+                    part.extend_from_slice(used);
+                }
                 Event::Head | Event::Interim => {
                     let head = framer.head(rest, step.used);
                     forwarded.extend_from_slice(&head);
+                    let head = [std::mem::take(&mut part), head].concat();
                     said.push(if step.event == Event::Head { Said::Head(head) } else { Said::Interim(head) });
                 }
-                Event::Body => forwarded.extend_from_slice(used),
+                Event::Body | Event::Surplus => forwarded.extend_from_slice(used),
                 Event::End => {
                     forwarded.extend_from_slice(used);
                     said.push(Said::End);

@@ -1,6 +1,14 @@
 //! The proxy as a state machine: clients, servers, rules and listeners act in an order that nobody would think of,
 //! on the simulated ring under its faults. It never panics, plain bytes arrive in order, and everything closes.
+//!
+//! An odd first byte begins a talk of HTTP clients and servers instead, of whom each knows what it must hear: see
+//! `tests/support/http_talk.rs`.
 #![no_main]
+
+#[path = "../../tests/support/http_talk.rs"]
+mod http_talk;
+#[path = "../../tests/support/http_world.rs"]
+mod http_world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -321,6 +329,11 @@ impl World {
 }
 
 fuzz_target!(|data: &[u8]| {
+    if let [kind, rest @ ..] = data
+        && kind % 2 == 1
+    {
+        return http_talk::talk(rest);
+    }
     let mut choices = Choices(data.iter());
     let mut world = World::new(&mut choices);
     while choices.0.len() > 0 {

@@ -352,10 +352,8 @@ pub struct ConnectionFacts {
 /// What the rules say about a connection as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionPlan {
-    /// The rules that can still touch this connection; 0: forward by reference, unparsed.
+    /// The rules that can still touch this connection; 0: none, and none has to be asked.
     pub active: RuleMask,
-    /// Some active rule needs messages: call `on_exchange` for each.
-    pub parse: bool,
     /// What to do with the connection at once.
     pub act: Option<Act>,
     /// The rates to keep, all of them.

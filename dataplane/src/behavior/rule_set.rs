@@ -163,6 +163,11 @@ impl RuleSet {
         self
     }
 
+    /// The protocol that the rules were compiled for.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
@@ -272,7 +277,6 @@ impl RuleSet {
                 plan.act = act_without_draw(&rule.rule.behavior).map(|action| Act { rule: index, action });
             }
         }
-        plan.parse = self.protocol != Protocol::Tcp && plan.active & self.masks.exchange != 0;
         plan
     }
 

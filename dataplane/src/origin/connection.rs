@@ -125,7 +125,7 @@ impl Connection {
                     self.framer.take_head_bytes();
                     chunk.advance(step.used);
                 }
-                Event::Body | Event::Interim => chunk.advance(step.used),
+                Event::Body | Event::HeadPart | Event::Interim | Event::Surplus => chunk.advance(step.used),
                 Event::End => {
                     chunk.advance(step.used);
                     let Wanted { wish, head_only, last } = self.wanted;
@@ -133,7 +133,7 @@ impl Connection {
                     self.queue(due(wish), Content::Http { wish, head_only });
                 }
                 // An upgrade is not taken: the next request follows.
-                Event::AwaitReply => self.framer.resume(),
+                Event::AwaitReply => self.framer.decline(),
                 Event::NeedMore => break,
                 Event::Raw | Event::Invalid(_) => {
                     self.last = true;

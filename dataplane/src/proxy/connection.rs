@@ -7,7 +7,8 @@
 //!      (client) ◄──────────────── (backend)      its sink is written one send at a time, in order of due time
 //!                reply pipe
 //! ```
-//! Bytes that no rule can touch go from the receive to the send by reference, unparsed.
+//! Bytes go from the receive to the send by reference; those of a protocol are followed on their way
+//! ([`super::exchange`]), plain ones are not looked at.
 
 mod ending;
 mod faults;
@@ -28,6 +29,7 @@ use super::pipe::Pipe;
 use super::worker::{Context, ProxyState, Timer, What};
 use crate::behavior::{ConnectionFacts, Direction, ResetSide, RuleMask};
 use crate::clock::Instant;
+use crate::protocol::Protocol;
 use crate::ring::{Errno, Ring, Socket, Token};
 use crate::timers::TimerId;
 
@@ -72,10 +74,8 @@ pub(super) struct Connection {
     pub reply: Pipe,
     /// Rules that can still touch it; 0 on the fast path.
     active: RuleMask,
-    /// Messages must be read from the next one on.
-    parse: bool,
-    /// The last bytes came from the upstream, or none came yet: the next request byte begins a message.
-    between_messages: bool,
+    /// Its bytes are messages, from the first one on until a tunnel begins; `exchanges` has them.
+    pub(super) framed: bool,
     pub(super) exchanges: Option<Box<Exchanges>>,
     throttles: Option<Box<Throttles>>,
     reset: Option<Box<PendingReset>>,
@@ -86,7 +86,7 @@ pub(super) struct Connection {
     attempt: u8,
     /// Reads and discards until the client leaves or the rule does.
     hung: bool,
-    /// Closes both sides once the request has been handed on.
+    /// Closes both sides once the request has been handed on: on plain bytes this one, else the next one.
     pub(super) abort: bool,
     /// Both sides are let go ([`Leaving`]), each for at most so long.
     closing: bool,
@@ -118,8 +118,7 @@ impl Connection {
             request: Pipe::default(),
             reply: Pipe::default(),
             active: 0,
-            parse: false,
-            between_messages: true,
+            framed: false,
             exchanges: None,
             throttles: None,
             reset: None,
@@ -149,10 +148,13 @@ impl Connection {
         if proxy.patience.idle.is_some() {
             self.wait(cx, proxy);
         }
-        if self.parse {
-            self.exchanges = Some(Box::default());
-        } else if !self.hung {
+        if self.hung {
+            return;
+        }
+        if proxy.rules.protocol() == Protocol::Tcp {
             self.connect(cx, proxy);
+        } else {
+            (self.framed, self.exchanges) = (true, Some(Box::default()));
         }
     }
 
@@ -164,21 +166,6 @@ impl Connection {
     /// Whether it is being closed.
     pub(super) fn is_closing(&self) -> bool {
         self.closing
-    }
-
-    /// Whether rules still need messages.
-    pub(super) fn needs_messages(&self) -> bool {
-        self.parse
-    }
-
-    /// What follows is not messages any more (a tunnel): only rules for plain bytes go on.
-    pub(super) fn leave_messages(&mut self) {
-        self.parse = false;
-    }
-
-    /// Messages can be read again from the next request on.
-    pub(super) fn stand_between_messages(&mut self) {
-        self.between_messages = true;
     }
 
     pub(super) fn active(&self) -> RuleMask {
@@ -217,7 +204,7 @@ impl Connection {
         Token { role, slot: self.slot, generation: self.generation }
     }
 
-    fn timer(&self, what: What) -> Timer {
+    pub(super) fn timer(&self, what: What) -> Timer {
         Timer { slot: self.slot, generation: self.generation, what }
     }
 }

@@ -86,6 +86,8 @@ pub enum Detail {
     Limited(u64),
     /// What failed, and what the kernel said.
     Failed(&'static str, Errno),
+    /// What a peer sent is not of the protocol, and why.
+    NotOfProtocol(&'static str, &'static str),
     /// A worker had no room for so many events.
     EventsLost(u64),
 }
@@ -121,6 +123,7 @@ impl fmt::Display for Detail {
                 Some(words) => write!(formatter, "{what}: {words}"),
                 None => write!(formatter, "{what}: {errno}"),
             },
+            Detail::NotOfProtocol(what, reason) => write!(formatter, "{what}: {reason}"),
             Detail::EventsLost(count) => write!(formatter, "events_lost: {count} found no room"),
         }
     }

@@ -6,18 +6,44 @@
 //!  waiting    [A: upstream] [B: made here] [C: upstream]
 //!  replies    A' ─► framer ─► reply pipe, then B' from here, then C' ─► …      a pipeline stays in step
 //! ```
+//!
+//! A connection of a proxy with a protocol is framed from its first byte on, rules or none, so that a rule which comes
+//! later knows where a message begins. It leaves this state for one of these:
+//!
+//! ```text
+//!  framed ─┬─ 101, or 2xx to CONNECT ────────────► plain bytes, for ever (a tunnel)
+//!          ├─ a request that is none ────────────► 400 in its turn, then the end; no further request is read
+//!          ├─ a reply of unknown length ─────────► its bytes, until the upstream ends or is quiet; then the end
+//!          └─ chunks that are none, endless parts ► the end, behind the bytes that came
+//! ```
+
+mod replies;
+mod requests;
+mod rest;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::connection::Connection;
-use super::event::{Detail, Limit};
-use super::worker::{Context, ProxyState};
-use crate::behavior::{Act, Action, Decision, Direction, Hold};
-use crate::protocol::http::{Asked, Event, ReplyFramer, RequestFramer, error_reply};
+use super::event::Detail;
+use super::pipe::End;
+use super::worker::{Context, ProxyState, What};
+use crate::behavior::{Direction, Hold, RuleMask, RuleSet};
+use crate::clock::Instant;
+use crate::protocol::http::{Event, ReplyFramer, RequestFramer};
 use crate::ring::{Chunk, Ring};
+use crate::timers::TimerId;
 
-/// Requests of one connection whose replies are due; a client that pipelines more is not read on.
+/// Requests of one connection whose replies are due; a client that pipelines more is not read on until half of them
+/// are answered.
 pub const PIPELINE_MAX: usize = 1024;
+/// How long a client may wait for `100 Continue` of a request that is aborted; it need not wait at all (RFC 9110
+/// §10.1.1), and the common ones wait a second.
+const CONTINUE_WAIT: Duration = Duration::from_secs(2);
+/// A reply whose length nobody knows ends when the upstream says nothing for so long,
+const DOUBT_QUIET: Duration = Duration::from_secs(1);
+/// or after so long in any case.
+const DOUBT_MAX: Duration = Duration::from_secs(10);
 
 /// The messages of one connection.
 #[derive(Debug)]
@@ -27,24 +53,25 @@ pub(super) struct Exchanges {
     waiting: VecDeque<Waiting>,
     ordinal: u64,
     route: Route,
-    /// What came after a CONNECT or an upgrade and waits for its reply.
-    parked: Option<Chunk>,
+    /// A part of the newest request is still to come.
+    in_request: bool,
+    /// Rules that came when the head which is being read had begun: it is none of theirs.
+    too_late: RuleMask,
+    /// Bytes of the client that cannot be read yet: they follow a CONNECT or an upgrade whose reply has not come, or the
+    /// pipeline is full.
+    parked: Vec<u8>,
+    /// Bytes of the replies made here that wait for their turn.
+    made_bytes: usize,
+    /// Bytes that wait here and are counted as held.
+    held_bytes: usize,
     /// The client gets nothing after the replies that are due.
     last: bool,
-}
-
-impl Default for Exchanges {
-    fn default() -> Exchanges {
-        Exchanges {
-            requests: RequestFramer::new(),
-            replies: ReplyFramer::new(),
-            waiting: VecDeque::new(),
-            ordinal: 0,
-            route: Route::Discard,
-            parked: None,
-            last: false,
-        }
-    }
+    /// The upstream sent its FIN: what is asked now nobody answers.
+    is_over: bool,
+    /// The upstream answered a request that is aborted, or the time for the rest of that request is over.
+    abort_is_ripe: bool,
+    doubt: Option<Doubt>,
+    deadline: Option<TimerId>,
 }
 
 /// What happens to the bytes of the request that is being read.
@@ -63,333 +90,250 @@ enum Waiting {
     Here { reply: Vec<u8>, hold: Hold },
     /// It will never come.
     Never,
+    /// Instead of it both sides are closed.
+    Abort,
+}
+
+/// A reply whose end nobody knows.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    since: Instant,
+    /// Bytes have come since the deadline was set.
+    heard: bool,
+    hold: Hold,
+}
+
+impl Default for Exchanges {
+    fn default() -> Exchanges {
+        Exchanges {
+            requests: RequestFramer::new(),
+            replies: ReplyFramer::new(),
+            waiting: VecDeque::new(),
+            ordinal: 0,
+            route: Route::Discard,
+            in_request: false,
+            too_late: 0,
+            parked: Vec::new(),
+            made_bytes: 0,
+            held_bytes: 0,
+            last: false,
+            is_over: false,
+            abort_is_ripe: false,
+            doubt: None,
+            deadline: None,
+        }
+    }
 }
 
 impl Exchanges {
-    /// Reads messages from `chunk` on, if a request begins there.
-    pub fn join(chunk: &[u8]) -> Option<Box<Exchanges>> {
-        let begins = !matches!(RequestFramer::new().advance(chunk).event, Event::Invalid(_));
-        begins.then(Box::default)
+    fn push_reply_from_here(&mut self, reply: Vec<u8>, hold: Hold) {
+        self.made_bytes += reply.len();
+        self.waiting.push_back(Waiting::Here { reply, hold });
     }
 
-    /// Whether no part of a request is still to come.
-    pub fn request_is_whole(&self) -> bool {
-        self.requests.is_idle()
+    /// The rules have changed: a request that has begun is left to those that were there.
+    pub fn on_rules_changed(&mut self, rules: &RuleSet, previous: &RuleSet) {
+        let has_begun = self.requests.held_bytes() > 0;
+        let was_too_late = std::mem::take(&mut self.too_late);
+        for (index, rule) in rules.rules().iter().enumerate().filter(|_| has_begun) {
+            let same = previous.rules().iter().position(|old| old.rule() == rule.rule());
+            let is_too_late = same.is_none_or(|old| was_too_late >> old & 1 == 1);
+            self.too_late |= u64::from(is_too_late) << index;
+        }
     }
 
     /// Whether nothing is under way in either direction.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.requests.is_idle() && self.replies.is_idle() && self.parked.is_none()
-    }
-}
-
-/// What is left of a chunk: at its front, bytes that were read and go on together in one send; behind them,
-/// bytes that were not read yet.
-struct Rest {
-    chunk: Chunk,
-    direction: Direction,
-    taken: usize,
-    hold: Hold,
-}
-
-impl Rest {
-    fn new(chunk: Chunk, direction: Direction) -> Rest {
-        Rest { chunk, direction, taken: 0, hold: Hold::default() }
+        let nothing_waits = self.waiting.is_empty() && self.parked.is_empty() && self.doubt.is_none();
+        nothing_waits && !self.in_request && self.requests.held_bytes() == 0 && self.replies.is_idle()
     }
 
-    fn unread(&self) -> &[u8] {
-        &self.chunk[self.taken..]
+    /// Whether the newest request is one that is aborted.
+    fn aborts(&self) -> bool {
+        matches!(self.waiting.back(), Some(Waiting::Abort))
     }
 
-    fn drop_unread(&mut self) {
-        self.chunk = self.chunk.split_to(self.taken);
-    }
-
-    /// Takes the next `count` bytes; those with another hold, or another fault to tell of, go first.
-    fn take<R: Ring>(
-        &mut self,
-        count: usize,
-        hold: Hold,
-        connection: &mut Connection,
-        cx: &mut Context<R>,
-        proxy: &mut ProxyState,
-    ) {
-        if self.taken > 0 && (hold.time != self.hold.time || hold.rules != 0) {
-            self.hand_on(connection, cx, proxy);
-        }
-        if self.taken == 0 {
-            self.hold = hold;
-        }
-        self.taken += count;
-    }
-
-    /// Drops the next `count` bytes.
-    fn skip<R: Ring>(
-        &mut self,
-        count: usize,
-        connection: &mut Connection,
-        cx: &mut Context<R>,
-        proxy: &mut ProxyState,
-    ) {
-        self.hand_on(connection, cx, proxy);
-        self.chunk.advance(count);
-    }
-
-    /// Forwards what was taken.
-    fn hand_on<R: Ring>(&mut self, connection: &mut Connection, cx: &mut Context<R>, proxy: &mut ProxyState) {
-        if self.taken > 0 && !connection.is_closing() {
-            let bytes = self.chunk.split_to(std::mem::take(&mut self.taken));
-            connection.forward(self.direction, bytes, &self.hold, cx, proxy);
-        }
+    /// Whether the connection has to be closed as soon as what was sent before is with the kernel.
+    pub fn abort_is_due(&self, requests_are_sent: bool) -> bool {
+        matches!(self.waiting.front(), Some(Waiting::Abort))
+            && (self.abort_is_ripe || !self.in_request && requests_are_sent)
     }
 }
 
 impl Connection {
-    /// Takes bytes of one direction through the messages; puts `exchanges` back unless they are over.
+    /// Takes bytes of one direction through the messages.
     pub(super) fn on_message_bytes<R: Ring>(
         &mut self,
-        mut exchanges: Box<Exchanges>,
         direction: Direction,
         chunk: Chunk,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        let go_on = match direction {
+        let Some(mut exchanges) = self.exchanges.take() else { return };
+        match direction {
             Direction::Request => self.on_request_bytes(&mut exchanges, chunk, cx, proxy),
             Direction::Reply => self.on_reply_bytes(&mut exchanges, chunk, cx, proxy),
-        };
-        if self.is_closing() || !go_on {
-            return;
         }
-        if !self.needs_messages() && exchanges.is_idle() && !exchanges.last {
-            // No rule needs messages any more: back to bytes by reference.
-            return self.stand_between_messages();
-        }
-        self.exchanges = Some(exchanges);
+        self.put_back(exchanges, cx);
     }
 
-    fn on_request_bytes<R: Ring>(
-        &mut self,
-        exchanges: &mut Exchanges,
-        chunk: Chunk,
-        cx: &mut Context<R>,
-        proxy: &mut ProxyState,
-    ) -> bool {
-        let mut rest = Rest::new(chunk, Direction::Request);
-        while !self.is_closing() && !self.request.discard {
-            let step = exchanges.requests.advance(rest.unread());
-            match step.event {
-                Event::NeedMore => {
-                    rest.drop_unread();
-                    break;
-                }
-                Event::Head => {
-                    let (decision, asked, version) = {
-                        let head = exchanges.requests.head(rest.unread());
-                        let ordinal = exchanges.ordinal;
-                        let decision = proxy.rules.on_exchange(&self.facts, self.active(), ordinal, &head);
-                        (decision, head.asked(), head.version())
-                    };
-                    proxy.count(decision.drawn);
-                    exchanges.ordinal += 1;
-                    proxy.counters.exchanges += 1;
-                    let pieces = exchanges.requests.take_head_bytes();
-                    exchanges.route = Route::Forward(decision.request_hold);
-                    self.on_request_head(exchanges, &decision, asked, version, cx, proxy);
-                    if self.is_closing() {
-                        return true;
-                    }
-                    match (exchanges.route, pieces) {
-                        (Route::Discard, _) => rest.skip(step.used, self, cx, proxy),
-                        (Route::Forward(hold), None) => rest.take(step.used, hold, self, cx, proxy),
-                        (Route::Forward(hold), Some(pieces)) => {
-                            rest.skip(step.used, self, cx, proxy);
-                            self.forward(Direction::Request, Chunk::from(pieces), &hold, cx, proxy);
-                        }
-                    }
-                    // Each fault is told once: the body is held as long, without its rules.
-                    if let Route::Forward(hold) = &mut exchanges.route {
-                        hold.rules = 0;
-                    }
-                    if exchanges.waiting.len() > PIPELINE_MAX {
-                        proxy.counters.pipeline_limit_reached += 1;
-                        self.limit_reached(Limit::Pipeline, cx, proxy);
-                        self.refuse(exchanges, cx, proxy);
-                    }
-                }
-                Event::Body | Event::End | Event::Interim => match exchanges.route {
-                    Route::Forward(hold) => rest.take(step.used, hold, self, cx, proxy),
-                    Route::Discard => rest.skip(step.used, self, cx, proxy),
-                },
-                Event::AwaitReply => {
-                    rest.hand_on(self, cx, proxy);
-                    let chunk = rest.chunk;
-                    exchanges.parked = Some(match exchanges.parked.take() {
-                        Some(before) => Chunk::from([&before[..], &chunk[..]].concat()),
-                        None => chunk,
-                    });
-                    return true;
-                }
-                Event::Raw => rest.take(rest.unread().len(), Hold::default(), self, cx, proxy),
-                Event::Invalid(_) => {
-                    proxy.counters.protocol_errors += 1;
-                    proxy.failed(self.facts.ordinal, Detail::Words("client: not a valid request"), cx);
-                    rest.hand_on(self, cx, proxy);
-                    self.refuse(exchanges, cx, proxy);
-                }
-            }
-            if matches!(step.event, Event::Raw) {
-                break;
-            }
+    /// The client sent its FIN: a request that has not ended never will.
+    pub(super) fn on_client_end<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        let Some(mut exchanges) = self.exchanges.take() else { return };
+        if exchanges.requests.held_bytes() > 0 {
+            exchanges.requests = RequestFramer::new();
         }
-        rest.hand_on(self, cx, proxy);
-        true
-    }
-
-    /// Does what the rules say of a request, and notes whose reply is due; its bytes take `exchanges.route`.
-    fn on_request_head<R: Ring>(
-        &mut self,
-        exchanges: &mut Exchanges,
-        decision: &Decision,
-        asked: Asked,
-        version: u8,
-        cx: &mut Context<R>,
-        proxy: &mut ProxyState,
-    ) {
-        let hold = decision.request_hold;
-        match decision.act {
-            Some(Act { rule, action: Action::ErrorReply { code, .. } }) => {
-                let ordinal = self.facts.ordinal;
-                proxy.injected(rule, ordinal, exchanges.ordinal, Detail::Replied(code), cx);
-                exchanges.route = Route::Discard;
-                let reply = error_reply(code, version, asked.head, asked.keep_alive);
-                exchanges.last |= !asked.keep_alive;
-                exchanges.waiting.push_back(Waiting::Here { reply, hold });
-                return self.reply_from_here(exchanges, cx, proxy);
-            }
-            Some(act @ Act { action: Action::Hang, .. }) => {
-                let detail = Detail::of(&act.action);
-                proxy.injected(act.rule, self.facts.ordinal, exchanges.ordinal, detail, cx);
-                exchanges.route = Route::Discard;
-                exchanges.waiting.push_back(Waiting::Never);
-                // Earlier requests still get their replies.
-                return self.hang_requests();
-            }
-            Some(act) => self.act(act, exchanges.ordinal, cx, proxy),
-            None => {}
+        if exchanges.aborts() {
+            exchanges.in_request = false;
+            self.answer_due(&mut exchanges, cx, proxy);
         }
-        if self.is_closing() {
-            return;
-        }
-        exchanges.waiting.push_back(Waiting::Upstream(decision.reply_hold));
-        exchanges.replies.expect(asked);
-    }
-
-    fn on_reply_bytes<R: Ring>(
-        &mut self,
-        exchanges: &mut Exchanges,
-        chunk: Chunk,
-        cx: &mut Context<R>,
-        proxy: &mut ProxyState,
-    ) -> bool {
-        let mut rest = Rest::new(chunk, Direction::Reply);
-        while !self.is_closing() {
-            let step = exchanges.replies.advance(rest.unread());
-            let hold = match exchanges.waiting.front() {
-                Some(Waiting::Upstream(hold)) => *hold,
-                _ => Hold::default(),
-            };
-            match step.event {
-                Event::NeedMore | Event::AwaitReply => {
-                    rest.drop_unread();
-                    break;
-                }
-                Event::Head | Event::Interim => {
-                    match exchanges.replies.take_head_bytes() {
-                        None => rest.take(step.used, hold, self, cx, proxy),
-                        Some(pieces) => {
-                            rest.skip(step.used, self, cx, proxy);
-                            self.forward(Direction::Reply, Chunk::from(pieces), &hold, cx, proxy);
-                        }
-                    }
-                    // Each fault is told once: the rest of the reply is held as long, without its rules.
-                    if let (Event::Head, Some(Waiting::Upstream(hold))) =
-                        (step.event, exchanges.waiting.front_mut())
-                    {
-                        hold.rules = 0;
-                    }
-                }
-                Event::Body => rest.take(step.used, hold, self, cx, proxy),
-                Event::End => {
-                    rest.take(step.used, hold, self, cx, proxy);
-                    if matches!(exchanges.waiting.front(), Some(Waiting::Upstream(_))) {
-                        exchanges.waiting.pop_front();
-                    }
-                    exchanges.requests.resume();
-                    if matches!(exchanges.waiting.front(), Some(Waiting::Here { .. })) || exchanges.last {
-                        rest.hand_on(self, cx, proxy);
-                        self.reply_from_here(exchanges, cx, proxy);
-                    }
-                    if let Some(parked) = exchanges.parked.take() {
-                        self.on_request_bytes(exchanges, parked, cx, proxy);
-                    }
-                }
-                Event::Raw | Event::Invalid(_) => {
-                    // A tunnel begins; or nonsense, which is the upstream's: hand it on, and read no further.
-                    if step.event != Event::Raw {
-                        proxy.counters.protocol_errors += 1;
-                        proxy.failed(self.facts.ordinal, Detail::Words("upstream: not a valid reply"), cx);
-                    }
-                    self.leave_messages();
-                    rest.take(rest.unread().len(), hold, self, cx, proxy);
-                    rest.hand_on(self, cx, proxy);
-                    if let Some(parked) = exchanges.parked.take() {
-                        self.forward(Direction::Request, parked, &Hold::default(), cx, proxy);
-                    }
-                    return false;
-                }
-            }
-        }
-        rest.hand_on(self, cx, proxy);
-        true
-    }
-
-    /// Sends the replies made here whose turn has come.
-    fn reply_from_here<R: Ring>(
-        &mut self,
-        exchanges: &mut Exchanges,
-        cx: &mut Context<R>,
-        proxy: &mut ProxyState,
-    ) {
-        while let Some(Waiting::Here { reply, hold }) = exchanges.waiting.front_mut() {
-            let (reply, hold) = (Chunk::from(std::mem::take(reply)), *hold);
-            exchanges.waiting.pop_front();
-            self.forward(Direction::Reply, reply, &hold, cx, proxy);
-        }
-        if exchanges.last && exchanges.waiting.is_empty() {
-            self.request.discard = true;
-            self.finish_reply(cx, proxy);
-        }
+        self.put_back(exchanges, cx);
     }
 
     /// The upstream sent its FIN, which may be the end of a reply.
     pub(super) fn on_upstream_end<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         let Some(mut exchanges) = self.exchanges.take() else { return };
         if exchanges.replies.close() == Event::End {
-            exchanges.waiting.pop_front();
-            self.reply_from_here(&mut exchanges, cx, proxy);
+            self.on_reply_end(&mut exchanges, cx, proxy);
         }
+        (exchanges.abort_is_ripe, exchanges.is_over) = (true, true);
         if !self.is_closing() {
-            self.exchanges = Some(exchanges);
+            // A request that is on its way goes on, for the upstream may still read it.
+            if !exchanges.in_request {
+                self.stop_requests(&mut exchanges, cx, proxy);
+            }
+            self.answer_due(&mut exchanges, cx, proxy);
+        }
+        self.put_back(exchanges, cx);
+    }
+
+    /// Time is over: for the rest of a request that is aborted, or for a reply whose end nobody knows.
+    pub(super) fn on_exchange_timer<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        if self.is_closing() {
+            return;
+        }
+        let Some(mut exchanges) = self.exchanges.take() else { return };
+        exchanges.deadline = None;
+        match exchanges.doubt {
+            Some(doubt) if doubt.heard && cx.now - doubt.since < DOUBT_MAX => {
+                exchanges.doubt = Some(Doubt { heard: false, ..doubt });
+                self.set_deadline(&mut exchanges, DOUBT_QUIET, cx);
+            }
+            Some(_) => self.close(cx),
+            None if exchanges.aborts() => {
+                exchanges.abort_is_ripe = true;
+                self.stop_requests(&mut exchanges, cx, proxy);
+                self.answer_due(&mut exchanges, cx, proxy);
+            }
+            None => {}
+        }
+        self.put_back(exchanges, cx);
+    }
+
+    /// Ends the reading of messages: what waits for them is dropped.
+    pub(super) fn leave_messages<R: Ring>(&mut self, cx: &mut Context<R>) {
+        self.framed = false;
+        if let Some(exchanges) = self.exchanges.take() {
+            self.put_back(exchanges, cx);
         }
     }
 
-    /// Answers 400 in its turn, and ends the connection after it (RFC 9112 §6.3).
-    fn refuse<R: Ring>(&mut self, exchanges: &mut Exchanges, cx: &mut Context<R>, proxy: &mut ProxyState) {
-        let reply = error_reply(400, 1, false, false);
-        exchanges.last = true;
-        exchanges.waiting.push_back(Waiting::Here { reply, hold: Hold::default() });
+    /// Puts the messages back, and counts what waits in them; or lets go of them if the connection is done with them.
+    fn put_back<R: Ring>(&mut self, mut exchanges: Box<Exchanges>, cx: &mut Context<R>) {
+        if self.is_closing() || !self.framed {
+            self.request.parked_bytes = 0;
+            exchanges.deadline.map(|deadline| cx.timers.cancel(deadline));
+            return cx.let_go(self.proxy, exchanges.held_bytes);
+        }
+        let held = exchanges.requests.held_bytes() + exchanges.parked.len() + exchanges.made_bytes;
+        if held != exchanges.held_bytes {
+            cx.let_go(self.proxy, exchanges.held_bytes);
+            cx.hold(self.proxy, held);
+            exchanges.held_bytes = held;
+        }
+        self.exchanges = Some(exchanges);
+    }
+
+    /// Sends the replies made here whose turn has come; ends what ends with the reply before.
+    fn answer_due<R: Ring>(
+        &mut self,
+        exchanges: &mut Exchanges,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        while let Some(due) = exchanges.waiting.front_mut() {
+            match due {
+                Waiting::Here { reply, hold } => {
+                    let (reply, hold) = (Chunk::from(std::mem::take(reply)), *hold);
+                    exchanges.made_bytes -= reply.len();
+                    exchanges.waiting.pop_front();
+                    if self.reply.end == End::Open {
+                        self.forward(Direction::Reply, reply, &hold, cx, proxy);
+                    }
+                    if self.is_closing() {
+                        return;
+                    }
+                }
+                Waiting::Upstream(_) => return,
+                Waiting::Never => {
+                    self.reply.discard = true;
+                    return;
+                }
+                Waiting::Abort => {
+                    if exchanges.abort_is_due(self.request.bytes() == 0) {
+                        self.close(cx);
+                    }
+                    return;
+                }
+            }
+        }
+        if exchanges.last {
+            self.close(cx);
+        }
+    }
+
+    /// From here on the client's bytes are read and dropped.
+    fn stop_requests<R: Ring>(
+        &mut self,
+        exchanges: &mut Exchanges,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
         self.request.discard = true;
-        self.reply_from_here(exchanges, cx, proxy);
+        if !std::mem::take(&mut exchanges.parked).is_empty() {
+            self.request.parked_bytes = 0;
+            self.resume_requests(cx, proxy);
+        }
+    }
+
+    /// What was parked has gone: its end may follow, and its source may be read on.
+    fn resume_requests<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        if !self.is_closing() {
+            self.flush(Direction::Request, cx, proxy);
+        }
+        if !self.is_closing() {
+            self.regulate(Direction::Request, cx, proxy);
+        }
+    }
+
+    fn set_deadline<R: Ring>(&self, exchanges: &mut Exchanges, time: Duration, cx: &mut Context<R>) {
+        let timer = cx.timers.insert(cx.now + time, self.timer(What::Exchange));
+        exchanges.deadline.replace(timer).map(|earlier| cx.timers.cancel(earlier));
+    }
+
+    /// Counts that a peer said something that is not of the protocol, and tells of it.
+    fn not_of_protocol<R: Ring>(
+        &self,
+        direction: Direction,
+        reason: &'static str,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        proxy.counters.protocol_errors += 1;
+        let what = match direction {
+            Direction::Request => "client: not a valid request",
+            Direction::Reply => "upstream: not a valid reply",
+        };
+        proxy.failed(self.facts.ordinal, Detail::NotOfProtocol(what, reason), cx);
     }
 }

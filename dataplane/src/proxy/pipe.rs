@@ -40,6 +40,8 @@ pub(super) struct Pipe {
     /// Bytes in the queue, and bytes that the ring is sending.
     pub queued_bytes: usize,
     pub in_flight_bytes: usize,
+    /// Bytes in front of the queue that wait for a reply which says what they are ([`super::exchange`]).
+    pub parked_bytes: usize,
     /// When the oldest byte of the send in flight was free to go.
     pub in_flight_since: Instant,
     /// When bytes left it last.
@@ -113,7 +115,7 @@ impl Pipe {
 
     /// Bytes that are read and not yet with the kernel of the sink.
     pub fn bytes(&self) -> usize {
-        self.queued_bytes + self.in_flight_bytes
+        self.queued_bytes + self.in_flight_bytes + self.parked_bytes
     }
 
     pub fn push(&mut self, item: Item) {

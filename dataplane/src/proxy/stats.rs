@@ -46,7 +46,7 @@ counters! {
     connections_opened,
     /// Connections whose both sockets are closed.
     connections_closed,
-    /// Messages whose head was read (protocols other than tcp, and only while a rule needs them).
+    /// Requests whose head was read (protocols other than tcp).
     exchanges,
     /// Bytes received from clients.
     request_bytes,
@@ -62,7 +62,7 @@ counters! {
     client_resets,
     /// Connections that the upstream broke off; not those that a rule made hang.
     upstream_resets,
-    /// Messages refused because they were not of the protocol, or ambiguous.
+    /// Messages that were not of the protocol, or ambiguous: requests refused, replies that ended their connection.
     protocol_errors,
     /// Times reading paused because one direction of a connection held as many bytes as it may.
     held_limit_reached,
@@ -74,7 +74,7 @@ counters! {
     accept_paused,
     /// Connections turned away because the worker has as many as it may.
     connection_limit_reached,
-    /// Connections ended because the client had too many requests under way.
+    /// Times reading paused because a client had as many requests under way as it may.
     pipeline_limit_reached,
     /// Connections of which a side was closed, or reset if bytes for it were lost, because it had not ended within the
     /// linger limit.

@@ -127,6 +127,8 @@ pub(super) enum What {
     Reset,
     /// Look whether a connection has been silent for too long.
     Patience,
+    /// Something that the messages of a connection wait for has not come.
+    Exchange,
     /// Try accepting again; the slot is a proxy's number.
     Accept,
     /// Look again for a descriptor.
@@ -692,6 +694,7 @@ impl<R: Ring> Worker<R> {
             What::ConnectTimeout => connection.on_connect_timeout(&mut self.cx, proxy),
             What::Reset => connection.on_reset_due(&mut self.cx),
             What::Patience => connection.on_patience(&mut self.cx, proxy),
+            What::Exchange => connection.on_exchange_timer(&mut self.cx, proxy),
             What::Accept | What::Shortage | What::Drain | What::Events => unreachable!("handled above"),
         }
         self.free_if_closed(timer.slot);

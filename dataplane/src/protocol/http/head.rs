@@ -1,11 +1,12 @@
-//! Reads a head: one `httparse` call, then the checks that decide how its body is framed.
+//! Reads a request's head: one `httparse` call, then the checks that decide how its body is framed. Strict: what two
+//! readers could frame differently is refused.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// The longest head; beyond it a message is refused.
+/// The longest head of a request; beyond it the request is refused.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The most header fields of a head.
+/// The most header fields of a request.
 pub const HEADERS_MAX: usize = 128;
 
 /// Tried first, so that a common head initialises little stack.
@@ -51,13 +52,6 @@ pub struct RequestHead<'a> {
     map: &'a RequestMap,
 }
 
-/// The head of a reply, in the bytes it came in.
-#[derive(Clone, Copy, Debug)]
-pub struct ReplyHead<'a> {
-    bytes: &'a [u8],
-    map: &'a ReplyMap,
-}
-
 /// Where the parts of a request's head are, and what they mean for framing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RequestMap {
@@ -68,16 +62,6 @@ pub(super) struct RequestMap {
     version: u8,
     connect: bool,
     meaning: Meaning,
-}
-
-/// Where the parts of a reply's head are, and what they mean for framing.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ReplyMap {
-    pub(super) status: u16,
-    fields: Range<u32>,
-    pub(super) end: usize,
-    version: u8,
-    pub(super) meaning: Meaning,
 }
 
 /// What the header fields say.
@@ -91,7 +75,7 @@ pub(super) struct Meaning {
     /// server that switches nevertheless must find us ready.
     upgrade: bool,
     expects_continue: bool,
-    pub(super) keep_alive: bool,
+    keep_alive: bool,
 }
 
 impl<'a> RequestHead<'a> {
@@ -146,9 +130,10 @@ impl<'a> RequestHead<'a> {
         self.map.meaning.keep_alive
     }
 
-    /// Whether the client waits for `100 Continue` before it sends the body.
+    /// Whether the client may wait for `100 Continue` before it sends the body; HTTP/1.0 has no such thing (RFC 9110
+    /// §10.1.1).
     pub fn expects_continue(&self) -> bool {
-        self.map.meaning.expects_continue
+        self.map.meaning.expects_continue && self.map.version == 1
     }
 
     /// What the reply must know.
@@ -158,37 +143,6 @@ impl<'a> RequestHead<'a> {
             keep_alive: self.keep_alive(),
             ..Asked::method(self.method())
         }
-    }
-}
-
-impl<'a> ReplyHead<'a> {
-    pub(super) fn new(bytes: &'a [u8], map: &'a ReplyMap) -> ReplyHead<'a> {
-        ReplyHead { bytes: bytes.get(..map.end).expect(TAKEN), map }
-    }
-
-    /// The status code.
-    pub fn status(&self) -> u16 {
-        self.map.status
-    }
-
-    /// The minor version: 0 for HTTP/1.0, 1 for HTTP/1.1.
-    pub fn version(&self) -> u8 {
-        self.map.version
-    }
-
-    /// The header fields in order, values without surrounding white space.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
-        fields(self.bytes, &self.map.fields)
-    }
-
-    /// The first value of the field `name`, in any case.
-    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-
-    /// The whole head, its empty line included.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
     }
 }
 
@@ -209,28 +163,21 @@ impl RequestMap {
     pub(super) fn may_switch(&self) -> bool {
         self.connect || self.meaning.upgrade
     }
-}
 
-impl ReplyMap {
-    /// How the body is framed (RFC 9112 §6.3), leaving aside CONNECT and 101.
-    pub(super) fn framing(&self, asked_head: bool) -> Framing {
-        match (self.meaning.chunked, self.meaning.content_length) {
-            _ if asked_head || self.status < 200 || matches!(self.status, 204 | 304) => Framing::None,
-            (true, _) => Framing::Chunked,
-            (false, Some(length)) => Framing::Length(length),
-            (false, None) => Framing::UntilClose,
-        }
+    /// Forgets that it asked for another protocol: the answer is that it stays at this one.
+    pub(super) fn decline(&mut self) {
+        (self.connect, self.meaning.upgrade) = (false, false);
     }
 }
 
-/// What `read_request` and `read_reply` find.
-pub(super) enum Reading<M> {
-    Whole(M),
+/// What `read_request` finds.
+pub(super) enum Reading {
+    Whole(RequestMap),
     Partial,
 }
 
 /// Reads a request's head at the front of `bytes`.
-pub(super) fn read_request(bytes: &[u8]) -> Result<Reading<RequestMap>, &'static str> {
+pub(super) fn read_request(bytes: &[u8]) -> Result<Reading, &'static str> {
     let start = skip_empty_lines(bytes)?;
     match read_request_with::<HEADERS_COMMON>(bytes, start) {
         Err(httparse::Error::TooManyHeaders) => read_request_with::<HEADERS_MAX>(bytes, start),
@@ -239,21 +186,9 @@ pub(super) fn read_request(bytes: &[u8]) -> Result<Reading<RequestMap>, &'static
     .unwrap_or_else(|error| Err(words(error)))
 }
 
-/// Reads a reply's head at the front of `bytes`.
-pub(super) fn read_reply(bytes: &[u8]) -> Result<Reading<ReplyMap>, &'static str> {
-    if matches!(bytes.first(), Some(b'\r' | b'\n')) {
-        return Err("an empty line before the status line");
-    }
-    match read_reply_with::<HEADERS_COMMON>(bytes) {
-        Err(httparse::Error::TooManyHeaders) => read_reply_with::<HEADERS_MAX>(bytes),
-        other => other,
-    }
-    .unwrap_or_else(|error| Err(words(error)))
-}
+type Checked = Result<Result<Reading, &'static str>, httparse::Error>;
 
-type Checked<M> = Result<Result<Reading<M>, &'static str>, httparse::Error>;
-
-fn read_request_with<const N: usize>(bytes: &[u8], start: usize) -> Checked<RequestMap> {
+fn read_request_with<const N: usize>(bytes: &[u8], start: usize) -> Checked {
     let mut headers = [const { MaybeUninit::uninit() }; N];
     let mut request = httparse::Request::new(&mut []);
     let length = match request.parse_with_uninit_headers(&bytes[start..], &mut headers)? {
@@ -280,24 +215,6 @@ fn read_request_with<const N: usize>(bytes: &[u8], start: usize) -> Checked<Requ
         };
         Ok(Reading::Whole(map))
     }))
-}
-
-fn read_reply_with<const N: usize>(bytes: &[u8]) -> Checked<ReplyMap> {
-    let mut headers = [const { MaybeUninit::uninit() }; N];
-    let mut reply = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let length = match config.parse_response_with_uninit_headers(&mut reply, bytes, &mut headers)? {
-        httparse::Status::Complete(length) => length,
-        httparse::Status::Partial => return Ok(Ok(Reading::Partial)),
-    };
-    let (Some(status), Some(version)) = (reply.code, reply.version) else {
-        return Ok(Err("a status line without its parts"));
-    };
-    if !(100..=999).contains(&status) {
-        return Ok(Err("a status code below 100"));
-    }
-    Ok(mean(bytes, length, version, reply.headers)
-        .map(|(fields, meaning)| Reading::Whole(ReplyMap { status, fields, end: length, version, meaning })))
 }
 
 /// Checks the line ends of a head and reads the fields that matter for framing.
@@ -377,7 +294,7 @@ fn ends_in_chunked(value: &[u8]) -> Result<bool, &'static str> {
 }
 
 /// Digits only: no sign, no space, no list; at most 2^63 − 1.
-fn decimal(value: &[u8]) -> Option<u64> {
+pub(super) fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
     }
@@ -408,8 +325,7 @@ fn words(error: httparse::Error) -> &'static str {
         httparse::Error::HeaderName => "a header name that is not a token, or a folded line",
         httparse::Error::HeaderValue => "a header value with control characters",
         httparse::Error::NewLine => "a bare CR in the head",
-        httparse::Error::Status => "a status line that is not one",
-        httparse::Error::Token => "a request line that is not one",
+        httparse::Error::Status | httparse::Error::Token => "a request line that is not one",
         httparse::Error::TooManyHeaders => "more than 128 header fields",
         httparse::Error::Version => "a version that is not HTTP/1.0 or HTTP/1.1",
     }
@@ -471,25 +387,19 @@ impl HeadPieces {
     }
 
     /// Adds a piece and reads when an end may be in it: the bytes of the piece that belong to the head, and the head.
-    pub(super) fn read<M>(
-        &mut self,
-        bytes: &[u8],
-        read: impl Fn(&[u8]) -> Result<Reading<M>, &'static str>,
-        end: impl Fn(&M) -> usize,
-    ) -> Result<Option<(usize, M)>, &'static str> {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<(usize, RequestMap)>, &'static str> {
         let before = self.held.len();
         let room = HEAD_BYTES_MAX + 1 - before;
         self.held.extend_from_slice(&bytes[..bytes.len().min(room)]);
         // Reading again at each piece would cost the square of the length, so it waits for an empty line.
         if has_empty_line(&self.held[before.saturating_sub(3)..])
-            && let Reading::Whole(map) = read(&self.held)?
+            && let Reading::Whole(map) = read_request(&self.held)?
         {
-            let end = end(&map);
-            self.held.truncate(end);
-            return Ok(Some((end - before, map)));
+            self.held.truncate(map.end);
+            return Ok(Some((map.end - before, map)));
         }
         if before < EARLY_CHECK_BYTES {
-            read(&self.held[..self.held.len().min(EARLY_CHECK_BYTES)])?;
+            read_request(&self.held[..self.held.len().min(EARLY_CHECK_BYTES)])?;
         }
         if self.held.len() >= HEAD_BYTES_MAX { Err(HEAD_TOO_LONG) } else { Ok(None) }
     }

@@ -1,7 +1,6 @@
 //! HTTP/1.0 and HTTP/1.1 framing (RFC 9112): finds where messages begin and end in chunks of any split.
 //!
-//! The framers copy nothing but a head that arrived in pieces, and hold nothing else. The proxy gives them what is
-//! left of a chunk, again and again, until they need more:
+//! The proxy gives a framer what is left of a chunk, again and again, until it needs more:
 //!
 //! ```text
 //!  chunk  │ GET / HTTP/1.1⏎ Host: a⏎ ⏎ │ POST /b HTTP/1.1⏎ … ⏎ ⏎ 12345 │ GET /c HT
@@ -11,22 +10,29 @@
 //!  advance│◀── Head ──▶ take_head_bytes() = the whole head, "GET /c HTTP/1.1⏎ ⏎"
 //! ```
 //!
-//! So a request is never forwarded before it is decided about: a head inside one chunk is forwarded from that chunk
-//! by reference; a head in pieces is held by the framer until it is whole, and forwarded from `take_head_bytes`.
+//! **Requests** are judged strictly, and none is forwarded before it is decided about: a head inside one chunk is
+//! forwarded from that chunk by reference; a head in pieces is held by the framer until it is whole, and forwarded from
+//! `take_head_bytes`. What two readers could frame differently (RFC 9112 §6.3, §11.2: request smuggling) is refused:
+//! `Invalid`. The caller then answers 400; it must not forward the bytes.
 //!
-//! What two readers could frame differently (RFC 9112 §6.3, §11.2: request smuggling) is refused: `Invalid`. The
-//! caller then answers 400 or closes; it must not forward the bytes.
+//! **Replies** are framed as their clients would frame them, and nothing of them is held back: a head that comes in
+//! pieces is `HeadPart`, `HeadPart`, …, `Head`. `Invalid` says that clients would not agree where the reply ends; the
+//! caller hands the bytes on, and lets the connection end.
 
 mod body;
 mod error_reply;
 mod head;
 mod reply;
+mod reply_head;
 mod request;
 
-pub use body::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+pub use body::{
+    CHUNK_LINE_BYTES_MAX, REPLY_CHUNK_LINE_BYTES_MAX, REPLY_TRAILER_BYTES_MAX, TRAILER_BYTES_MAX,
+};
 pub use error_reply::{ERROR_MARK, error_reply, reason};
-pub use head::{Asked, HEAD_BYTES_MAX, HEADERS_MAX, ReplyHead, RequestHead};
+pub use head::{Asked, HEAD_BYTES_MAX, HEADERS_MAX, RequestHead};
 pub use reply::ReplyFramer;
+pub use reply_head::REPLY_HEAD_BYTES_MAX;
 pub use request::RequestFramer;
 
 /// What a framer found at the front of a slice.
@@ -43,6 +49,8 @@ pub struct Step {
 pub enum Event {
     /// Nothing more to say about this slice; all of it is used, and if a head is in it, copied.
     NeedMore,
+    /// Bytes of a head whose end is still to come. Replies only: a request's are held back as `NeedMore`.
+    HeadPart,
     /// A head is complete. The bytes used are its last part, or all of it.
     Head,
     /// The head of an interim reply (1xx but 101) is complete; the reply itself is still to come. Replies only.
@@ -51,7 +59,9 @@ pub enum Event {
     Body,
     /// The message ends with the bytes used (none, if the head was its end).
     End,
-    /// After CONNECT or an upgrade, what follows depends on the reply: call `switch` or `resume`. Requests only.
+    /// Bytes of a body that the last reply announced and must not have (to HEAD, 204, 304). Replies only.
+    Surplus,
+    /// After CONNECT or an upgrade, what follows depends on the reply: call `switch` or `decline`. Requests only.
     AwaitReply,
     /// This and all that follows is not HTTP any more; forward it as plain bytes.
     Raw,

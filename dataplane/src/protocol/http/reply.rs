@@ -2,29 +2,33 @@
 
 use std::collections::VecDeque;
 
-use super::body::{Body, Progress};
-use super::head::{Asked, Framing, HeadPieces, Reading, ReplyHead, ReplyMap, read_reply};
+use super::body::{Body, Judgement, Progress};
+use super::head::{Asked, Framing};
+use super::reply_head::{ReplyHead, may_begin};
 use super::{Event, Step};
 
-/// Finds the replies in what a backend sends.
+/// Finds the replies in what a backend sends. It holds nothing back.
 #[derive(Debug, Default)]
 pub struct ReplyFramer {
     state: State,
-    map: ReplyMap,
-    pieces: HeadPieces,
+    head: ReplyHead,
     /// The requests that wait for their replies, oldest first; the proxy bounds how many it lets through.
     asked: VecDeque<Asked>,
+    /// A body that the last reply announced and must not have (to HEAD, 204, 304); some servers send it nevertheless.
+    surplus: Option<Body>,
     unasked: bool,
     persists: bool,
 }
 
 #[derive(Debug, Default)]
 enum State {
+    /// In a head, or before one.
     #[default]
     Head,
-    /// An interim head was found; the next call goes on to the next head.
-    AfterInterim,
     Body(Body),
+    /// In a body that must not be there: of the reply that ends with it, or with the slice; and of none.
+    Forbidden(Body),
+    Surplus(Body),
     /// The head was all; says so at the next call.
     End,
     Raw,
@@ -42,6 +46,11 @@ impl ReplyFramer {
         self.asked.push_back(asked);
     }
 
+    /// Takes back the latest [`ReplyFramer::expect`]: that request is answered by somebody else.
+    pub fn forget_latest(&mut self) {
+        self.asked.pop_back();
+    }
+
     /// How many requests wait for their replies, the one being answered included.
     pub fn expected(&self) -> usize {
         self.asked.len()
@@ -49,18 +58,37 @@ impl ReplyFramer {
 
     /// Says what stands at the front of `bytes`, the rest of a chunk.
     pub fn advance(&mut self, bytes: &[u8]) -> Step {
-        if matches!(self.state, State::AfterInterim) {
-            self.pieces.clear();
-            self.state = State::Head;
-        }
         let step = match &mut self.state {
-            State::Head if bytes.is_empty() => Step::new(0, Event::NeedMore),
-            State::Head | State::AfterInterim => self.advance_head(bytes),
+            State::Head | State::Body(_) | State::Forbidden(_) | State::Surplus(_) if bytes.is_empty() => {
+                Step::new(0, Event::NeedMore)
+            }
+            State::Head => self.advance_head(bytes),
             State::End => Step::new(0, Event::End),
-            State::Body(_) if bytes.is_empty() => Step::new(0, Event::NeedMore),
             State::Body(body) => match body.advance(bytes) {
                 Progress::More => Step::new(bytes.len(), Event::Body),
                 Progress::Done(used) => Step::new(used, Event::End),
+                Progress::Invalid(reason) => Step::new(0, Event::Invalid(reason)),
+            },
+            State::Forbidden(body) => match body.advance(bytes) {
+                Progress::More => {
+                    let body = *body;
+                    self.end();
+                    self.state = State::Surplus(body);
+                    return Step::new(bytes.len(), Event::End);
+                }
+                Progress::Done(used) => Step::new(used, Event::End),
+                Progress::Invalid(reason) => {
+                    self.end();
+                    self.state = State::Invalid(reason);
+                    return Step::new(0, Event::End);
+                }
+            },
+            State::Surplus(body) => match body.advance(bytes) {
+                Progress::More => Step::new(bytes.len(), Event::Surplus),
+                Progress::Done(used) => {
+                    self.state = State::Head;
+                    Step::new(used, Event::Surplus)
+                }
                 Progress::Invalid(reason) => Step::new(0, Event::Invalid(reason)),
             },
             State::Raw => Step::new(bytes.len(), Event::Raw),
@@ -82,9 +110,9 @@ impl ReplyFramer {
                 self.end();
                 Event::End
             }
-            State::Head | State::AfterInterim if self.pieces.is_empty() => Event::NeedMore,
-            State::AfterInterim => Event::NeedMore,
-            State::Head | State::Body(_) => {
+            State::Head if self.head.is_new() => Event::NeedMore,
+            State::Surplus(_) => Event::NeedMore,
+            State::Head | State::Body(_) | State::Forbidden(_) => {
                 self.state = State::Invalid("a reply that is cut off");
                 Event::Invalid("a reply that is cut off")
             }
@@ -93,16 +121,19 @@ impl ReplyFramer {
         }
     }
 
-    /// The head that the last `Head` or `Interim` event was about; `slice` is what that call of `advance` was given.
-    pub fn head<'a>(&'a self, slice: &'a [u8]) -> ReplyHead<'a> {
-        let bytes = if self.pieces.is_empty() { slice } else { self.pieces.bytes() };
-        ReplyHead::new(bytes, &self.map)
+    /// The status code of the reply whose head is complete and whose end has not come.
+    pub fn status(&self) -> Option<u16> {
+        (!self.is_in_head()).then_some(self.head.status)
     }
 
-    /// After a `Head` or `Interim` event: the whole head, if it came in pieces; `None` if it lay inside the slice,
-    /// whose first `used` bytes it then is. Ask before the next message begins.
-    pub fn take_head_bytes(&mut self) -> Option<Vec<u8>> {
-        (!self.pieces.is_empty() && !matches!(self.state, State::Head)).then(|| self.pieces.take())
+    /// Whether the next byte belongs to a head: what is found wrong there leaves open how long the reply is.
+    pub fn is_in_head(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
+    /// After a `Head` event: whether the connection has switched to another protocol; `Raw` follows.
+    pub fn has_switched(&self) -> bool {
+        matches!(self.state, State::Raw)
     }
 
     /// Whether the upstream connection can carry another exchange after the reply that ended last, or ends next:
@@ -118,59 +149,70 @@ impl ReplyFramer {
 
     /// Whether the connection is between two replies, no byte of the next one seen.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Head) && self.pieces.is_empty()
-    }
-
-    /// Bytes of an incomplete head that are held back.
-    pub fn held_bytes(&self) -> usize {
-        if matches!(self.state, State::Head) { self.pieces.bytes().len() } else { 0 }
+        matches!(self.state, State::Head) && self.head.is_new()
     }
 
     fn end(&mut self) {
-        self.pieces.clear();
         self.asked.pop_front();
         self.state = State::Head;
+        self.head = ReplyHead::default();
     }
 
     fn advance_head(&mut self, bytes: &[u8]) -> Step {
-        let read = if self.pieces.is_empty() {
-            match read_reply(bytes) {
-                Ok(Reading::Whole(map)) => Ok(Some((map.end, map))),
-                Ok(Reading::Partial) => self.pieces.hold(bytes).map(|()| None),
-                Err(reason) => Err(reason),
-            }
-        } else {
-            self.pieces.read(bytes, read_reply, |map: &ReplyMap| map.end)
-        };
-        match read {
-            Ok(None) => Step::new(bytes.len(), Event::NeedMore),
-            Ok(Some((used, map))) => {
-                self.map = map;
-                Step::new(used, self.begin())
-            }
+        if self.head.is_new()
+            && let Some(body) = self.surplus.take()
+            && !may_begin(bytes)
+        {
+            self.state = State::Surplus(body);
+            return self.advance(bytes);
+        }
+        match self.head.advance(bytes) {
+            Ok(None) => Step::new(bytes.len(), Event::HeadPart),
+            Ok(Some(used)) => match self.begin(&bytes[used..]) {
+                Event::Invalid(reason) => Step::new(0, Event::Invalid(reason)),
+                event => Step::new(used, event),
+            },
             Err(reason) => Step::new(0, Event::Invalid(reason)),
         }
     }
 
-    /// A head is complete: decides what follows it.
-    fn begin(&mut self) -> Event {
+    /// A head is complete: decides what follows it; `rest` is what has come of that.
+    fn begin(&mut self, rest: &[u8]) -> Event {
         self.unasked = self.asked.is_empty();
         let asked =
             self.asked.front().copied().unwrap_or(Asked { keep_alive: false, ..Asked::method("GET") });
-        self.persists = asked.keep_alive && self.map.meaning.keep_alive;
-        match self.map.status {
+        self.persists = asked.keep_alive && self.head.keep_alive();
+        let status = self.head.status;
+        match status {
             101 if asked.upgrade => self.state = State::Raw,
             101 => return Event::Invalid("a switch of protocols that was not asked for"),
             100..=199 => {
-                self.state = State::AfterInterim;
+                self.head = ReplyHead::default();
                 return Event::Interim;
             }
             200..=299 if asked.connect => self.state = State::Raw,
-            _ => {
-                let framing = self.map.framing(asked.head);
-                self.persists &= framing != Framing::UntilClose;
-                self.state = Body::new(framing).map_or(State::End, State::Body);
+            _ if asked.head || matches!(status, 204 | 304) => {
+                let announced = match self.head.framing() {
+                    Ok(framing @ (Framing::Length(_) | Framing::Chunked)) => {
+                        Body::new(framing, Judgement::Tolerant)
+                    }
+                    _ => None,
+                };
+                self.state = match announced {
+                    Some(body) if !rest.is_empty() && !may_begin(rest) => State::Forbidden(body),
+                    announced => {
+                        self.surplus = announced;
+                        State::End
+                    }
+                };
             }
+            _ => match self.head.framing() {
+                Ok(framing) => {
+                    self.persists &= framing != Framing::UntilClose;
+                    self.state = Body::new(framing, Judgement::Tolerant).map_or(State::End, State::Body);
+                }
+                Err(reason) => return Event::Invalid(reason),
+            },
         }
         Event::Head
     }

@@ -1,6 +1,6 @@
 //! Frames requests, see the drawing in `protocol::http`.
 
-use super::body::{Body, Progress};
+use super::body::{Body, Judgement, Progress};
 use super::head::{HeadPieces, Reading, RequestHead, RequestMap, read_request};
 use super::{Event, Step};
 
@@ -69,16 +69,33 @@ impl RequestFramer {
         (!self.pieces.is_empty() && !matches!(self.state, State::Head)).then(|| self.pieces.take())
     }
 
-    /// The reply to CONNECT or to an upgrade switched protocols: all that follows is raw.
+    /// The reply to CONNECT or to an upgrade switched protocols: all that follows is raw, and so is what is left of
+    /// the request itself, should it not have ended.
     pub fn switch(&mut self) {
         self.state = State::Raw;
     }
 
-    /// The reply to CONNECT or to an upgrade did not switch: more requests may follow.
-    pub fn resume(&mut self) {
+    /// The request that is being read, or that ended last, is answered without a switch: more requests may follow it.
+    pub fn decline(&mut self) {
+        self.map.decline();
         if matches!(self.state, State::AwaitReply) {
             self.state = State::Head;
         }
+    }
+
+    /// After a `Head` event: whether the request has a body.
+    pub fn has_body(&self) -> bool {
+        matches!(self.state, State::Body(_))
+    }
+
+    /// Whether no part of a request is still to come: it ended, or none has begun.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.state, State::AwaitReply | State::Raw) || self.is_idle()
+    }
+
+    /// Whether what follows waits for the reply to CONNECT or to an upgrade.
+    pub fn awaits_reply(&self) -> bool {
+        matches!(self.state, State::AwaitReply)
     }
 
     /// Whether the connection is between two requests, no byte of the next one seen.
@@ -99,7 +116,7 @@ impl RequestFramer {
                 Err(reason) => Err(reason),
             }
         } else {
-            self.pieces.read(bytes, read_request, |map: &RequestMap| map.end)
+            self.pieces.read(bytes)
         };
         match read {
             Ok(None) => Step::new(bytes.len(), Event::NeedMore),
@@ -107,7 +124,7 @@ impl RequestFramer {
                 self.map = map;
                 match self.map.framing() {
                     Ok(framing) => {
-                        self.state = Body::new(framing).map_or(State::End, State::Body);
+                        self.state = Body::new(framing, Judgement::Strict).map_or(State::End, State::Body);
                         Step::new(used, Event::Head)
                     }
                     Err(reason) => Step::new(0, Event::Invalid(reason)),

@@ -80,8 +80,12 @@ impl Connection {
                 if self.hung {
                     return self.on_fin_while_hung(direction, cx, proxy);
                 }
-                if direction == Direction::Reply {
-                    self.on_upstream_end(cx, proxy);
+                match direction {
+                    Direction::Request => self.on_client_end(cx, proxy),
+                    Direction::Reply => self.on_upstream_end(cx, proxy),
+                }
+                if self.closing {
+                    return;
                 }
                 self.pipe(direction).end = End::Fin;
                 self.flush(direction, cx, proxy);
@@ -190,7 +194,7 @@ impl Connection {
             return;
         }
         let (pipe, _, sink) = self.parts(direction);
-        if !pipe.queue.is_empty() {
+        if !pipe.queue.is_empty() || pipe.parked_bytes > 0 && !pipe.discard {
             return;
         }
         match pipe.end {
@@ -215,12 +219,6 @@ impl Connection {
         // From now on somebody has got its FIN.
         self.changed_at = cx.now;
         self.wait(cx, proxy);
-    }
-
-    /// No more replies will come after those that are queued: ends the reply direction with a FIN.
-    pub(in crate::proxy) fn finish_reply<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
-        self.reply.end = if self.reply.end == End::Open { End::Fin } else { self.reply.end };
-        self.flush(Direction::Reply, cx, proxy);
     }
 
     /// Ends the connection in order: each side gets what is queued for it and a FIN, and is read out.
@@ -250,7 +248,7 @@ impl Connection {
         self.connect_timer.take().map(|timer| cx.timers.cancel(timer));
         self.patience.take().map(|(timer, _)| cx.timers.cancel(timer));
         self.reset.take().and_then(|reset| reset.timer).map(|timer| cx.timers.cancel(timer));
-        self.exchanges = None;
+        self.leave_messages(cx);
         for (direction, way) in [(Direction::Reply, downstream), (Direction::Request, upstream)] {
             let (pipe, _, sink) = self.parts(direction);
             let listens = sink.connected && !sink.broken && sink.socket.is_some();

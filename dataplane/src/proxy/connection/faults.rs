@@ -35,8 +35,8 @@ impl Connection {
             return;
         }
         // A request that was read before the change keeps what was decided about it.
-        if self.abort && self.exchanges.is_none() && !is("abort", plan.active) {
-            if self.reply.discard {
+        if self.abort && !is("abort", plan.active) {
+            if self.reply.discard && !self.framed {
                 // Bytes of the reply are gone already: let the client come again.
                 return self.close(cx);
             }
@@ -46,6 +46,9 @@ impl Connection {
             && let Some(reset) = self.reset.take()
         {
             reset.timer.map(|timer| cx.timers.cancel(timer));
+        }
+        if let Some(exchanges) = &mut self.exchanges {
+            exchanges.on_rules_changed(&proxy.rules, previous);
         }
         self.adopt(plan, Some((previous, before)), cx, proxy);
         if !self.closing {
@@ -70,7 +73,6 @@ impl Connection {
         proxy: &mut ProxyState,
     ) {
         self.active = plan.active;
-        self.parse = plan.parse;
         let rules = Arc::clone(&proxy.rules);
         let is_new = |rule: u8| {
             before.is_none_or(|(previous, active)| {
@@ -119,6 +121,7 @@ impl Connection {
 
     pub(super) fn hang<R: Ring>(&mut self, cx: &mut Context<R>) {
         self.hung = true;
+        self.leave_messages(cx);
         for direction in [Direction::Request, Direction::Reply] {
             self.drop_queue(direction, cx);
             self.pipe(direction).discard = true;

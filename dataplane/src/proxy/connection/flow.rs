@@ -4,7 +4,6 @@ use super::{Connection, sink_role, source_role};
 use crate::behavior::{Act, Action, Direction, Hold, garbage};
 use crate::clock::Instant;
 use crate::proxy::event::{Detail, Event, EventKind, Limit};
-use crate::proxy::exchange::Exchanges;
 use crate::proxy::pipe::{Item, QUEUE_BYTES_MAX};
 use crate::proxy::worker::{Context, ProxyState, What};
 use crate::ring::{Chunk, Ring, SEND_CHUNKS_MAX};
@@ -37,7 +36,7 @@ impl Connection {
         }
     }
 
-    /// Bytes come in: as messages if rules need messages, else as they are.
+    /// Bytes come in: as messages of the proxy's protocol, or as they are.
     pub(super) fn enter<R: Ring>(
         &mut self,
         direction: Direction,
@@ -45,16 +44,8 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        let begins = direction == Direction::Request && std::mem::replace(&mut self.between_messages, false);
-        if direction == Direction::Reply {
-            self.between_messages = true;
-        }
-        if self.parse && begins && self.exchanges.is_none() {
-            // A rule came to a connection that was not read: it joins where a request begins.
-            self.exchanges = Exchanges::join(&chunk);
-        }
-        if let Some(exchanges) = self.exchanges.take() {
-            return self.on_message_bytes(exchanges, direction, chunk, cx, proxy);
+        if self.framed {
+            return self.on_message_bytes(direction, chunk, cx, proxy);
         }
         if self.active == 0 {
             return self.forward(direction, chunk, &Hold::default(), cx, proxy);
@@ -104,7 +95,7 @@ impl Connection {
         if chunk.is_empty() || self.closing {
             return;
         }
-        if direction == Direction::Reply && self.abort {
+        if direction == Direction::Reply && self.abort && !self.framed {
             self.reply.discard = true;
             return;
         }
@@ -246,11 +237,7 @@ impl Connection {
             return self.on_reset_due(cx);
         }
         self.flush(direction, cx, proxy);
-        if self.abort
-            && direction == Direction::Request
-            && self.request.bytes() == 0
-            && self.request_is_whole()
-        {
+        if self.abort_is_due(direction) {
             return self.close(cx);
         }
         if !self.closing && !self.source(direction).receiving {
@@ -258,9 +245,13 @@ impl Connection {
         }
     }
 
-    /// Whether no part of a request is still to come, as far as anybody reads requests.
-    pub(super) fn request_is_whole(&self) -> bool {
-        self.exchanges.as_ref().is_none_or(|exchanges| exchanges.request_is_whole())
+    /// Whether a send in `direction` was the last thing that had to happen before both sides are closed.
+    fn abort_is_due(&self, direction: Direction) -> bool {
+        let requests_are_sent = self.request.bytes() == 0;
+        match &self.exchanges {
+            Some(exchanges) => exchanges.abort_is_due(requests_are_sent),
+            None => self.abort && direction == Direction::Request && requests_are_sent,
+        }
     }
 
     /// A receive that found no buffer tries again.
@@ -291,7 +282,7 @@ impl Connection {
     }
 
     /// Reads on while the pipe has room; stops reading when it has not.
-    pub(super) fn regulate<R: Ring>(
+    pub(in crate::proxy) fn regulate<R: Ring>(
         &mut self,
         direction: Direction,
         cx: &mut Context<R>,
@@ -301,7 +292,7 @@ impl Connection {
         let token = self.token(source_role(direction));
         let (pipe, source, _) = self.parts(direction);
         let full = pipe.bytes() > limit;
-        let holds = pipe.holds(cx.now);
+        let holds = pipe.holds(cx.now) || pipe.parked_bytes > 0;
         if source.receiving {
             if full && !cx.ring.counts_credit() && !pipe.cancelling {
                 pipe.cancelling = true;

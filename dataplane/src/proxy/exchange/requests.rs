@@ -1,0 +1,245 @@
+//! The client's side: requests are judged, decided about, forwarded or answered here.
+
+use super::rest::Rest;
+use super::{CONTINUE_WAIT, Exchanges, PIPELINE_MAX, Route, Waiting};
+use crate::behavior::{Act, Action, Decision, Direction, Hold};
+use crate::protocol::http::{Asked, Event, error_reply};
+use crate::proxy::connection::Connection;
+use crate::proxy::event::{Detail, Limit};
+use crate::proxy::worker::{Context, ProxyState};
+use crate::ring::{Chunk, Ring};
+
+/// What the head of a request says that decides how it is answered.
+struct Question {
+    asked: Asked,
+    version: u8,
+    /// The client may wait for `100 Continue` before it sends the body.
+    expects: bool,
+    /// It seems to wait: the body has not begun.
+    waits: bool,
+}
+
+impl Connection {
+    pub(super) fn on_request_bytes<R: Ring>(
+        &mut self,
+        exchanges: &mut Exchanges,
+        chunk: Chunk,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let mut rest = Rest::new(chunk, Direction::Request);
+        if !exchanges.parked.is_empty() {
+            return self.park(exchanges, rest.unread());
+        }
+        while !self.is_closing() && !self.request.discard {
+            if exchanges.waiting.len() >= PIPELINE_MAX
+                && exchanges.requests.is_idle()
+                && !rest.unread().is_empty()
+            {
+                proxy.counters.pipeline_limit_reached += 1;
+                self.limit_reached(Limit::Pipeline, cx, proxy);
+                self.park(exchanges, rest.unread());
+                break;
+            }
+            let step = exchanges.requests.advance(rest.unread());
+            match step.event {
+                Event::NeedMore => break,
+                Event::Head => self.on_request_head(exchanges, &mut rest, step.used, cx, proxy),
+                Event::Body | Event::End => {
+                    if exchanges.deadline.is_some() && exchanges.aborts() && step.used > 0 {
+                        // It does not wait any more.
+                        exchanges.deadline.take().map(|deadline| cx.timers.cancel(deadline));
+                    }
+                    match exchanges.route {
+                        Route::Forward(hold) => rest.take(step.used, hold, self, cx, proxy),
+                        Route::Discard => rest.skip(step.used, self, cx, proxy),
+                    }
+                    if step.event == Event::End {
+                        exchanges.in_request = false;
+                        if exchanges.aborts() || exchanges.is_over {
+                            rest.hand_on(self, cx, proxy);
+                            self.stop_requests(exchanges, cx, proxy);
+                        }
+                    }
+                }
+                Event::AwaitReply => {
+                    self.park(exchanges, rest.unread());
+                    break;
+                }
+                Event::Invalid(reason) => {
+                    self.not_of_protocol(Direction::Request, reason, cx, proxy);
+                    rest.hand_on(self, cx, proxy);
+                    self.refuse(exchanges, cx, proxy);
+                }
+                Event::HeadPart | Event::Interim | Event::Surplus | Event::Raw => {
+                    unreachable!("a request has no such part")
+                }
+            }
+        }
+        rest.hand_on(self, cx, proxy);
+    }
+
+    /// Keeps bytes until it is known how to read them.
+    fn park(&mut self, exchanges: &mut Exchanges, bytes: &[u8]) {
+        exchanges.parked.extend_from_slice(bytes);
+        self.request.parked_bytes = exchanges.parked.len();
+    }
+
+    /// Reads what was parked, if it can be read now.
+    pub(super) fn unpark<R: Ring>(
+        &mut self,
+        exchanges: &mut Exchanges,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        // Not at once when one reply has come, or the rest would be copied for each.
+        let is_full = exchanges.waiting.len() > PIPELINE_MAX / 2;
+        if exchanges.parked.is_empty() || is_full || exchanges.requests.awaits_reply() || self.is_closing() {
+            return;
+        }
+        let parked = Chunk::from(std::mem::take(&mut exchanges.parked));
+        self.request.parked_bytes = 0;
+        self.on_request_bytes(exchanges, parked, cx, proxy);
+        self.resume_requests(cx, proxy);
+    }
+
+    /// A head is complete: its last `used` bytes stand at the front of `rest`.
+    fn on_request_head<R: Ring>(
+        &mut self,
+        exchanges: &mut Exchanges,
+        rest: &mut Rest,
+        used: usize,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let head = exchanges.requests.head(rest.unread());
+        let active = self.active() & !std::mem::take(&mut exchanges.too_late);
+        let decision = proxy.rules.on_exchange(&self.facts, active, exchanges.ordinal, &head);
+        let expects = head.expects_continue() && exchanges.requests.has_body();
+        let waits = expects && rest.unread().len() == used;
+        let question = Question { asked: head.asked(), version: head.version(), expects, waits };
+        proxy.count(decision.drawn);
+        exchanges.ordinal += 1;
+        exchanges.in_request = true;
+        proxy.counters.exchanges += 1;
+        let pieces = exchanges.requests.take_head_bytes();
+        self.decide(exchanges, &decision, &question, cx, proxy);
+        if self.is_closing() {
+            return;
+        }
+        match (exchanges.route, pieces) {
+            (Route::Discard, _) => rest.skip(used, self, cx, proxy),
+            (Route::Forward(hold), None) => rest.take(used, hold, self, cx, proxy),
+            (Route::Forward(hold), Some(pieces)) => {
+                rest.skip(used, self, cx, proxy);
+                self.forward(Direction::Request, Chunk::from(pieces), &hold, cx, proxy);
+            }
+        }
+        if let Route::Forward(hold) = &mut exchanges.route {
+            // Each fault is told once: the body is held as long as the head, without its rules.
+            hold.rules = 0;
+            if question.expects {
+                // A body that comes when the held head has been answered was held with it.
+                hold.time = std::time::Duration::ZERO;
+            }
+        }
+    }
+
+    /// Does what the rules say of a request, and notes whose reply is due; its bytes take `exchanges.route`.
+    fn decide<R: Ring>(
+        &mut self,
+        exchanges: &mut Exchanges,
+        decision: &Decision,
+        question: &Question,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let hold = decision.request_hold;
+        let asked = question.asked;
+        exchanges.route = Route::Forward(hold);
+        match decision.act {
+            Some(Act { rule, action: Action::ErrorReply { code, .. } }) => {
+                let ordinal = self.facts.ordinal;
+                proxy.injected(rule, ordinal, exchanges.ordinal, Detail::Replied(code), cx);
+                exchanges.route = Route::Discard;
+                // An offer of another protocol is not taken up (RFC 9110 §7.8); what follows is HTTP.
+                exchanges.requests.decline();
+                // Whether a client that waits will send the body after this reply nobody knows, so the next request
+                // could not be found (RFC 9110 §10.1.1).
+                let keep_alive = asked.keep_alive && !question.waits;
+                let reply = error_reply(code, question.version, asked.head, keep_alive);
+                exchanges.push_reply_from_here(reply, hold);
+                if !keep_alive {
+                    exchanges.last = true;
+                    self.stop_requests(exchanges, cx, proxy);
+                }
+                return self.answer_due(exchanges, cx, proxy);
+            }
+            Some(act @ Act { action: Action::Hang, .. }) => {
+                let detail = Detail::of(&act.action);
+                proxy.injected(act.rule, self.facts.ordinal, exchanges.ordinal, detail, cx);
+                exchanges.route = Route::Discard;
+                exchanges.waiting.push_back(Waiting::Never);
+                self.hang_requests();
+                // Earlier requests still get their replies.
+                return self.answer_due(exchanges, cx, proxy);
+            }
+            Some(act @ Act { action: Action::Abort, .. }) => {
+                let detail = Detail::of(&act.action);
+                proxy.injected(act.rule, self.facts.ordinal, exchanges.ordinal, detail, cx);
+                self.abort_request(exchanges, hold, question, cx);
+            }
+            Some(act) => {
+                self.act(act, exchanges.ordinal, cx, proxy);
+                if self.is_closing() {
+                    return;
+                }
+                exchanges.waiting.push_back(Waiting::Upstream(decision.reply_hold));
+            }
+            // By a rule about the whole connection, which has told of it.
+            None if self.abort => self.abort_request(exchanges, hold, question, cx),
+            None => exchanges.waiting.push_back(Waiting::Upstream(decision.reply_hold)),
+        }
+        exchanges.replies.expect(asked);
+    }
+
+    /// Notes that both sides are closed when this request has been handed on, and the replies before it.
+    fn abort_request<R: Ring>(
+        &self,
+        exchanges: &mut Exchanges,
+        hold: Hold,
+        question: &Question,
+        cx: &mut Context<R>,
+    ) {
+        exchanges.waiting.push_back(Waiting::Abort);
+        if question.waits {
+            self.set_deadline(exchanges, hold.time + CONTINUE_WAIT, cx);
+        }
+    }
+
+    /// What the client sent is no request: answers 400 in its turn, and ends the connection after it (RFC 9112 §6.3).
+    fn refuse<R: Ring>(&mut self, exchanges: &mut Exchanges, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        let reply_has_begun = exchanges.waiting.len() == 1 && !exchanges.replies.is_idle();
+        self.stop_requests(exchanges, cx, proxy);
+        exchanges.last = true;
+        let is_answered = match exchanges.waiting.back() {
+            _ if !exchanges.in_request => false,
+            // Its body cannot be completed, so its reply may never be.
+            Some(Waiting::Upstream(_)) if reply_has_begun => return self.close(cx),
+            Some(Waiting::Upstream(_)) => {
+                exchanges.waiting.pop_back();
+                exchanges.replies.forget_latest();
+                false
+            }
+            Some(Waiting::Abort) => {
+                exchanges.abort_is_ripe = true;
+                true
+            }
+            Some(Waiting::Here { .. } | Waiting::Never) | None => true,
+        };
+        if !is_answered {
+            exchanges.push_reply_from_here(error_reply(400, 1, false, false), Hold::default());
+        }
+        self.answer_due(exchanges, cx, proxy);
+    }
+}
