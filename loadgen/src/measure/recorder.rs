@@ -79,9 +79,10 @@ impl Recorder {
 
     /// A request is due.
     pub fn planned(&mut self, due: Instant, warm_up: bool) {
-        self.counts(due, warm_up, |counts| counts.planned += 1);
-        let (fine, tenth) = self.fine(due);
-        fine.planned(tenth);
+        let at = self.slot_index(due);
+        self.counts_at(at, warm_up, |counts| counts.planned += 1);
+        let tenth = self.tenth(due);
+        self.fine_at(at).planned(tenth);
     }
 
     /// A request was handed to the kernel.
@@ -98,8 +99,8 @@ impl Recorder {
         });
         if unsent && !warm_up {
             self.histogram(due, OutcomeClass::Censored as usize, nanos(due, now));
-            let (fine, tenth) = self.fine(due);
-            fine.response(tenth, Outcome::Censored, nanos(due, now));
+            let (at, tenth) = (self.slot_index(due), self.tenth(due));
+            self.fine_at(at).response(tenth, Outcome::Censored, nanos(due, now));
         }
     }
 
@@ -128,19 +129,22 @@ impl Recorder {
 
     /// Counts an outcome; for a measured request, its response, and where its other times belong.
     fn ended(&mut self, due: Instant, done: Instant, outcome: Outcome, warm_up: bool) -> Option<usize> {
-        self.counts(done, warm_up, |counts| match outcome {
+        // The later one last: a second that it opens lies behind, and the other stays where it is.
+        let due_at = self.slot_index(due);
+        let done_at = self.slot_index(done);
+        self.counts_at(done_at, warm_up, |counts| match outcome {
             Outcome::Ok => counts.ok += 1,
             Outcome::Error(_) => counts.error += 1,
             Outcome::Timeout => counts.timeout += 1,
             Outcome::Censored => counts.censored += 1,
         });
-        let (fine, tenth) = self.fine(done);
-        fine.ended(tenth, outcome);
+        let tenth = self.tenth(done);
+        self.fine_at(done_at).ended(tenth, outcome);
         if warm_up {
             return None;
         }
         let in_time = done <= self.end && outcome != Outcome::Censored;
-        let interval = &mut self.slot(done).interval;
+        let interval = &mut self.slots[done_at].interval;
         if let Outcome::Error(kind) = outcome {
             interval.errors[kind as usize] += 1;
         }
@@ -149,11 +153,10 @@ impl Recorder {
             interval.ok_in_time += u64::from(outcome == Outcome::Ok);
         }
         let response_ns = nanos(due, done);
-        let at = self.slot_index(due);
-        self.record_at(at, outcome.class() as usize, response_ns);
-        let (fine, tenth) = self.fine(due);
-        fine.response(tenth, outcome, response_ns);
-        Some(at)
+        self.record_at(due_at, outcome.class() as usize, response_ns);
+        let tenth = self.tenth(due);
+        self.fine_at(due_at).response(tenth, outcome, response_ns);
+        Some(due_at)
     }
 
     fn own_part(&mut self, at: usize, own_ns: u64) {
@@ -264,7 +267,12 @@ impl Recorder {
     }
 
     fn counts(&mut self, at: Instant, warm_up: bool, change: impl Fn(&mut Counts)) {
-        let slot = self.slot(at);
+        let at = self.slot_index(at);
+        self.counts_at(at, warm_up, change);
+    }
+
+    fn counts_at(&mut self, at: usize, warm_up: bool, change: impl Fn(&mut Counts)) {
+        let slot = &mut self.slots[at];
         if warm_up {
             change(&mut slot.interval.warm_up);
             change(&mut self.warm_up_totals);
@@ -286,13 +294,15 @@ impl Recorder {
             .record(value_ns);
     }
 
-    /// The tenths of the second of `at`, and which of them it is in.
-    fn fine(&mut self, at: Instant) -> (&mut Second, usize) {
-        let tenth = (nanos(self.start, at) / TENTH_NS) as usize % TENTHS;
-        let index = self.slot_index(at);
+    /// Which tenth of its second an instant is in.
+    fn tenth(&self, at: Instant) -> usize {
+        (nanos(self.start, at) / TENTH_NS) as usize % TENTHS
+    }
+
+    /// The tenths of a second.
+    fn fine_at(&mut self, at: usize) -> &mut Second {
         let spare = &mut self.spare_seconds;
-        let second = self.slots[index].fine.get_or_insert_with(|| spare.pop().unwrap_or_default());
-        (second, tenth)
+        self.slots[at].fine.get_or_insert_with(|| spare.pop().unwrap_or_default())
     }
 
     fn slot(&mut self, at: Instant) -> &mut Slot {
@@ -317,7 +327,7 @@ impl Recorder {
 }
 
 fn nanos(from: Instant, to: Instant) -> u64 {
-    as_nanos(to.since(from))
+    to.as_nanos().saturating_sub(from.as_nanos())
 }
 
 fn as_nanos(duration: Duration) -> u64 {
