@@ -361,6 +361,14 @@ impl Controller {
                     self.stop(&run, Stop::Errored(reason), now);
                 }
             }
+            FromNode::FaultWindow(seen) if !seen.proxy.is_empty() => {
+                // Nobody ordered it; the runs that it may touch show it.
+                if let Some(clock) = self.registry.node(name).and_then(|node| node.clock.offset(now)) {
+                    for execution in self.executions.values_mut() {
+                        execution.on_window_by_hand(name, clock, &seen, now);
+                    }
+                }
+            }
             FromNode::FaultWindow(seen) => {
                 let Some(run) = self.run_of_fault(&seen.fault) else { return true };
                 let execution = self.executions.get_mut(&run).expect("just found");

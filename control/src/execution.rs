@@ -82,6 +82,34 @@ impl Fault {
     }
 }
 
+/// A fault on the way of a run that it did not order.
+#[derive(Clone, Debug)]
+struct Foreign {
+    node: String,
+    clock: Offset,
+    window: WindowSeen,
+    told_at: Instant,
+    failures: Vec<(Instant, Instant, [u64; Failure::COUNT])>,
+}
+
+/// Faults by hand that a run keeps; more would be a script gone wrong.
+const BY_HAND_MAX: usize = 1_000;
+
+impl Foreign {
+    fn fault_window(&self, start_at: Instant, over_at: Instant) -> FaultWindow {
+        let on_axis =
+            |at: Instant| self.clock.to_controller(at).min(over_at).since(start_at).as_nanos() as u64;
+        FaultWindow {
+            proxy: self.window.proxy.clone(),
+            behavior: self.window.behavior.clone(),
+            start_ns: on_axis(self.window.started_at),
+            end_ns: self.window.ended_at.map_or(over_at.since(start_at).as_nanos() as u64, on_axis),
+            injected: Some(self.window.injected),
+            ..FaultWindow::default()
+        }
+    }
+}
+
 /// Why a run was stopped before its plan was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -146,6 +174,7 @@ pub struct Execution {
     plan_json: Arc<[u8]>,
     members: Vec<Member>,
     faults: Vec<Fault>,
+    by_hand: Vec<Foreign>,
     ready_by: Instant,
     start_at: Option<Instant>,
     load_over_at: Option<Instant>,
@@ -171,6 +200,7 @@ impl Execution {
             plan_json,
             members,
             faults: Vec::new(),
+            by_hand: Vec::new(),
             ready_by,
             start_at: None,
             load_over_at: None,
@@ -312,6 +342,40 @@ impl Execution {
             let at = if line["event"] == "fault_began" { started } else { over };
             self.event(at, line);
         }
+    }
+
+    /// A proxy told of a fault that nobody ordered. It is this run's if the load may go through that proxy, or if the
+    /// run has faults of its own there.
+    pub fn on_window_by_hand(&mut self, node: &str, clock: Offset, seen: &WindowSeen, now: Instant) {
+        let Some(start_at) = self.start_at.filter(|_| !self.reported) else { return };
+        let is_on_the_way = seen.listen.is_some_and(|listen| self.plan.target.may_lead_to(listen));
+        if !is_on_the_way && self.plan.faults.iter().all(|fault| fault.proxy != seen.proxy) {
+            return;
+        }
+        let over = seen.ended_at.map_or(now, |at| clock.to_controller(at));
+        let known =
+            self.by_hand.iter_mut().find(|fault| fault.node == node && fault.window.fault == seen.fault);
+        let Some(fault) = known else {
+            if over <= start_at || self.by_hand.len() >= BY_HAND_MAX {
+                return;
+            }
+            let started = clock.to_controller(seen.started_at);
+            // What it did before the start is nothing of this run.
+            let first = if started < start_at { [0; Failure::COUNT] } else { seen.failures };
+            self.by_hand.push(Foreign {
+                node: node.to_owned(),
+                clock,
+                window: seen.clone(),
+                told_at: over,
+                failures: vec![(started.max(start_at), over, first)],
+            });
+            return;
+        };
+        let before = fault.window.failures;
+        let news = std::array::from_fn(|kind| seen.failures[kind].saturating_sub(before[kind]));
+        fault.failures.push((fault.told_at, over, news));
+        fault.told_at = over;
+        fault.window = seen.clone();
     }
 
     /// Takes a piece of results and returns the sequence to acknowledge; `None` from a node that does not
@@ -539,15 +603,16 @@ impl Execution {
         let over_at =
             self.members.iter().filter_map(ended_at).max().or(self.load_over_at).unwrap_or(start_at);
         let faults = self.faults.iter().filter(|fault| fault.accepted && self.began(fault, over_at));
+        let by_hand = self.by_hand.iter().map(|fault| fault.fault_window(start_at, over_at));
+        let mut windows: Vec<FaultWindow> =
+            faults.map(|fault| self.fault_window(fault, start_at, over_at)).chain(by_hand).collect();
+        windows.sort_by_key(|window| window.start_ns);
         let facts = RunFacts {
             plan: self.plan.clone(),
             started_at_unix_ms,
             ran_for: over_at.since(start_at),
             ended_early: self.stopped().map(|stop| stop.reason().to_owned()),
-            faults: Faults {
-                windows: faults.map(|fault| self.fault_window(fault, start_at, over_at)).collect(),
-                injected: self.injected(start_at),
-            },
+            faults: Faults { windows, injected: self.injected(start_at) },
             environment,
             reproduce,
         };
@@ -575,15 +640,19 @@ impl Execution {
 
     /// The failures that proxies told to have injected, if the load went through them.
     fn injected(&self, start_at: Instant) -> Injected {
-        let told = || self.faults.iter().filter_map(|fault| Some((fault, fault.window.as_ref()?.listen?)));
+        let ordered =
+            self.faults.iter().filter_map(|fault| Some((&fault.failures, fault.window.as_ref()?.listen?)));
+        let by_hand = self.by_hand.iter().filter_map(|fault| Some((&fault.failures, fault.window.listen?)));
+        let all: Vec<_> = ordered.chain(by_hand).collect();
+        let told = || all.iter();
         if told().next().is_none() {
             return Injected::NotWatched;
         }
         let mut injections = Injections::told_by_the_second();
         let mut is_any_on_the_way = false;
-        for (fault, _) in told().filter(|(_, listen)| self.plan.target.may_lead_to(*listen)) {
+        for (failures, _) in told().filter(|(_, listen)| self.plan.target.may_lead_to(*listen)) {
             is_any_on_the_way = true;
-            for (from, to, counts) in &fault.failures {
+            for (from, to, counts) in *failures {
                 let [from_ns, to_ns] = [from, to].map(|at| at.since(start_at).as_nanos() as u64);
                 for kind in Failure::ALL {
                     injections.spread(kind, counts[kind as usize], from_ns, to_ns);

@@ -6,6 +6,7 @@ mod cli;
 mod clock_map;
 mod controller;
 mod execution;
+mod fault_story;
 mod grpc;
 mod labels;
 mod lookup;

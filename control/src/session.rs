@@ -252,6 +252,10 @@ pub struct WindowSeen {
     pub failures: [u64; Failure::COUNT],
     /// Where the proxy listens, if it said.
     pub listen: Option<SocketAddr>,
+    /// Which proxy, of a fault that no run has ordered; else empty.
+    pub proxy: String,
+    /// The mix, of a fault that no run has ordered; else empty.
+    pub behavior: String,
 }
 
 #[cfg(test)]

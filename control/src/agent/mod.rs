@@ -5,6 +5,7 @@
 //! ```
 
 mod backoff;
+mod by_hand;
 pub mod generator;
 pub mod identity;
 mod link;

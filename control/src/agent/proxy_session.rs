@@ -21,6 +21,7 @@ use fracas_loadgen::measure::Failure;
 use fracas_proto::v1;
 use tokio::sync::{mpsc, watch};
 
+use super::by_hand::ByHand;
 use super::link::{self, LinkEvent};
 use crate::grpc::session_proto;
 use crate::node_registry::NodeIdentity;
@@ -30,7 +31,9 @@ use crate::wire::dial::Dial;
 /// How often leases are looked at, so that a window's end is told soon.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a fault in force is told about.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(1);
+/// What the owner of a run's lease begins with.
+const RUN_OWNER: &str = "run ";
 /// Faults that one controller may have at a proxy process at a time.
 const FAULTS_MAX: usize = 1_000;
 
@@ -65,6 +68,7 @@ pub async fn join(
     let mut timings = Timings::default();
     let mut last_heard = Instant::now();
     let mut faults: Vec<Fault> = Vec::new();
+    let mut by_hand = ByHand::new(&handle);
     let mut ticks = tokio::time::interval(TICK);
     loop {
         let mut say = Vec::new();
@@ -103,6 +107,7 @@ pub async fn join(
         if !faults.is_empty() {
             say.extend(look(&handle, &mut faults, now));
         }
+        say.extend(by_hand.look(&handle, |lease| is_ordered(&handle, lease), now));
         let names = names(&handle);
         let with_faults = runs_of(&faults);
         if names != known || with_faults != runs {
@@ -120,6 +125,14 @@ pub async fn join(
             }
         }
     }
+}
+
+/// Whether a lease is, or was, a run's: those say so in its owner.
+fn is_ordered(handle: &Handle, lease: &str) -> bool {
+    let live = handle.leases().into_iter().find(|known| known.id == lease).map(|lease| lease.owner);
+    let ended =
+        || handle.ended_leases().into_iter().find(|end| end.lease.id == lease).map(|end| end.lease.owner);
+    live.or_else(ended).is_some_and(|owner| owner.starts_with(RUN_OWNER))
 }
 
 /// The runs that have faults here, each once.
@@ -152,7 +165,7 @@ fn apply(handle: &Handle, faults: &mut Vec<Fault>, order: FaultOrder, now: Insta
             let request = LeaseRequest {
                 proxy: order.proxy.clone(),
                 rules,
-                owner: format!("run {}", order.attempt.run),
+                owner: format!("{RUN_OWNER}{}", order.attempt.run),
                 term: Term {
                     // The controller does not renew it: RevokeFault, its silence or the end of the window ends it.
                     ttl: None,
@@ -198,6 +211,8 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
                     injected: end.rules.iter().map(|rule| rule.injected).sum(),
                     failures: failures(handle, &fault.proxy, &end.rules, true),
                     listen: listen(handle, &fault.proxy),
+                    proxy: String::new(),
+                    behavior: String::new(),
                 }));
             }
             return false;
@@ -206,7 +221,7 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
         let due = fault.told_at.is_none_or(|at| now.since(at) >= TELL_EVERY);
         if let Some(started_at) = lease.began_at.filter(|_| due) {
             fault.told_at = Some(now);
-            let rules = rules_of(handle, &fault.proxy, &lease.id);
+            let rules = rules_of(handle, &fault.proxy, Some(&lease.id));
             told.push(FromNode::FaultWindow(WindowSeen {
                 fault: fault.id.clone(),
                 started_at,
@@ -214,6 +229,8 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
                 injected: rules.iter().map(|rule| rule.injected).sum(),
                 failures: failures(handle, &fault.proxy, &rules, false),
                 listen: listen(handle, &fault.proxy),
+                proxy: String::new(),
+                behavior: String::new(),
             }));
         }
         true
@@ -221,20 +238,25 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
     told
 }
 
-/// What the rules of a lease in force have done so far.
-fn rules_of(handle: &Handle, proxy: &str, lease: &str) -> Vec<RuleStats> {
+/// What the rules of a lease in force have done so far, or the base rules.
+pub(super) fn rules_of(handle: &Handle, proxy: &str, lease: Option<&str>) -> Vec<RuleStats> {
     let mut rules = handle.proxy_stats(proxy).map(|stats| stats.rules).unwrap_or_default();
-    rules.retain(|stats| stats.lease.as_deref() == Some(lease));
+    rules.retain(|stats| stats.lease.as_deref() == lease);
     rules
 }
 
-fn listen(handle: &Handle, proxy: &str) -> Option<SocketAddr> {
+pub(super) fn listen(handle: &Handle, proxy: &str) -> Option<SocketAddr> {
     handle.get(proxy).ok().map(|info| info.spec.listen)
 }
 
 /// The failures that clients must have seen of these rules. When they have ended, a delay that was decided on and never
 /// told to be over had a client that did not wait for it.
-fn failures(handle: &Handle, proxy: &str, rules: &[RuleStats], have_ended: bool) -> [u64; Failure::COUNT] {
+pub(super) fn failures(
+    handle: &Handle,
+    proxy: &str,
+    rules: &[RuleStats],
+    have_ended: bool,
+) -> [u64; Failure::COUNT] {
     let has_replies = handle.get(proxy).is_ok_and(|info| info.spec.protocol != Protocol::Tcp);
     let mut failures = [0; Failure::COUNT];
     for rule in rules {

@@ -504,6 +504,8 @@ fn a_fault_reaches_its_proxy_on_its_clock_and_comes_back_on_the_runs_axis() {
         injected: 3,
         failures: [0, 3, 0, 0],
         listen: Some("127.0.0.1:9".parse().unwrap()),
+        proxy: String::new(),
+        behavior: String::new(),
     };
     world.say("p", FromNode::FaultWindow(seen.clone()));
     world.pass(Duration::from_millis(1_000), &["a", "b", "p"]);
@@ -513,11 +515,28 @@ fn a_fault_reaches_its_proxy_on_its_clock_and_comes_back_on_the_runs_axis() {
     }
     assert!(world.reports.is_empty(), "the window is still open");
     assert_eq!(world.state(&id), RunState::Collecting);
+    // Somebody sets rules on the same proxy by hand, from before the start until a second after it.
+    let by_hand = WindowSeen {
+        fault: "by hand lease 0-7".into(),
+        started_at: order.starts_at - Duration::from_secs(60),
+        ended_at: Some(order.starts_at + Duration::from_millis(500)),
+        injected: 7,
+        proxy: "cache".into(),
+        behavior: "5:reset".into(),
+        ..seen.clone()
+    };
+    world.say("p", FromNode::FaultWindow(by_hand.clone()));
+    // And on one that this run has nothing to do with.
+    let elsewhere = WindowSeen { fault: "by hand x".into(), proxy: "other".into(), ..by_hand };
+    world.say("p", FromNode::FaultWindow(elsewhere));
     (seen.ended_at, seen.injected) = (Some(order.starts_at + Duration::from_millis(1_003)), 40);
     world.say("p", FromNode::FaultWindow(seen));
     let report = world.write_reports().pop().unwrap();
-    let window = &report.result.summary.faults[0];
-    assert_eq!((window.start_ns, window.end_ns, window.injected), (500_000_000, 1_503_000_000, Some(40)));
+    let windows = report.result.summary.faults.iter();
+    let windows: Vec<_> = windows.map(|w| (w.behavior.as_str(), w.start_ns, w.end_ns, w.injected)).collect();
+    let expected =
+        [("5:reset", 0, 1_000_000_000, Some(7)), ("20:delay", 500_000_000, 1_503_000_000, Some(40))];
+    assert_eq!(windows, expected);
 }
 
 #[test]

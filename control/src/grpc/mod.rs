@@ -15,4 +15,4 @@ mod run_service;
 mod served;
 pub mod server;
 pub mod session_proto;
-mod wall_clock;
+pub mod wall_clock;

@@ -126,6 +126,8 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
             injected: window.injected,
             failures: Failure::ALL.map(|kind| window.failures.get(kind.name()).copied().unwrap_or(0)),
             listen: window.listen.parse().ok(),
+            proxy: line(window.proxy),
+            behavior: line(window.behavior),
         }),
         Said::Error(error) => FromNode::Error {
             attempt: (!error.run_id.is_empty()).then(|| attempt(&error.run_id, error.attempt)),
@@ -199,6 +201,8 @@ pub fn from_node_proto(message: FromNode, now: Instant) -> v1::JoinRequest {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             listen: seen.listen.map(|listen| listen.to_string()).unwrap_or_default(),
+            proxy: seen.proxy,
+            behavior: seen.behavior,
             ..v1::FaultWindow::default()
         }),
         FromNode::Error { attempt, message } => {

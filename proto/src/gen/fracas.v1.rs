@@ -88,7 +88,8 @@ pub struct SloResult {
 /// A time during which a fault was in force.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FaultWindow {
-    /// The fault that it belongs to: ApplyFault's `fault_id`, or the id of a lease.
+    /// The fault that it belongs to: ApplyFault's `fault_id`, or the id of a lease. In a session, one that nobody ordered
+    /// (rules or a lease by hand) begins with `by hand`, and has `proxy` and `behavior`.
     #[prost(string, tag = "1")]
     pub fault_id: ::prost::alloc::string::String,
     /// The run that asked for it; empty if none did.

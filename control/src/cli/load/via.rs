@@ -1,7 +1,5 @@
 //! A proxy beside the load: its events on the run's time axis, and the run's faults flipped there.
 
-mod story;
-
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +16,9 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use self::story::{Story, nanos};
 use crate::cli::access::AccessArgs;
 use crate::cli::client;
+use crate::fault_story::{Story, nanos};
 use crate::wire::dial::Caller;
 
 /// Events of one run that are kept for its report; more are counted.

@@ -24,6 +24,34 @@ enum Owner {
     Off(u64),
 }
 
+impl Owner {
+    /// Unique among the windows of a process.
+    fn id(&self, proxy: &str) -> String {
+        match self {
+            Owner::Lease(lease) => format!("lease {lease}"),
+            Owner::Base(generation) => format!("{proxy} since {generation}"),
+            Owner::Off(generation) => format!("{proxy} off {generation}"),
+        }
+    }
+}
+
+/// A window as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowTold {
+    /// Unique among the windows of the process.
+    pub id: String,
+    /// Name of the proxy.
+    pub proxy: String,
+    /// The lease that it is the life of, if one.
+    pub lease: Option<String>,
+    /// The mix.
+    pub behavior: String,
+    /// The proxy's clock; 0 if it was in force at the beginning.
+    pub from_ns: u64,
+    /// The proxy's clock; `None` while in force.
+    pub to_ns: Option<u64>,
+}
+
 /// Rules in force.
 #[derive(Clone, Debug)]
 struct Window {
@@ -117,6 +145,29 @@ impl Story {
             }
             EventKind::Changed if event.generation > proxy.known_generation => proxy.changed(event),
             _ => {}
+        }
+    }
+
+    /// Every window that is known: rules in force now, and those that were and have not been forgotten.
+    pub fn windows(&self) -> Vec<WindowTold> {
+        let of = |(name, proxy): (&String, &Proxy)| {
+            let told = |(owner, window): (&Owner, &Window)| WindowTold {
+                id: owner.id(name),
+                proxy: name.clone(),
+                lease: if let Owner::Lease(lease) = owner { Some(lease.clone()) } else { None },
+                behavior: window.behavior.clone(),
+                from_ns: window.from_ns,
+                to_ns: window.to_ns,
+            };
+            proxy.windows.iter().map(told).collect::<Vec<_>>()
+        };
+        self.proxies.iter().flat_map(of).collect()
+    }
+
+    /// Forgets a window that is over.
+    pub fn forget(&mut self, id: &str) {
+        for (name, proxy) in &mut self.proxies {
+            proxy.windows.retain(|owner, window| window.to_ns.is_none() || owner.id(name) != id);
         }
     }
 
@@ -374,5 +425,5 @@ pub fn nanos(duration: Option<&prost_types::Duration>) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "story_tests.rs"]
+#[path = "fault_story_tests.rs"]
 mod tests;
