@@ -350,3 +350,17 @@ fn a_run_with_a_mistyped_proxy_is_refused_at_once() {
     assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
     assert!(error.contains("the proxy `nobody`, which nobody has joined with"), "{error}");
 }
+
+#[test]
+fn a_run_that_nobody_can_carry_out_ends_with_its_reason() {
+    let fleet = Fleet::of(1, "10s");
+    let file = fleet.run_file(1, "");
+    let submit = ["run", "submit", file.to_str().unwrap(), "--wait", "--json", "--start-within", "200ms"];
+    let output = fleet.fracas(&submit);
+    let run: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), run["state"].as_str()), (Some(112), Some("errored")), "{run}");
+    let reason = run["reason"].as_str().unwrap();
+    assert!(reason.starts_with("never started: it needs 2 nodes: 1 connected"), "{reason}");
+    let list = fleet.fracas(&["run", "list"]);
+    assert!(String::from_utf8(list.stdout).unwrap().contains("never started"), "the list has it too");
+}

@@ -250,3 +250,11 @@ fn without_a_config_a_hangup_is_the_end() {
     assert_eq!(proxy.child.wait().unwrap().code(), Some(0));
     proxy.line("proxy stopped; all connections had finished");
 }
+
+#[test]
+fn behavior_get_shows_every_proxy() {
+    let names: Vec<String> = (0..1_010).map(|number| format!("p{number}")).collect();
+    let proxies: Vec<(&str, u16, &str)> = names.iter().map(|name| (name.as_str(), 1, "")).collect();
+    let proxy = Proxy::start(Some(&config(&proxies)), &[]);
+    assert_eq!(proxy.proxies().len(), names.len(), "a page has 1,000 of them");
+}

@@ -340,6 +340,13 @@ async fn every_service_but_health_asks_for_the_token_and_says_why() {
         let health =
             HealthClient::new(channel.clone()).check(tonic_health::pb::HealthCheckRequest::default()).await;
         assert_eq!(health.unwrap().into_inner().status, 1, "serving, and open");
+        let long = tonic_health::pb::HealthCheckRequest { service: "x".repeat(2_000) };
+        let refused = HealthClient::new(channel.clone()).check(long).await.unwrap_err();
+        assert_eq!(
+            reason(&refused),
+            (Code::ResourceExhausted, "TOO_LONG".to_owned()),
+            "strangers say little"
+        );
         for (shown, wanted) in [
             (None, Err("TOKEN_MISSING")),
             (Some("Basic s3cret"), Err("TOKEN_MISSING")),

@@ -128,8 +128,8 @@ type Client = ProxyServiceClient<Caller>;
 
 /// Where a proxy's API is unless it is said.
 const API_DEFAULT: &str = "127.0.0.1:7401";
-/// Proxies that are asked for at a time.
-const PAGE: u32 = 100;
+/// Proxies that are asked for at a time: as many as are given.
+const PAGE: u32 = 1000;
 /// What an answer may have: figures of every proxy of a process come in one.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// How long a call may take; none waits for traffic.

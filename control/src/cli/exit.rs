@@ -11,6 +11,8 @@ pub const USAGE: u8 = 2;
 pub const SLO_FAILED: u8 = 99;
 /// The run finished and its figures cannot be trusted.
 pub const INVALID: u8 = 111;
+/// The run waited in vain for something that could carry it out.
+pub const NEVER_STARTED: u8 = 112;
 /// What was asked for is forbidden here.
 pub const REFUSED: u8 = 113;
 /// Ctrl-C ended it.

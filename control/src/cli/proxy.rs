@@ -124,7 +124,6 @@ const API_DEFAULT: &str = "127.0.0.1:7401";
 ///
 /// # Errors
 /// When the command line or the config is wrong, an address is taken, or this machine gives no ring.
-#[expect(clippy::too_many_lines, reason = "the order in which things begin and end, each a line or two")]
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.config.is_some() && !args.options.0.is_empty() {
         return Err(UsageError::because("options of behaviors stand in the config; leave the flags away"));

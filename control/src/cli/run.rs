@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use fracas_loadgen::report::{count, latency, rate, seconds, utc};
+use fracas_loadgen::scenario::units::parse_duration;
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use serde_json::{Value, json};
@@ -36,6 +38,9 @@ enum Verb {
         /// Follow it to its end, and exit with its code
         #[arg(long)]
         wait: bool,
+        /// Give it up when it has not started by then [default: it waits for as long as somebody could carry it out]
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        start_within: Option<Duration>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -85,7 +90,9 @@ type Client = RunServiceClient<Caller>;
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         match args.verb {
-            Verb::Submit { file, wait, json, api } => submit(&file, wait, json, &api).await,
+            Verb::Submit { file, wait, start_within, json, api } => {
+                submit(&file, wait, start_within, json, &api).await
+            }
             Verb::List { json, api } => list(&mut dial(&api).await?, json).await,
             Verb::Show { id, json, api } => show(&mut dial(&api).await?, id, json).await,
             Verb::Watch { id, api } => {
@@ -112,7 +119,13 @@ async fn dial(api: &ApiArgs) -> anyhow::Result<Client> {
     Ok(RunServiceClient::new(api.connect().await?))
 }
 
-async fn submit(file: &Path, wait: bool, json: bool, api: &ApiArgs) -> anyhow::Result<ExitCode> {
+async fn submit(
+    file: &Path,
+    wait: bool,
+    start_within: Option<Duration>,
+    json: bool,
+    api: &ApiArgs,
+) -> anyhow::Result<ExitCode> {
     let file_text = files::run_file(file)?;
     let mut client = dial(api).await?;
     let request = v1::SubmitRunRequest {
@@ -120,7 +133,7 @@ async fn submit(file: &Path, wait: bool, json: bool, api: &ApiArgs) -> anyhow::R
         file_name: file.display().to_string(),
         labels: BTreeMap::new(),
         request_id: String::new(),
-        start_within: None,
+        start_within: start_within.and_then(|time| prost_types::Duration::try_from(time).ok()),
     };
     let run = client.submit_run(request).await.map_err(client::error)?.into_inner().run.unwrap_or_default();
     if !wait {
@@ -345,7 +358,13 @@ fn say(line: &str) {
 }
 
 fn exit_code(run: &v1::Run) -> ExitCode {
-    ExitCode::from(exit_of(run.state()).unwrap_or(exit::ERROR))
+    // One that nothing carried was given up by the queue.
+    let never_started = run.state() == v1::RunState::Errored && run.nodes.is_empty();
+    ExitCode::from(if never_started {
+        exit::NEVER_STARTED
+    } else {
+        exit_of(run.state()).unwrap_or(exit::ERROR)
+    })
 }
 
 /// `None` for a state that is not final.

@@ -26,6 +26,9 @@ use crate::grpc::refusal::refuse;
 
 /// When a call is given up that has not begun to answer. Streams live as long as their clients want.
 pub const CALL_MAX: Duration = Duration::from_secs(30);
+/// What a call may carry that needs no token and shows none, and how long it may take to say it.
+const STRANGER_BYTES_MAX: usize = 1024;
+const STRANGER_WITHIN: Duration = Duration::from_secs(5);
 /// A service sees that its time is over a little before, and can say what of.
 const CALL_GRACE: Duration = Duration::from_secs(2);
 
@@ -97,9 +100,16 @@ impl Reception {
                 return refused.answer(&parts.headers);
             }
         };
-        if caller != Caller::Stranger {
-            self.place.let_in();
-        }
+        let body = match caller {
+            Caller::Stranger => match short(body).await {
+                Some(body) => body,
+                None => return too_long(),
+            },
+            _ => {
+                self.place.let_in();
+                body
+            }
+        };
         match self.calls.lack(parts.uri.path()) {
             Some(why) if parts.method == Method::POST => {
                 self.figures.refused("CALL_NOT_SERVED");
@@ -132,6 +142,18 @@ impl Reception {
             Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         }
     }
+}
+
+/// What somebody says who has shown no token: little, and at once, so that he takes no memory.
+async fn short(body: Body) -> Option<Body> {
+    let read = axum::body::to_bytes(body, STRANGER_BYTES_MAX);
+    let bytes = tokio::time::timeout(STRANGER_WITHIN, read).await.ok()?.ok()?;
+    Some(Body::from(bytes))
+}
+
+fn too_long() -> Response {
+    refuse(Code::ResourceExhausted, "TOO_LONG", "who shows no token may say little, and at once", &[])
+        .into_http()
 }
 
 /// The deadline that a client sets: at most eight digits and a unit (gRPC over HTTP/2, “Timeout”).

@@ -44,6 +44,11 @@ pub const CALLS_PER_CONNECTION: u32 = 128;
 pub const HEAD_BYTES_MAX: u32 = 16 * 1024;
 /// A message of gRPC, either way.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that one connection may have sent and no service has read yet, and one of its calls; and bytes of answers that
+/// wait for it.
+const UNREAD_BYTES_MAX: u32 = 1024 * 1024;
+const UNREAD_CALL_BYTES_MAX: u32 = 256 * 1024;
+const UNSENT_BYTES_MAX: usize = 256 * 1024;
 /// Streams that a client has reset and that are still remembered; more end the connection (CVE-2023-44487).
 const RESET_STREAMS_MAX: usize = 64;
 /// Descriptors that are set aside: when the process has no other left, so many clients are still heard.
@@ -287,6 +292,9 @@ fn http(limits: Limits) -> Builder<TokioExecutor> {
         .keep_alive_timeout(PING_WITHIN)
         .max_concurrent_streams(CALLS_PER_CONNECTION)
         .max_header_list_size(HEAD_BYTES_MAX)
+        .initial_connection_window_size(UNREAD_BYTES_MAX)
+        .initial_stream_window_size(UNREAD_CALL_BYTES_MAX)
+        .max_send_buf_size(UNSENT_BYTES_MAX)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX);
     builder
 }

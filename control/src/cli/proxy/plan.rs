@@ -214,4 +214,12 @@ mod tests {
         assert!(wrong.contains("1s to 9h"), "{wrong}");
         assert!(planned("--half-close 0").is_err());
     }
+
+    #[test]
+    fn what_a_name_leads_to_is_checked_each_time_it_is_looked_up() {
+        let upstreams = upstreams(Destinations::default());
+        assert_eq!((upstreams.look_up)("127.0.0.1:80").unwrap(), ["127.0.0.1:80".parse().unwrap()]);
+        let refused = (upstreams.look_up)("169.254.169.254:80").unwrap_err().to_string();
+        assert!(refused.contains("cloud's metadata address"), "{refused}");
+    }
 }
