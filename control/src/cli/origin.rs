@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connections_max: Option<u32>,
     /// Closes a connection whose request head is not whole after this; 0 for never
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = units::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]
     first_byte_timeout: Duration,
     /// Closes a connection on which nothing happens and nothing is due; 0 for never
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = units::parse_duration)]

@@ -44,7 +44,8 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: None,
-            first_bytes: Some(Duration::from_secs(60)),
+            // A load may open all its connections before it needs them: at the limit, silent ones make way sooner.
+            first_bytes: Some(Duration::from_secs(300)),
             idle: Some(Duration::from_secs(600)),
             stall: Some(Duration::from_secs(600)),
         }
