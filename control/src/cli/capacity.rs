@@ -242,8 +242,8 @@ fn announce(args: &Args, each: Duration) {
         slo.join(" and "),
         args.target,
         whole(args.from),
-        units::format_duration(each),
-        units::format_duration(args.max_time),
+        report::length(each),
+        report::length(args.max_time),
     ));
 }
 
@@ -369,7 +369,7 @@ fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
     });
     let mut sorted: Vec<&Probed> = probes.iter().collect();
     sorted.sort_by_key(|probe| probe.rate);
-    let ms = |ns: u64| format!("{:.3} ms", ns as f64 / 1e6);
+    let ms = report::latency;
     out.push_str("\n       rate  finding         ok/s  response p50           p99           max    failed\n");
     for Probed { rate, finding, summary, .. } in sorted {
         let counts = &summary.counts;
