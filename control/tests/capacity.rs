@@ -70,7 +70,7 @@ fn searching() -> (Origin, Child, Vec<String>, Lines<BufReader<ChildStderr>>) {
 fn a_search_says_what_it_does_and_a_signal_ends_it_with_what_it_knows() {
     for signal in ["-INT", "-TERM", "-HUP"] {
         let (_origin, search, first, lines) = searching();
-        assert!(first[0].contains("p99<10s") && first[0].contains("at most 1h"), "{first:?}");
+        assert!(first[0].contains("p99<10s") && first[0].contains("at most 1 h"), "{first:?}");
         assert!(Command::new("kill").args([signal, &search.id().to_string()]).status().unwrap().success());
         lines.for_each(drop);
         let output = search.wait_with_output().unwrap();

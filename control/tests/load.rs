@@ -36,7 +36,7 @@ fn a_mistake_is_one_line_with_its_exit_code() {
         (&[&url, "--via", "nowhere"], 2, "`nowhere` has no port; write HOST:PORT"),
         (&[&url, "--insecure"], 2, "say where that is with --via"),
         (&[&url, "--token-file", "token"], 2, "say where that is with --via"),
-        (&[&url, "-n", "1", "--out", &blocked], 2, "choose another directory with --out"),
+        (&[&url, "-n", "1", "--out", &blocked], 2, "Not a directory; choose another directory"),
         (&[&nobody_url, "-n", "1"], 1, "is the target running?"),
         (&["http://no-such-name.invalid/", "-n", "1"], 1, "check the name, or write an address"),
     ];

@@ -3,6 +3,7 @@
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
 use fracas_loadgen::measure::Timeline;
+use fracas_loadgen::report::length;
 use fracas_loadgen::runner;
 use fracas_loadgen::scenario::Plan;
 
@@ -56,8 +57,8 @@ impl Load for RingLoad {
             cpu_ratio: worker.cpu_ratio,
             cq_overflows: worker.cq_overflows,
         });
-        let late =
-            (!outcome.started_late.is_zero()).then(|| format!("it started {:?} late", outcome.started_late));
+        let late = (!outcome.started_late.is_zero())
+            .then(|| format!("it started {} late", length(outcome.started_late)));
         Outcome {
             rest: Timeline::default(),
             counts: outcome.timeline.counts(),

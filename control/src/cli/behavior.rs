@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fracas_dataplane::behavior::KINDS;
+use fracas_loadgen::report::{latency, length, plural};
 use fracas_loadgen::scenario::units;
 use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
 use fracas_proto::v1::{self, EventKind};
 use serde_json::{Value, json};
 
 use super::access::AccessArgs;
-use super::client::{connect, counted};
+use super::client::connect;
 use super::options::BehaviorOptions;
 use crate::grpc::proxy_answers::behavior_kind_proto;
 use crate::wire::dial::Caller;
@@ -175,7 +176,7 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             let change = reply.change.unwrap_or_default();
             let names = reply.proxies.join(", ");
             say(as_json, change_json(&change), || {
-                let leases = counted(reply.leases_ended.into(), "lease");
+                let leases = plural(u64::from(reply.leases_ended), "lease");
                 format!("{names}: normal, {leases} ended; {}", change_text(&change))
             });
         }
@@ -191,7 +192,7 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             let (lease, change) = (reply.lease.unwrap_or_default(), reply.change.unwrap_or_default());
             let mut value = change_json(&change);
             value["lease"] = json!(lease.id);
-            let lives = units::format_duration(ttl);
+            let lives = length(ttl);
             say(as_json, value, || {
                 format!("lease {} on {proxy}: {mix} for {lives}; {}", lease.id, change_text(&change))
             });
@@ -208,7 +209,7 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             let reply = client.renew_lease(ask(request)).await.map_err(refused)?.into_inner();
             let ttl = std(reply.lease.unwrap_or_default().ttl.as_ref());
             say(as_json, json!({"lease": lease, "ttl_ns": ttl.as_nanos() as u64}), || {
-                format!("lease {lease} lives for another {}", units::format_duration(ttl))
+                format!("lease {lease} lives for another {}", length(ttl))
             });
         }
         Verb::Release { lease } => {
@@ -219,7 +220,7 @@ async fn call(mut client: Client, verb: Verb, as_json: bool) -> anyhow::Result<E
             let mut value = change_json(&change);
             value["injected"] = json!(did);
             say(as_json, value, || {
-                format!("lease {lease} released after {}; {}", counted(did, "fault"), change_text(&change))
+                format!("lease {lease} released after {}; {}", plural(did, "fault"), change_text(&change))
             });
         }
         Verb::List => {
@@ -328,8 +329,8 @@ async fn watch(
             }
         }
         if message.lost > lost {
-            let new = counted(message.lost - lost, "event");
-            eprintln!("note: {new} lost; the counters have all of them");
+            let events = plural(message.lost - lost, "event");
+            eprintln!("note: {events} lost on the way here; the counters have all of them");
             lost = message.lost;
         }
     }
@@ -385,12 +386,9 @@ fn change_json(change: &v1::Change) -> Value {
 }
 
 fn change_text(change: &v1::Change) -> String {
-    let took = std(change.apply_time.as_ref());
-    format!(
-        "generation {}, on {} after {took:?}",
-        change.generation,
-        counted(change.workers.into(), "worker")
-    )
+    let took = latency(std(change.apply_time.as_ref()).as_nanos() as u64);
+    let workers = plural(u64::from(change.workers), "worker");
+    format!("generation {}, on {workers} after {took}", change.generation)
 }
 
 fn duration(duration: Duration) -> Option<prost_types::Duration> {

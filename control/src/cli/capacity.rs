@@ -241,9 +241,9 @@ fn announce(args: &Args, each: Duration) {
         "searching the highest rate that keeps {} on {}, from {}/s on: each probe takes {}, all of them at most {} (--max-time)\n",
         slo.join(" and "),
         args.target,
-        whole(args.from),
-        units::format_duration(each),
-        units::format_duration(args.max_time),
+        report::count(whole(args.from)),
+        report::length(each),
+        report::length(args.max_time),
     ));
 }
 
@@ -308,7 +308,12 @@ struct Line {
 impl Line {
     fn new(json: bool, number: usize, rate: u64, left: String) -> Line {
         let on_terminal = std::io::stderr().is_terminal();
-        Line { head: format!("{number:>3}  {rate:>9}/s"), left, on_terminal, is_quiet: json && !on_terminal }
+        Line {
+            head: format!("{number:>3}  {:>11}", per_second(rate)),
+            left,
+            on_terminal,
+            is_quiet: json && !on_terminal,
+        }
     }
 
     fn show(&mut self, elapsed: Duration, ok: u64) {
@@ -339,27 +344,34 @@ fn describe(finding: Finding, summary: &Summary) -> String {
         }
         _ => String::new(),
     };
-    format!("{:<8}  {:>11.1} ok/s  {}{reason}", finding.name(), summary.ok_per_second, results.join(", "))
+    let ok = report::rate(summary.ok_per_second);
+    format!("{:<8}  {ok:>13} ok  {}{reason}", finding.name(), results.join(", "))
+}
+
+/// `4,000/s`.
+fn per_second(rate: u64) -> String {
+    format!("{}/s", report::count(rate))
 }
 
 fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
     let mut out = String::from("\n");
-    let rate = |rate: u64| format!("{rate}/s");
     out.push_str(&match (answer.kept, answer.limited_by) {
         (Some(kept), LimitedBy::Slo) => {
-            let broken = answer.broken.map_or(String::new(), |broken| format!("; {broken}/s is not kept"));
-            format!("capacity {}{broken}\n", rate(kept))
+            let broken =
+                answer.broken.map_or(String::new(), |broken| format!("; {} is not kept", per_second(broken)));
+            format!("capacity {}{broken}\n", per_second(kept))
         }
         (Some(kept), LimitedBy::Generator) => format!(
             "capacity at least {}: the generator could not make more; use more threads or --precise\n",
-            rate(kept)
+            per_second(kept)
         ),
         (Some(kept), LimitedBy::Max) => {
-            format!("capacity at least {}, the highest rate allowed; raise --max\n", rate(kept))
+            format!("capacity at least {}, the highest rate allowed; raise --max\n", per_second(kept))
         }
         (Some(kept), LimitedBy::Unfinished) => {
-            let broken = answer.broken.map_or(String::new(), |broken| format!(", and below {broken}/s"));
-            format!("capacity at least {}{broken}: the search {}\n", rate(kept), end.because())
+            let broken =
+                answer.broken.map_or(String::new(), |broken| format!(", and below {}", per_second(broken)));
+            format!("capacity at least {}{broken}: the search {}\n", per_second(kept), end.because())
         }
         (None, LimitedBy::Slo) => "no rate keeps the SLO, not even the lowest that was tried\n".to_owned(),
         (None, LimitedBy::Generator) => {
@@ -369,18 +381,20 @@ fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
     });
     let mut sorted: Vec<&Probed> = probes.iter().collect();
     sorted.sort_by_key(|probe| probe.rate);
-    let ms = |ns: u64| format!("{:.3} ms", ns as f64 / 1e6);
+    let ms = report::latency;
     out.push_str("\n       rate  finding         ok/s  response p50           p99           max    failed\n");
     for Probed { rate, finding, summary, .. } in sorted {
         let counts = &summary.counts;
         let failed = counts.planned - counts.ok.min(counts.planned);
         out.push_str(&format!(
-            "{rate:>9}/s  {:<8} {:>11.1} {:>13} {:>13} {:>13} {failed:>9}\n",
+            "{:>11}  {:<8} {:>11} {:>13} {:>13} {:>13} {:>9}\n",
+            per_second(*rate),
             finding.name(),
-            summary.ok_per_second,
+            report::rate(summary.ok_per_second).trim_end_matches("/s"),
             ms(summary.response.p50),
             ms(summary.response.p99),
             ms(summary.response.max),
+            report::count(failed),
         ));
     }
     out

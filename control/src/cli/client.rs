@@ -76,11 +76,6 @@ pub fn error(status: tonic::Status) -> anyhow::Error {
     }
 }
 
-/// `1 lease`, `2 leases`; for words whose plural is regular.
-pub fn counted(count: u64, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
-}
-
 /// `RUN_STATE_QUEUED` → `queued`.
 pub fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_lowercase()
@@ -115,12 +110,6 @@ mod tests {
         assert_eq!(latency(0), "0 ns");
         assert_eq!(clock(0, 0), "same clock");
         assert_eq!(clock(-1_500_000, 70_400), "-1.50 ms ± 70.4 µs");
-    }
-
-    #[test]
-    fn one_is_not_many() {
-        let counted = [0, 1, 2].map(|count| counted(count, "lease"));
-        assert_eq!(counted, ["0 leases", "1 lease", "2 leases"]);
     }
 
     #[test]

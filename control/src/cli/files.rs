@@ -87,7 +87,10 @@ pub fn output(directory: &Path, forced: bool) -> anyhow::Result<()> {
 /// # Errors
 /// What is wrong with it, and what to do.
 pub fn writable(directory: &Path) -> anyhow::Result<()> {
-    check_run_dir(directory).map_err(|error| UsageError::because(format!("--out: {error}: {}", error.source)))
+    check_run_dir(directory).map_err(|error| {
+        let (path, why) = (error.path.display(), error.source);
+        UsageError::because(format!("--out: cannot write {path}: {why}; choose another directory"))
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fracas_dataplane::origin::{BODY_BYTES_MAX, Counts, Limits, Origin, OriginSettings, ServiceSettings};
+use fracas_loadgen::report::plural;
 use fracas_loadgen::scenario::units;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
     /// Send back what comes, instead of HTTP
-    #[arg(long)]
+    #[arg(long, conflicts_with = "body_bytes")]
     echo: bool,
     /// Bytes in the body of the plain reply
     #[arg(long, value_name = "SIZE", default_value = "14", value_parser = units::parse_size)]
@@ -108,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     })?;
     let counts = origin.counts();
-    println!("origin answered {} {}", counts.answered, if args.echo { "chunks" } else { "requests" });
+    println!("origin answered {}", plural(counts.answered, if args.echo { "chunk" } else { "request" }));
     if let Some(line) = closed_line(&counts) {
         println!("{line}");
     }

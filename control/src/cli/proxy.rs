@@ -16,6 +16,7 @@ use fracas_dataplane::config::{Config, DRAIN_DEFAULT};
 use fracas_dataplane::destination::{Destinations, Pattern};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo};
+use fracas_loadgen::report::{length, plural};
 use fracas_loadgen::scenario::units;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +25,6 @@ use tokio::sync::watch;
 use self::plan::{Planned, Timelines};
 use self::reload::Reloader;
 use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
-use super::client::counted;
 use super::exit::{self, PolicyError, UsageError};
 use super::options::BehaviorOptions;
 use crate::checked::{CheckError, Checked};
@@ -64,9 +64,9 @@ pub struct Args {
     /// Send a counter for each bad thing to this statsd server
     #[arg(long, value_name = "HOST:PORT", value_parser = super::address::remote)]
     statsd: Option<String>,
-    /// What every name sent to statsd begins with
-    #[arg(long, value_name = "PREFIX", default_value = "fracas")]
-    statsd_prefix: String,
+    /// What every name sent to statsd begins with [default: fracas]
+    #[arg(long, value_name = "PREFIX")]
+    statsd_prefix: Option<String>,
     /// What every random draw comes from [default: from the clock, and printed]
     #[arg(long)]
     seed: Option<u64>,
@@ -117,8 +117,10 @@ pub struct Args {
     options: BehaviorOptions,
 }
 
+/// What names sent to statsd begin with unless it is told.
+const STATSD_PREFIX_DEFAULT: &str = "fracas";
 /// Where the API listens unless it is told.
-const API_DEFAULT: &str = "127.0.0.1:7401";
+pub(super) const API_DEFAULT: &str = "127.0.0.1:7401";
 
 /// Runs `fracas proxy` until it is told to stop.
 ///
@@ -154,7 +156,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.threads.or(configured.and_then(|config| config.threads)).unwrap_or(settings.threads);
     let drain = args.drain.or(configured.map(|config| config.drain)).unwrap_or(DRAIN_DEFAULT);
     let statsd = args.statsd.clone().or(configured.and_then(|config| config.statsd.clone()));
-    let statsd = statsd.map(|server| Statsd::connect(&server, &args.statsd_prefix)).transpose()?;
+    if args.statsd_prefix.is_some() && statsd.is_none() {
+        return Err(UsageError::because("--statsd-prefix is about --statsd HOST:PORT; give that, too"));
+    }
+    let prefix = args.statsd_prefix.as_deref().unwrap_or(STATSD_PREFIX_DEFAULT);
+    let statsd = statsd.map(|server| Statsd::connect(&server, prefix)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // Heard from now on: what comes before the proxy is ready waits.
     let mut signals = runtime.block_on(async { Signals::new() })?;
@@ -193,7 +199,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     println!(
         "proxy ready: {}{}, seed {}, API {}, {}",
-        counted(settings.threads as u64, "thread"),
+        plural(settings.threads as u64, "thread"),
         if settings.precise { " (precise)" } else { "" },
         settings.seed,
         api.map_or_else(|| "off".to_owned(), |address| format!("{address}{guard}")),
@@ -225,11 +231,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     // Nothing that still runs is worth a wait: a look-up of a name takes as long as the resolver likes.
     runtime.shutdown_background();
-    let cut = counted(drained.cut as u64, "connection");
+    let cut = plural(drained.cut as u64, "connection");
     match drained.cut {
         _ if at_once => println!("proxy stopped at once; {cut} cut"),
         0 => println!("proxy stopped; all connections had finished"),
-        _ => println!("proxy stopped; {cut} still open after {drain:?} and cut"),
+        _ => println!("proxy stopped; {cut} still open after {}, and cut", length(drain)),
     }
     Ok(if at_once { ExitCode::from(exit::INTERRUPTED) } else { ExitCode::SUCCESS })
 }
@@ -337,10 +343,9 @@ fn controller(args: &Args, guard: &Guard) -> anyhow::Result<Option<Dial>> {
 }
 
 fn announce(info: &ProxyInfo) {
-    let rules = match info.spec.rules.len() {
+    let rules = match info.spec.rules.len() as u64 {
         0 => "no rules".to_owned(),
-        1 => "1 rule".to_owned(),
-        count => format!("{count} rules"),
+        count => plural(count, "rule"),
     };
     println!(
         "proxy {} listens on {} → {} ({}, {rules})",

@@ -48,6 +48,10 @@ pub(super) fn read(text: &str, file: &str) -> Result<Node, ConfigError> {
             let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
             let words = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
             let words = words.lines().next().unwrap_or("not YAML").to_owned();
+            let words = match words.contains("tabs disallowed") {
+                true => "a tab stands where the line is indented; use spaces".to_owned(),
+                false => words,
+            };
             // The place stands in front already.
             let words = match words.rfind(" at line ") {
                 Some(at) => words[..at].to_owned(),

@@ -465,6 +465,12 @@ on_node_loss: invalid                     # or: continue
     }
 
     #[test]
+    fn a_tab_is_told_from_a_wrong_key() {
+        let refusal = refusal("target: http://h/\nphases:\n\t- {rate: 1/s, for: 1s}\n");
+        assert_eq!(refusal, "run.yml:3:2: a tab stands where the line is indented; use spaces");
+    }
+
+    #[test]
     fn what_is_no_run_file_is_told_what_one_is() {
         for text in ["", "# only a comment\n", "hello", "[1, 2]"] {
             let refusal = refusal(text);

@@ -1,14 +1,11 @@
 //! Proxies, rules and events as `fracas behavior` prints them: lines for people, JSON for programs.
 
-use std::time::Duration;
-
 use fracas_dataplane::behavior::Kind;
-use fracas_loadgen::scenario::units;
+use fracas_loadgen::report::{latency, length, plural};
 use fracas_proto::v1;
 use serde_json::{Value, json};
 
 use super::std;
-use crate::cli::client::counted;
 
 /// A proxy with its rules, leases and figures.
 pub fn proxy_json(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> Value {
@@ -115,7 +112,7 @@ pub fn proxy_text(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> String {
         proxy.upstream,
         proxy.protocol,
         proxy.generation,
-        counted(proxy.connections_open, "connection")
+        plural(proxy.connections_open, "connection")
     )];
     if proxy.rules.is_empty() {
         lines.push("    no rules: everything passes".to_owned());
@@ -185,8 +182,8 @@ fn rule_text(rule: &v1::Rule, done: Option<&v1::RuleStats>) -> String {
     }
     text += &format!(", {} injected", done.injected);
     if let Some(late) = done.lateness.as_ref().filter(|late| late.count > 0) {
-        let [p50, p99] = [late.p50_ns, late.p99_ns].map(Duration::from_nanos);
-        text += &format!(", done − asked p50 {p50:?} p99 {p99:?}");
+        let [p50, p99] = [late.p50_ns, late.p99_ns].map(latency);
+        text += &format!(", done − asked p50 {p50} p99 {p99}");
     }
     text
 }
@@ -226,7 +223,7 @@ pub fn event_text(event: &v1::Event) -> String {
     }
     if event.asked.is_some() {
         let [asked, done] = [&event.asked, &event.done].map(|time| std(time.as_ref()));
-        text += &format!("  asked {}, done {done:?}", units::format_duration(asked));
+        text += &format!("  asked {}, done {}", length(asked), latency(done.as_nanos() as u64));
     }
     if !event.detail.is_empty() {
         text += &format!("  {}", event.detail);
@@ -293,7 +290,7 @@ mod tests {
         for (event, expected) in [
             (
                 injected,
-                "1.500000  injected         shop  connection 3 exchange 2  delay (delay)  asked 200ms, done 200.1ms",
+                "1.500000  injected         shop  connection 3 exchange 2  delay (delay)  asked 200 ms, done 200 ms",
             ),
             (failed, "1.500000  natural_failure  shop  connection 4  connect: refused"),
             (ended, "1.500000  lease_ended      shop  lease 0-1  expired: 20:delay"),

@@ -35,6 +35,10 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
             let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
             let message = message.strip_prefix("error: ").unwrap_or(message);
             match key_on_line(text, line) {
+                // YAML allows none in front of a key; what is wrong is not the key's.
+                _ if message.contains("tabs disallowed") => {
+                    "a tab stands where the line is indented; use spaces".to_owned()
+                }
                 Some(key) => format!("{key}: {message}"),
                 None if ["unexpected end of input", "expected mapping start"].contains(&message) => {
                     "a run file is made of lines `key: value`; it needs `target` and `phases`".to_owned()
