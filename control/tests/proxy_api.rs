@@ -306,6 +306,45 @@ async fn behavior_get_shows_options_and_what_each_rule_met() {
 }
 
 #[tokio::test]
+async fn a_proxy_has_the_limits_on_silence_that_it_was_given_or_those_of_the_manual() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let create = |name: &str, given: v1::Proxy| v1::CreateProxyRequest {
+        proxy: Some(v1::Proxy {
+            name: name.into(),
+            listen: "127.0.0.1:0".into(),
+            upstream: "127.0.0.1:1".into(),
+            ..given
+        }),
+        ..Default::default()
+    };
+    let limits = |proxy: &v1::Proxy| {
+        [proxy.idle_timeout, proxy.linger, proxy.half_close, proxy.keepalive, proxy.resolve]
+    };
+    let made = client.create_proxy(create("silent", v1::Proxy::default())).await.unwrap().into_inner();
+    assert_eq!(limits(&made.proxy.unwrap()), [None, seconds(5), seconds(60), seconds(60), seconds(30)]);
+    let given = v1::Proxy {
+        idle_timeout: seconds(600),
+        linger: seconds(0),
+        half_close: seconds(1),
+        keepalive: seconds(0),
+        resolve: seconds(2),
+        ..Default::default()
+    };
+    let made = client.create_proxy(create("given", given.clone())).await.unwrap().into_inner();
+    assert_eq!(limits(&made.proxy.unwrap()), limits(&given));
+    for wrong in [
+        v1::Proxy { half_close: seconds(0), ..Default::default() },
+        v1::Proxy { keepalive: seconds(40_000), ..Default::default() },
+        v1::Proxy { linger: seconds(-1), ..Default::default() },
+    ] {
+        let refused = client.create_proxy(create("wrong", wrong)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_repeat_gets_the_first_answer_though_its_upstream_is_not_found_any_more() {
     let fracas = Proxy::start();
     let mut client = fracas.client().await;

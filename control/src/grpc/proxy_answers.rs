@@ -33,6 +33,11 @@ pub fn proxy_proto(info: &ProxyInfo, handle: &Handle, stats: Option<&ProxyStats>
         leases: info.leases.iter().map(|lease| lease_proto(lease, &clock)).collect(),
         connections_open: stats.map_or(0, open_connections),
         seed: handle.seed(),
+        idle_timeout: info.spec.patience.idle.and_then(proto_duration),
+        linger: proto_duration(info.spec.patience.linger),
+        half_close: proto_duration(info.spec.patience.half_close),
+        keepalive: proto_duration(info.spec.patience.keepalive.unwrap_or_default()),
+        resolve: proto_duration(info.spec.resolve),
     }
 }
 

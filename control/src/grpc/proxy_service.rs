@@ -7,12 +7,14 @@ use std::time::Duration;
 use fracas_dataplane::address::Address;
 use fracas_dataplane::behavior::KINDS;
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::config::{CONNECT_TIMEOUT_DEFAULT, PROXY_NAME, is_proxy_name};
+use fracas_dataplane::config::{
+    CONNECT_TIMEOUT_DEFAULT, KEEPALIVE, PROXY_NAME, RESOLVE_DEFAULT, is_keepalive, is_proxy_name,
+};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::{LeaseError, Term};
 use fracas_dataplane::proxy::{
-    Applied, Handle, LeaseInfo, LeaseRequest, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate, RulesChange,
-    Stats,
+    Applied, Handle, LeaseInfo, LeaseRequest, Patience, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate,
+    RulesChange, Stats,
 };
 use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;
@@ -243,6 +245,8 @@ impl ProxyService for Proxies {
         let source_addresses = sources.collect::<Result<_, Status>>()?;
         let rules = rules_of(rules.unwrap_or_default(), "rules")?;
         let connect_timeout = time_limit(proxy.connect_timeout, "proxy.connect_timeout")?;
+        let patience = patience(&proxy)?;
+        let resolve = std_duration(proxy.resolve, "proxy.resolve")?;
         let upstream = proxy.upstream.clone();
         let look_up = self.look_up(&upstream, "proxy.upstream");
         self.once_prepared(&self.moves, request_id, look_up, move |checked, addresses| {
@@ -252,6 +256,8 @@ impl ProxyService for Proxies {
                 rules,
                 enabled: proxy.enabled.unwrap_or(true),
                 connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT_DEFAULT),
+                patience,
+                resolve: resolve.unwrap_or(RESOLVE_DEFAULT),
                 source_addresses,
                 ..ProxySpec::new(proxy.name, listen, addresses[0])
             };
@@ -576,6 +582,22 @@ impl ProxyService for Proxies {
 
 fn stats(handle: &Handle) -> Result<Stats, Status> {
     handle.stats().map_err(|error| refusal::proxy(&error, ""))
+}
+
+/// The limits on silence that a request sets.
+fn patience(proxy: &v1::Proxy) -> Result<Patience, Status> {
+    let default = Patience::default();
+    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
+    let keepalive = std_duration(proxy.keepalive, "proxy.keepalive")?;
+    if keepalive.is_some_and(|time| !time.is_zero() && !is_keepalive(time)) {
+        return Err(invalid("proxy.keepalive", format!("not what the kernel takes; give {KEEPALIVE}")));
+    }
+    Ok(Patience {
+        idle: std_duration(proxy.idle_timeout, "proxy.idle_timeout")?.map_or(default.idle, some),
+        linger: std_duration(proxy.linger, "proxy.linger")?.unwrap_or(default.linger),
+        half_close: time_limit(proxy.half_close, "proxy.half_close")?.unwrap_or(default.half_close),
+        keepalive: keepalive.map_or(default.keepalive, some),
+    })
 }
 
 /// A time within which something must be done.

@@ -1865,6 +1865,23 @@ pub struct Proxy {
     /// Seed of the proxy's random draws: the same seed and the same traffic meet the same faults. Output only.
     #[prost(uint64, tag = "12")]
     pub seed: u64,
+    /// A connection on which no byte has passed for so long is closed. Unset, or 0: never.
+    #[prost(message, optional, tag = "13")]
+    pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// How long a side may keep its socket after it got everything that is due to it and a FIN, or leave the last bytes of
+    /// a connection that is being closed unread. Unset in a request: 5 s.
+    #[prost(message, optional, tag = "14")]
+    pub linger: ::core::option::Option<::prost_types::Duration>,
+    /// How long nothing may pass after one side has sent its FIN. Unset in a request: 60 s; 0 is INVALID_ARGUMENT.
+    #[prost(message, optional, tag = "15")]
+    pub half_close: ::core::option::Option<::prost_types::Duration>,
+    /// Silence after which the kernel asks a peer whether it is there, 1 s to 9 h; 0: never. Unset in a request: 60 s.
+    #[prost(message, optional, tag = "16")]
+    pub keepalive: ::core::option::Option<::prost_types::Duration>,
+    /// How long the addresses of the upstream's name are good for, before it is looked up again; 0: for ever. Unset in a
+    /// request: 30 s.
+    #[prost(message, optional, tag = "17")]
+    pub resolve: ::core::option::Option<::prost_types::Duration>,
 }
 /// Rules on top of a proxy's base rules, with a time to live.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2355,8 +2372,8 @@ pub struct ProxyStats {
         ::prost::alloc::string::String,
         u64,
     >,
-    /// Failures that nobody asked for, by kind: `connect_failures`, `connect_timeouts`, `client_resets`,
-    /// `upstream_resets`, `protocol_errors`. Who gives up on a connection that a rule made hang is not among them.
+    /// Failures that nobody asked for, by kind: `connect_failures`, `connect_timeouts`, `resolve_failures`,
+    /// `client_resets`, `upstream_resets`, `protocol_errors`. Who gives up on a connection that a rule made hang is not among them.
     #[prost(btree_map = "string, uint64", tag = "8")]
     pub natural_failures: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -2364,7 +2381,8 @@ pub struct ProxyStats {
     >,
     /// Times a named limit was reached, by limit: `held_limit_reached` (bytes of one direction of a connection),
     /// `worker_held_limit_reached` (bytes of a worker), `no_buffers`, `accept_paused` (no descriptor left),
-    /// `connection_limit_reached` (of a worker), `pipeline_limit_reached` (requests under way on a connection).
+    /// `connection_limit_reached` (of a worker), `pipeline_limit_reached` (requests under way on a connection),
+    /// `linger_limit_reached`, `half_close_limit_reached`, `idle_timeouts` (peers that said nothing for too long).
     #[prost(btree_map = "string, uint64", tag = "9")]
     pub limits_reached: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
