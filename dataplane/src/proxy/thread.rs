@@ -10,7 +10,7 @@ use super::dataplane::DataplaneSettings;
 use super::event::Event;
 use super::figures::WorkerFigures;
 use super::stats::RuleStats;
-use super::worker::{Opening, Worker, WorkerSettings};
+use super::worker::{Opening, STOP_LINGER, Worker, WorkerSettings};
 use crate::behavior::RuleSet;
 use crate::clock::Instant;
 use crate::ring::{Features, KernelRing, RingError, RingSettings, SPIN, Waker};
@@ -172,8 +172,6 @@ fn answer<T>(worker: &mut Worker<KernelRing>, reply: &Sender<T>, answer: T) {
     let _ = reply.send(answer);
 }
 
-/// How long a worker that stops waits for peers to take their last bytes and the FIN, in place of their proxies' limits.
-const STOP_LINGER: Duration = Duration::from_millis(250);
 /// Turns after that; each cancelled operation ends within one.
 const STOP_TURNS_MAX: usize = 10_000;
 

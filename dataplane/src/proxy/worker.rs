@@ -23,6 +23,9 @@ use crate::timers::Timers;
 const LISTENER: u8 = 0;
 /// How long accepting rests when no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a worker that stops, or closes what is idle in a drain, waits for peers to take their last bytes and the
+/// FIN, in place of their proxies' limits.
+pub(super) const STOP_LINGER: Duration = Duration::from_millis(250);
 /// How often a worker that drains looks for connections that have become idle.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -511,7 +514,8 @@ impl<R: Ring> Worker<R> {
         for slot in 0..self.connections.len() {
             let Some(connection) = &mut self.connections[slot] else { continue };
             if connection.is_idle(self.cx.now) {
-                connection.close(&mut self.cx);
+                // Nothing is due to it: who keeps its end open does not hold up the drain.
+                connection.close_within(STOP_LINGER, &mut self.cx);
                 self.free_if_closed(slot as u32);
             }
         }
