@@ -433,3 +433,48 @@ fn simulation_of_a_drain_closes_a_kept_connection_when_its_exchange_has_ended() 
     world.run(Duration::from_millis(200));
     assert_eq!((busy.read(), busy.state().eof), (reply.to_vec(), true));
 }
+
+#[test]
+fn simulation_of_messages_that_hang_keep_a_half_closed_client_and_let_one_that_is_gone_go() {
+    for (seed, breaks_off) in seeds(20).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let rules = vec![one("hang", "hang", &[])];
+        let mut world = World::new(seed, some_faults(seed), Protocol::Http, rules);
+        let client = world.network.dial(world.proxy);
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.shutdown_write();
+        world.run(PATIENCE.half_close - Duration::from_secs(1));
+        assert!(!client.state().eof && !client.state().reset, "a FIN is no departure (seed {seed})");
+        if breaks_off {
+            client.reset();
+        }
+        world.run(Duration::from_secs(3));
+        assert_eq!(world.descriptors(), 0, "seed {seed}");
+        assert_eq!(client.state().eof, !breaks_off, "seed {seed}");
+        let limit = world.snapshot().counters.half_close_limit_reached;
+        assert_eq!(limit, u64::from(!breaks_off), "seed {seed}");
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_a_request_that_is_blacked_out_ends_its_client_in_order_after_the_replies_before() {
+    for seed in seeds(40) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Http, Vec::new());
+        let client = world.network.dial(world.proxy);
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let server = world.next_served();
+        let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        server.write(reply);
+        world.run(Duration::from_secs(1));
+        world.set_rules(vec![one("blackout", "blackout", &[])]);
+        client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30000\r\n\r\n");
+        client.write(&[1; 30_000]);
+        world.run(Duration::from_secs(1));
+        assert_eq!(client.read(), reply, "seed {seed}");
+        for end in [&client, &server] {
+            assert!(end.state().eof && !end.state().reset, "{:?} (seed {seed})", end.state());
+            end.close();
+        }
+        world.assert_empty();
+    }
+}
