@@ -21,6 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Opener {
     gap: Duration,
     paced_at: Instant,
+    begun_at: Instant,
     pause_until: Instant,
     failures_in_a_row: u32,
 }
@@ -28,7 +29,8 @@ pub(super) struct Opener {
 impl Opener {
     /// At most one connect in `gap`.
     pub(super) fn new(gap: Duration) -> Opener {
-        Opener { gap, paced_at: Instant::ZERO, pause_until: Instant::ZERO, failures_in_a_row: 0 }
+        let [paced_at, begun_at, pause_until] = [Instant::ZERO; 3];
+        Opener { gap, paced_at, begun_at, pause_until, failures_in_a_row: 0 }
     }
 
     /// The time between two connects.
@@ -41,14 +43,17 @@ impl Opener {
         self.paced_at
     }
 
-    /// When one may begin that nobody waits for.
-    pub(super) fn unasked_at(&self) -> Instant {
-        self.paced_at.max(self.pause_until)
+    /// When one may begin that nobody waits for. While the load runs never in a burst, which would be over before the
+    /// first of it has failed; before, a late loop must not make thousands of them take twice as long.
+    pub(super) fn unasked_at(&self, load_runs: bool) -> Instant {
+        let spaced_at = if load_runs { self.begun_at + self.gap } else { Instant::ZERO };
+        self.paced_at.max(spaced_at).max(self.pause_until)
     }
 
     /// A connect begins. A pace that the loop could not keep is made up for by no more than a small burst.
     pub(super) fn on_begun(&mut self, now: Instant) {
         self.paced_at = self.paced_at.max(now - self.gap.max(BURST_MAX)) + self.gap;
+        self.begun_at = now;
     }
 
     /// A reply has come: the target is there.
@@ -83,6 +88,8 @@ mod tests {
                 let mut begun = 0;
                 while opener.paced_at() <= at {
                     opener.on_begun(at);
+                    assert_eq!(opener.unasked_at(true), opener.paced_at().max(at + gap));
+                    assert_eq!(opener.unasked_at(false), opener.paced_at());
                     begun += 1;
                 }
                 assert_eq!((begun, opener.paced_at()), (burst, at + gap), "{gap_us}");
@@ -96,12 +103,12 @@ mod tests {
         let pauses: Vec<_> = (0..9)
             .map(|_| {
                 opener.on_failure(START);
-                opener.unasked_at().since(START).as_millis()
+                opener.unasked_at(true).since(START).as_millis()
             })
             .collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert!(opener.paced_at() <= START);
         opener.on_success();
-        assert!(opener.unasked_at() <= START);
+        assert!(opener.unasked_at(true) <= START);
     }
 }

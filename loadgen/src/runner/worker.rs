@@ -288,7 +288,7 @@ impl<R: Ring> Worker<R> {
             return if self.is_closing() { self.now } else { due };
         }
         if self.wants_connections() {
-            due = due.min(self.opener.unasked_at());
+            due = due.min(self.opener.unasked_at(self.start.is_some()));
         }
         if let Some(waiting) = self.waiting.front() {
             due = due.min(waiting.due + self.settings.plan.response_timeout);

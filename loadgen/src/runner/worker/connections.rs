@@ -33,7 +33,7 @@ impl<R: Ring> Worker<R> {
 
     pub(super) fn open_connections(&mut self) {
         for _ in 0..CONNECTS_PER_TURN_MAX {
-            if !self.wants_connections() || self.opener.unasked_at() > self.now {
+            if !self.wants_connections() || self.opener.unasked_at(self.start.is_some()) > self.now {
                 return;
             }
             self.opener.on_begun(self.now);
