@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::access::AccessArgs;
 use crate::cli::client;
+use crate::clock_map::{ClockMap, Exchange, Offset};
 use crate::fault_story::{Story, nanos};
 use crate::wire::dial::Caller;
 
@@ -29,6 +30,8 @@ const CALL_MAX: Duration = Duration::from_secs(5);
 const COMES_UP_WITHIN: Duration = Duration::from_secs(2);
 /// Between two tries to reach it.
 const TRY_EVERY: Duration = Duration::from_millis(50);
+/// Exchanges by which the proxy's clock is found.
+const CLOCK_EXCHANGES: u32 = 4;
 /// Proxies of a process that are asked for at a time: all that it may list.
 const PROXIES_MAX: u32 = 1_000;
 /// A lease lives so long without being renewed: a fault ends at most this long after the load that planned it.
@@ -52,11 +55,15 @@ struct Watched {
     story: Story,
     /// The last message came from this instant.
     heard_ns: u64,
+    /// The proxy's clock against ours: it may run on another machine.
+    clock: Offset,
 }
 
 impl Watched {
-    fn on(&mut self, batch: WatchEventsResponse) {
-        self.heard_ns = batch.monotonic_ns;
+    fn on(&mut self, mut batch: WatchEventsResponse) {
+        let ours = |at_ns: u64| self.clock.to_controller(Instant::from_nanos(at_ns)).as_nanos();
+        batch.events.iter_mut().for_each(|event| event.monotonic_ns = ours(event.monotonic_ns));
+        self.heard_ns = ours(batch.monotonic_ns);
         self.lost = self.lost.max(batch.lost);
         let room = EVENTS_MAX - self.events.len();
         batch.events.iter().for_each(|event| self.story.on(event));
@@ -91,7 +98,7 @@ impl Via {
         let mut stream = client.watch_events(watch).await.map_err(client::error)?.into_inner();
         // The first message says that the stream stands: what is listed now and what it tells leave no gap.
         let first = stream.message().await.map_err(client::error)?;
-        let mut watched = Watched::default();
+        let mut watched = Watched { clock: clock(&client).await?, ..Watched::default() };
         for proxy in list(&client).await? {
             watched.story.begin(&proxy);
         }
@@ -220,6 +227,25 @@ fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "note: {text}");
 }
 
+/// The proxy's clock against ours, by the exchange with the shortest round trip. One that may be the same is the same.
+async fn clock(client: &ProxyServiceClient<Caller>) -> anyhow::Result<Offset> {
+    let mut clock = ClockMap::new(true);
+    for _ in 0..CLOCK_EXCHANGES {
+        let mut request = tonic::Request::new(GetStatsRequest {});
+        request.set_timeout(CALL_MAX);
+        let sent = Instant::now();
+        let stats = client.clone().get_stats(request).await.map_err(client::error)?.into_inner();
+        let read = Instant::from_nanos(stats.monotonic_ns);
+        clock.add(Exchange {
+            controller_sent: sent,
+            node_received: read,
+            node_sent: read,
+            controller_received: Instant::now(),
+        });
+    }
+    clock.offset(Instant::now()).context("the proxy's clock makes no sense")
+}
+
 /// Waits until something listens there, but not for long: whoever dials next says what is wrong.
 async fn comes_up(api: &str) {
     let listens = async {
@@ -277,4 +303,32 @@ fn line(event: &Event, start_ns: u64) -> String {
 
 fn proto_duration(duration: Duration) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_another_machine_are_on_our_clock() {
+        let clock = Offset { offset_ns: 5_000_000_000, error: Duration::ZERO };
+        let mut watched = Watched { clock, ..Watched::default() };
+        let proxy = Proxy { name: "p".into(), enabled: Some(true), ..Proxy::default() };
+        watched.story.begin(&proxy);
+        let change = Event {
+            kind: EventKind::Changed.into(),
+            monotonic_ns: 7_000_000_000,
+            proxy: "p".into(),
+            generation: 1,
+            detail: "5:error".into(),
+            ..Event::default()
+        };
+        watched.on(WatchEventsResponse {
+            events: vec![change],
+            monotonic_ns: 7_100_000_000,
+            ..WatchEventsResponse::default()
+        });
+        assert_eq!((watched.heard_ns, watched.events[0].monotonic_ns), (2_100_000_000, 2_000_000_000));
+        assert_eq!(watched.story.windows()[0].from_ns, 2_000_000_000);
+    }
 }
