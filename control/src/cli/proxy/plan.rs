@@ -1,6 +1,6 @@
 //! What a command line or a config wants: the proxies, where their upstreams are, and the faults of their timelines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use fracas_loadgen::scenario::units;
 
 use super::Args;
 use crate::cli::exit::UsageError;
-use crate::lookup::{Lookups, host_of};
+use crate::lookup::{Lookups, WAITING_MAX, host_of};
 
 /// How long the start, or a reload, waits for names of upstreams.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
@@ -110,22 +110,25 @@ fn spec(name: &str, listen: SocketAddr, upstream: &str) -> anyhow::Result<ProxyS
 
 /// Looks the names of all upstreams up, beside each other; gives a line for each that has no address yet.
 pub(super) async fn look_up(planned: &mut [Planned], lookups: &Lookups) -> Vec<String> {
-    let mut waiting = Vec::new();
-    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
-    for Planned { spec, .. } in planned.iter().filter(|planned| planned.spec.upstream_addresses.is_empty()) {
-        asked.entry(spec.upstream.clone()).or_insert_with(|| {
-            let (lookups, upstream) = (lookups.clone(), spec.upstream.clone());
-            waiting.push(tokio::spawn(async move { lookups.look_up(&upstream, LOOKUP_WITHIN).await }));
-            waiting.len() - 1
-        });
-    }
-    let mut found = Vec::new();
-    for waiting in waiting {
-        found.push(waiting.await);
+    let unknown = planned.iter().filter(|planned| planned.spec.upstream_addresses.is_empty());
+    let names: BTreeSet<String> = unknown.map(|planned| planned.spec.upstream.clone()).collect();
+    let names: Vec<String> = names.into_iter().collect();
+    let mut found = BTreeMap::new();
+    // No more at a time than may wait: the others would be refused.
+    for names in names.chunks(WAITING_MAX) {
+        let ask = |name: &String| {
+            let (lookups, name) = (lookups.clone(), name.clone());
+            tokio::spawn(async move { (lookups.look_up(&name, LOOKUP_WITHIN).await, name) })
+        };
+        for asked in names.iter().map(ask).collect::<Vec<_>>() {
+            if let Ok((addresses, name)) = asked.await {
+                found.insert(name, addresses);
+            }
+        }
     }
     let mut lines = Vec::new();
     for Planned { spec, .. } in planned {
-        match asked.get(&spec.upstream).and_then(|index| found[*index].as_ref().ok()) {
+        match found.get(&spec.upstream) {
             None => {}
             Some(Ok(addresses)) => spec.upstream_addresses.clone_from(addresses),
             Some(Err(why)) => lines.push(format!("proxy `{}`: {why}", spec.name)),
@@ -221,5 +224,30 @@ mod tests {
         assert_eq!((upstreams.look_up)("127.0.0.1:80").unwrap(), ["127.0.0.1:80".parse().unwrap()]);
         let refused = (upstreams.look_up)("169.254.169.254:80").unwrap_err().to_string();
         assert!(refused.contains("cloud's metadata address"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn every_name_is_looked_up_once_however_many_there_are() {
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = asked.clone();
+        let lookups = Lookups::by(move |name| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if name == "nowhere:80" {
+                Err(io::ErrorKind::NotFound.into())
+            } else {
+                Ok(vec![([10, 0, 0, 1], 80).into()])
+            }
+        });
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let planned =
+            |name: String| Planned { spec: spec("p", listen, &name).unwrap(), timeline: Vec::new() };
+        let names = (0..1_000).map(|number| format!("name{number}:80"));
+        let more = ["name7:80", "nowhere:80", "127.0.0.1:80"].map(str::to_owned);
+        let mut all: Vec<Planned> = names.chain(more).map(planned).collect();
+        let lines = look_up(&mut all, &lookups).await;
+        assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1_001);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("cannot look up `nowhere:80`"), "{lines:?}");
+        assert!(all.iter().filter(|planned| planned.spec.upstream_addresses.is_empty()).count() == 1);
     }
 }
