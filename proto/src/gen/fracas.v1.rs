@@ -2007,7 +2007,7 @@ pub struct UpdateProxyRequest {
     /// False closes the listener and its connections, true opens it again on the same address.
     #[prost(bool, optional, tag = "3")]
     pub enabled: ::core::option::Option<bool>,
-    /// `tcp` or `http`; open connections follow at their next message. INVALID_ARGUMENT if a rule, or one of a lease,
+    /// `tcp` or `http`, for new connections; open ones stay as they are. INVALID_ARGUMENT if a rule, or one of a lease,
     /// needs the protocol that is left.
     #[prost(string, optional, tag = "4")]
     pub protocol: ::core::option::Option<::prost::alloc::string::String>,
