@@ -5,9 +5,10 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use support::{FRACAS, Proxy};
 
@@ -233,6 +234,54 @@ fn what_a_proxy_refuses_is_told_in_its_words() {
         (case("behavior release nonsense"), ERROR, "nonsense"),
         (case("behavior reset absent"), ERROR, "absent"),
         (case("behavior get --tls"), ERROR, "does not speak TLS"),
+    ];
+    let cases: Vec<(&str, i32, &str)> =
+        cases.iter().map(|(words, code, part)| (words.as_str(), *code, *part)).collect();
+    check(directory.path(), &cases);
+}
+
+/// A `fracas controller` that does not outlive its test, and where it listens.
+struct Controller(Child, String);
+
+impl Controller {
+    fn start(out: &Path) -> Controller {
+        let mut child = Command::new(FRACAS)
+            .args(["controller", "--api", "127.0.0.1:0", "--out"])
+            .arg(out)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split("listens on ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        Controller(child, address)
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_a_controller_refuses_is_told_in_its_words() {
+    let directory = files();
+    let controller = Controller::start(&directory.path().join("runs"));
+    let case = |words: &str| format!("{words} --api {}", controller.1);
+    let cases: Vec<(String, i32, &str)> = vec![
+        (case("run submit slo.yml"), USAGE, "slo.yml:3:7: slo[0]: `50` is not a bound for p99; did you mean"),
+        (case("run submit key.yml"), USAGE, "key.yml:2:1: unknown key `phase`; did you mean `phases`?"),
+        (case("run submit empty.yml --wait"), USAGE, "it needs `target` and `phases`"),
+        (case("run submit tabs.yml"), USAGE, "a tab stands where the line is indented"),
+        (case("run submit faults.yml"), ERROR, "`p`"),
+        (case("run show nonsense"), ERROR, "nonsense"),
+        (case("run watch nonsense"), ERROR, "nonsense"),
+        (case("run cancel nonsense"), ERROR, "nonsense"),
+        (case("node drain nonsense"), ERROR, "nonsense"),
+        (case("node enable nonsense"), ERROR, "nonsense"),
+        (case("behavior get"), ERROR, ""),
     ];
     let cases: Vec<(&str, i32, &str)> =
         cases.iter().map(|(words, code, part)| (words.as_str(), *code, *part)).collect();

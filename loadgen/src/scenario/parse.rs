@@ -33,8 +33,8 @@ pub const RUN_FILE_BYTES_MAX: usize = 4 << 20;
 /// # Errors
 /// The first mistake, with its place.
 pub fn parse(file: &str, text: &str) -> Result<Plan, ParseError> {
-    let plan_of_run = plan_of_run(text);
-    let text = plan_of_run.as_deref().unwrap_or(text);
+    let yaml = yaml_of_json(text);
+    let text = yaml.as_deref().unwrap_or(text);
     if text.len() > RUN_FILE_BYTES_MAX {
         let size = text.len() >> 20;
         let problem =
@@ -52,12 +52,23 @@ pub fn parse(file: &str, text: &str) -> Result<Plan, ParseError> {
     Ok(plan)
 }
 
-/// The plan within the JSON that a run has left; `None` for anything else.
-fn plan_of_run(text: &str) -> Option<String> {
-    let mut run: serde_json::Value =
-        serde_json::from_str(text.trim_start().strip_prefix('{').map(|_| text)?).ok()?;
-    let plan = run.as_object_mut()?.remove("plan").filter(serde_json::Value::is_object)?;
-    serde_json::to_string_pretty(&plan).ok()
+/// JSON as YAML that means the same, of a `run.json` the plan in it; `None` for what is no JSON.
+fn yaml_of_json(text: &str) -> Option<String> {
+    let json = text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok()).flatten();
+    let mut json: serde_json::Value = json?;
+    let plan = json.as_object_mut()?.remove("plan").filter(serde_json::Value::is_object);
+    let plan = plan.and_then(|plan| serde_json::to_string_pretty(&plan).ok());
+    let mut yaml = String::with_capacity(text.len());
+    for c in plan.as_deref().unwrap_or(text).chars() {
+        match c {
+            // YAML 1.2 §5.1, §5.4: not printable, or the end of a line. In JSON they only stand within a string.
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                yaml.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => yaml.push(c),
+        }
+    }
+    Some(yaml)
 }
 
 /// A plan that travels, and the one in a `run.json`, is a run file.

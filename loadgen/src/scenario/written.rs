@@ -272,6 +272,32 @@ mod tests {
         }
     }
 
+    /// JSON lets these stand in a string as they are, YAML does not.
+    #[test]
+    fn characters_that_yaml_refuses_come_back() {
+        let mut plan = Plan::for_target("http://h/".parse().unwrap());
+        for c in [
+            '\u{7f}',
+            '\u{80}',
+            '\u{85}',
+            '\u{9f}',
+            '\u{a0}',
+            '\u{2028}',
+            '\u{feff}',
+            '\u{fffe}',
+            '\u{ffff}',
+            '\u{1fffe}',
+            '\t',
+            '\u{1}',
+        ] {
+            plan.name = format!("a{c}b");
+            plan.body = format!("{c}\"\\{c}").into_bytes().into();
+            let json = serde_json::to_string(&plan).unwrap();
+            assert_eq!(parse("run.json", &json).expect(&json), plan, "{c:?}");
+            assert_eq!(parse("run.json", &format!("{{\"plan\": {json}}}")).expect(&json), plan, "{c:?}");
+        }
+    }
+
     #[test]
     fn a_header_that_stands_twice_stays_twice() {
         let file = "target: http://h/\nheaders: [{Cookie: a=1}, {Accept: '*/*'}, {Cookie: b=2}]\nphases: [{rate: 1, for: 1s}]";

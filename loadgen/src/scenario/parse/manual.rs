@@ -48,24 +48,24 @@ fn keys<T: Deserialize<'static>>() -> BTreeSet<&'static str> {
     keys.iter().copied().collect()
 }
 
-/// Each row of the table below a heading: its key, and its example.
-fn rows(heading: &str) -> Vec<(&'static str, &'static str)> {
+/// Each row of the table below a heading: its key, its default, and its example.
+fn rows(heading: &str) -> Vec<(&'static str, &'static str, &'static str)> {
     let section = MANUAL.split("\n## ").find(|section| section.lines().next() == Some(heading)).unwrap();
     let cell = |text: &'static str| text.trim().trim_matches('`');
     let rows = section.lines().filter(|line| line.starts_with("| `")).map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
         assert_eq!(cells.len(), 5, "{line}");
-        (cell(cells[0]), cell(cells[4]))
+        (cell(cells[0]), cells[2].trim(), cell(cells[4]))
     });
     rows.collect()
 }
 
 fn check(heading: &str, known: &BTreeSet<&str>, file: impl Fn(&str, &str) -> String) {
     let rows = rows(heading);
-    let told: BTreeSet<&str> = rows.iter().map(|(key, _)| *key).collect();
+    let told: BTreeSet<&str> = rows.iter().map(|(key, ..)| *key).collect();
     assert_eq!(&told, known, "{heading}");
     assert_eq!(told.len(), rows.len(), "{heading}: a key stands twice");
-    for (key, example) in rows {
+    for (key, _, example) in rows {
         assert!(example.contains(&format!("{key}: ")), "{heading}, {key}: {example}");
         let file = file(key, example);
         parse("manual", &file).unwrap_or_else(|error| panic!("{heading}, {key}: {error}\n{file}"));
@@ -94,6 +94,24 @@ fn the_manual_has_every_key_and_no_other_and_each_example_is_read() {
     check("Keys of a fault", &keys::<FaultEntry>(), |_, example| {
         format!("target: http://h/\nphases: [{{rate: 1/s, for: 9s}}]\nfaults: [{example}]\n")
     });
+}
+
+/// A default that is written as a value is the one that counts when the key is left out.
+#[test]
+fn the_defaults_of_the_manual_are_those_of_the_parser() {
+    let mut checked = 0;
+    for (key, default, _) in rows("Keys of the file") {
+        let Some(value) = default.strip_prefix('`').and_then(|value| value.strip_suffix('`')) else {
+            continue;
+        };
+        let target = if key == "payload" { "tcp://h:7" } else { "http://h/" };
+        let phase = if key == "retry_pause" { "users: 100" } else { "rate: 9/s" };
+        let file = format!("target: {target}\nphases: [{{{phase}, for: 9s}}]\n");
+        let given = parse("manual", &format!("{file}{key}: {value}\n")).unwrap();
+        assert_eq!(given, parse("manual", &file).unwrap(), "{key}: {value}");
+        checked += 1;
+    }
+    assert!(checked >= 15, "{checked}");
 }
 
 #[test]
