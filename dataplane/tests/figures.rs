@@ -112,15 +112,9 @@ fn a_create_on_a_taken_address_keeps_nobody_else_waiting() {
     let done = AtomicBool::new(false);
     let changes = std::thread::scope(|scope| {
         let creating = scope.spawn(|| {
-            let creates: Vec<_> = (0..20)
-                .map(|index| {
-                    let spec = ProxySpec::new(format!("p{index}"), listen, address(9));
-                    let handle = proxy.handle();
-                    std::thread::spawn(move || handle.create(spec).unwrap_err())
-                })
-                .collect();
-            for create in creates {
-                assert!(matches!(create.join().unwrap(), ProxyError::Listen { .. }));
+            for index in 0..20 {
+                let spec = ProxySpec::new(format!("p{index}"), listen, address(9));
+                assert!(matches!(proxy.handle().create(spec), Err(ProxyError::Listen { .. })));
             }
             done.store(true, Ordering::SeqCst);
         });
@@ -132,8 +126,8 @@ fn a_create_on_a_taken_address_keeps_nobody_else_waiting() {
         creating.join().unwrap();
         changes
     });
-    // Each of the creates looks 20 times, 5 ms apart. With the book kept meanwhile, 21 changes had a turn.
-    assert!(changes > 40, "{changes} changes");
+    // Each of the creates looks 20 times, 5 ms apart. With the book kept meanwhile, one change has a turn between two.
+    assert!(changes > 60, "{changes} changes");
 }
 
 #[test]

@@ -2399,11 +2399,12 @@ pub struct RuleStats {
     /// exactly the share was kept.
     #[prost(uint64, tag = "5")]
     pub acted: u64,
-    /// Done minus asked: how much later than asked each delay ended. Unset for behaviors without a time.
+    /// Done minus asked: how much later than asked each delay ended. Unset for behaviors without a time. Percentiles are
+    /// off by at most 1.6 % (32 ns below 2 µs); count, smallest and largest are exact.
     #[prost(message, optional, tag = "6")]
     pub lateness: ::core::option::Option<Histogram>,
-    /// What was asked of each delay that ended; where delays of several rules add up, their sum. Unset for behaviors
-    /// without a time.
+    /// What was asked of each delay that ended; where delays of several rules add up, their sum; as exact as `lateness`.
+    /// Unset for behaviors without a time.
     #[prost(message, optional, tag = "7")]
     pub asked: ::core::option::Option<Histogram>,
     /// Faults that it injected: each message or chunk that was held, each error reply, each connection that was cut. One
@@ -2418,7 +2419,7 @@ pub struct WorkerStats {
     #[prost(uint32, tag = "1")]
     pub worker: u32,
     /// Time that bytes spent inside the proxy beyond what rules asked for: from when they were free to go until the kernel
-    /// of their sink had them.
+    /// of their sink had them; as exact as the `lateness` of a rule.
     #[prost(message, optional, tag = "2")]
     pub residence: ::core::option::Option<Histogram>,
     /// Connections open at this moment.
