@@ -168,6 +168,26 @@ fn times_of_a_rule_cost_nothing_before_they_come_and_are_bounded_after() {
 }
 
 #[test]
+fn more_rules_than_there_may_be_mappings_still_have_their_times() {
+    in_a_process_of_its_own("more_rules_than_there_may_be_mappings_still_have_their_times", 20_000, || {
+        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+        let limit: usize = limit.trim().parse().unwrap();
+        if limit > 200_000 {
+            return;
+        }
+        let mut recorders: Vec<Option<Recorder>> =
+            (0..2 * limit + 10_000).map(|_| Some(Recorder::new())).collect();
+        // Every second one goes, so that none of the others has a neighbour to share a mapping with.
+        recorders.iter_mut().step_by(2).for_each(|recorder| *recorder = None);
+        let more: Vec<Recorder> = (0..1000).map(|_| Recorder::new()).collect();
+        more[999].record(5_000_000);
+        assert_eq!((more[999].read().len(), more[0].read().len()), (1, 0));
+        // Nothing else can be mapped now, not even by the test's own end.
+        std::mem::drop((recorders, more));
+    });
+}
+
+#[test]
 fn a_stopped_data_plane_gives_no_figures() {
     let dataplane = Dataplane::start(Default::default()).unwrap();
     let handle = dataplane.handle();

@@ -1,5 +1,6 @@
 //! Anonymous mappings for buffers, rings and figures.
 
+use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
@@ -9,12 +10,19 @@ use std::sync::atomic::AtomicU64;
 /// # Panics
 /// When the address space is exhausted: there is nothing to go on with.
 pub(crate) fn map(length: usize) -> NonNull<u8> {
+    try_map(length).unwrap_or_else(|error| panic!("cannot map {length} bytes: {error}"))
+}
+
+/// The same, where there is something to go on with.
+fn try_map(length: usize) -> io::Result<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a fresh anonymous mapping touches no memory of ours.
     let address = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
-    assert_ne!(address, libc::MAP_FAILED, "cannot map {length} bytes: {}", std::io::Error::last_os_error());
-    NonNull::new(address.cast()).expect("a mapping is never at null")
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NonNull::new(address.cast()).expect("a mapping is never at null"))
 }
 
 /// Unmaps what [`map`] mapped.
@@ -54,9 +62,13 @@ const PAGE_BYTES: usize = 4096;
 /// Numbers in pages of their own, all 0 at first: the kernel gives a page when it is first written, and has it back
 /// at once when the numbers are dropped. Any thread may read and write them.
 #[derive(Debug)]
-pub(crate) struct Words {
-    memory: NonNull<AtomicU64>,
-    count: usize,
+pub(crate) struct Words(Memory);
+
+#[derive(Debug)]
+enum Memory {
+    Pages(NonNull<AtomicU64>, usize),
+    /// A process may have some 65,000 mappings (vm.max_map_count); what comes after them is on the heap.
+    Heap(Box<[AtomicU64]>),
 }
 
 // SAFETY: the mapping is this value's own until it is dropped, and atomics are for any thread.
@@ -66,26 +78,57 @@ unsafe impl Sync for Words {}
 
 impl Words {
     pub(crate) fn new(count: usize) -> Words {
-        let memory = map(count * size_of::<AtomicU64>());
+        let bytes = count * size_of::<AtomicU64>();
+        let Ok(memory) = try_map(bytes) else { return Words::on_heap(count) };
         // Neighbours become one mapping; a huge page for it would be given at the first write to any of them.
         // SAFETY: advice about a mapping of our own changes no byte of it.
-        unsafe {
-            libc::madvise(memory.as_ptr().cast(), count * size_of::<AtomicU64>(), libc::MADV_NOHUGEPAGE)
-        };
-        Words { memory: memory.cast(), count }
+        unsafe { libc::madvise(memory.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
+        Words(Memory::Pages(memory.cast(), count))
+    }
+
+    fn on_heap(count: usize) -> Words {
+        Words(Memory::Heap((0..count).map(|_| AtomicU64::new(0)).collect()))
     }
 }
 
 impl Deref for Words {
     type Target = [AtomicU64];
     fn deref(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, zeroed, this long, and lives as long as `self`; 0 is a valid atomic.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.count) }
+        match &self.0 {
+            // SAFETY: the mapping is page-aligned, zeroed, this long, and lives as long as `self`; 0 is a valid atomic.
+            Memory::Pages(memory, count) => unsafe { std::slice::from_raw_parts(memory.as_ptr(), *count) },
+            Memory::Heap(words) => words,
+        }
     }
 }
 
 impl Drop for Words {
     fn drop(&mut self) {
-        unmap(self.memory.cast(), self.count * size_of::<AtomicU64>());
+        if let Memory::Pages(memory, count) = &self.0 {
+            // SAFETY: nothing points into it any more. Where a mapping would have to be split and there may be no
+            // more, it stays, without its pages.
+            unsafe {
+                let (start, bytes) = (memory.as_ptr().cast(), count * size_of::<AtomicU64>());
+                if libc::munmap(start, bytes) != 0 {
+                    libc::madvise(start, bytes, libc::MADV_DONTNEED);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn numbers_begin_at_nothing_in_pages_and_on_the_heap_alike() {
+        for words in [Words::new(1024), Words::on_heap(1024)] {
+            assert!(words.len() == 1024 && words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+            words[1023].store(7, Ordering::Relaxed);
+            assert_eq!(words.iter().map(|word| word.load(Ordering::Relaxed)).sum::<u64>(), 7);
+        }
     }
 }
