@@ -248,7 +248,7 @@ pub struct WindowSeen {
     pub ended_at: Option<Instant>,
     /// Units of traffic that it acted on so far.
     pub injected: u64,
-    /// Of these, failures that a client must see, by [`Failure`](fracas_loadgen::measure::Failure).
+    /// Of these, failures that a client must see, by [`Failure`].
     pub failures: [u64; Failure::COUNT],
     /// Where the proxy listens, if it said.
     pub listen: Option<SocketAddr>,
