@@ -23,14 +23,14 @@ pub const LINGER: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Connections of all threads together; when absent, what the open-files limit allows.
     ///
-    /// One more takes the place of one that is silent, idle or does not read (see [`EVICTABLE_AFTER`]), or is
+    /// One more takes the place of one that is silent, idle or does not read (see `EVICTABLE_AFTER`), or is
     /// closed at once.
     pub connections_max: Option<usize>,
     /// From the accept, or from the first byte of a later request, until its head is whole.
     pub first_bytes: Option<Duration>,
     /// Without a byte either way and without a request that waits for its reply.
     pub idle: Option<Duration>,
-    /// From the beginning of a send of at most [`SEND_BYTES_MAX`] until the kernel has taken it. The kernel waits
+    /// From the beginning of a send of at most `SEND_BYTES_MAX` until the kernel has taken it. The kernel waits
     /// until a third of its send buffer is free, up to 1.3 MB, so short times end clients that only read slowly.
     pub stall: Option<Duration>,
 }

@@ -31,7 +31,7 @@ pub struct PoolSettings {
 
 /// One pool of equal buffers in one anonymous mapping. Not shared between threads.
 ///
-/// A buffer that was once filled keeps its pages until [`Pool::sweep`] has found it unused twice.
+/// A buffer that was once filled keeps its pages until `Pool::sweep` has found it unused twice.
 #[derive(Debug)]
 pub struct Pool {
     memory: NonNull<u8>,
