@@ -248,27 +248,20 @@ fn a_load_that_was_stopped_says_that_it_was_itself() {
             .unwrap();
         let mut lines = BufReader::new(load.stderr.take().unwrap()).lines();
         assert!(lines.nth(1).unwrap().unwrap().contains("ok/s"));
-        // At least so long, at most until it is known to go on.
         signal("-STOP", &load);
         let from = Instant::now();
         std::thread::sleep(Duration::from_secs(1));
-        let at_least = Instant::now() - from;
-        let before = Instant::now();
+        let stopped = Instant::now() - from;
         signal("-CONT", &load);
-        let at_most = at_least + (Instant::now() - before) + Duration::from_millis(200);
         lines.for_each(drop);
         let code = load.wait().unwrap().code();
         let run = read_json(&std::fs::read(out.path().join("run.json")).unwrap()).unwrap();
         assert_ne!(run.verdict, Grade::Valid, "{model:?}: {:?}", run.reasons);
         assert_eq!(code, Some(if run.verdict == Grade::Invalid { 111 } else { 0 }));
-        let stall = Duration::from_nanos(run.own.stall_max_ns);
-        // Two heartbeats; a busy machine adds to it and takes nothing.
-        let bounds = at_least - Duration::from_millis(20)..=at_most + Duration::from_millis(500);
-        assert!(bounds.contains(&stall), "{model:?}: {stall:?}, not {at_least:?} to {at_most:?}");
+        // How exactly is shown by the simulation; a busy machine moves both ends of the stop as seen from here.
+        let [stall, own] = [run.own.stall_max_ns, run.own_lag.max].map(Duration::from_nanos);
+        assert!(stall.min(own) > stopped * 4 / 5, "{model:?}: {stall:?} and {own:?} of {stopped:?}");
         assert!(run.reasons.iter().any(|reason| reason.contains("stood still for")), "{:?}", run.reasons);
-        // What its worst request has beyond its own part is what a reply takes.
-        let natural = Duration::from_nanos(run.response.max - run.own_lag.max);
-        assert!(natural < Duration::from_millis(500), "{model:?}: {natural:?}");
         assert_eq!(run.counts.check(), Ok(()));
     }
 }
