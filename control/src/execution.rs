@@ -13,6 +13,7 @@ use fracas_loadgen::scenario::{OnNodeLoss, Plan};
 use serde_json::json;
 
 use crate::clock_map::Offset;
+use crate::outwaited;
 use crate::run::RunNode;
 use crate::session::{Attempt, Delta, FaultOrder, Finished, WindowSeen};
 
@@ -333,8 +334,14 @@ impl Execution {
         }
         let (started, over) = (fault.clock.to_controller(seen.started_at), seen.ended_at);
         let over = over.map_or(now, |at| fault.clock.to_controller(at));
-        let before = fault.window.as_ref().map(|window| window.failures).unwrap_or_default();
-        let news = std::array::from_fn(|kind| seen.failures[kind].saturating_sub(before[kind]));
+        let timeout = self.plan.response_timeout;
+        let of = |window: &WindowSeen| {
+            let mut failures = window.failures;
+            failures[Failure::Silent as usize] += outwaited::told(planned, window, timeout);
+            failures
+        };
+        let (before, all) = (fault.window.as_ref().map(of).unwrap_or_default(), of(&seen));
+        let news = std::array::from_fn(|kind| all[kind].saturating_sub(before[kind]));
         fault.failures.push((fault.told_at.max(started), over.max(started), news));
         fault.told_at = over;
         fault.window = Some(seen);

@@ -1,12 +1,15 @@
 //! What a watched proxy tells, put together: when which rules were in force, what they injected, and which failures of
 //! the load that must have made. No I/O: it is fed with the state at the beginning and with events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use fracas_dataplane::behavior::Kind;
 use fracas_loadgen::measure::{Failure, FaultWindow, Faults, Injected, Injection, Injections};
 use fracas_loadgen::scenario::units::parse_duration;
 use fracas_proto::v1::{self, Event, EventKind, LeaseState};
+
+use crate::outwaited::{DELAY, is_cause};
 
 /// Lateness of delays that one window keeps; more are counted.
 const LATENESS_MAX: usize = 100_000;
@@ -75,6 +78,15 @@ struct Orphan {
     late_ns: Option<u64>,
 }
 
+/// A delay that has ended: by itself no failure, but who has less patience gets none of it.
+#[derive(Clone, Copy, Debug)]
+struct Delayed {
+    began_ns: u64,
+    held_ns: u64,
+    connection: u64,
+    exchange: u64,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Proxy {
     listen: String,
@@ -82,6 +94,7 @@ struct Proxy {
     tallies: BTreeMap<Owner, Tally>,
     orphans: Vec<Orphan>,
     injections: Vec<(u64, Failure)>,
+    delays: Vec<Delayed>,
     /// Changes up to this generation are in the state that it began with.
     known_generation: u64,
 }
@@ -180,12 +193,13 @@ impl Story {
         self.proxies.iter().flat_map(of).collect()
     }
 
-    /// What a run from `start_ns` on, which lasted `ran_ns`, met; `is_on_the_way` tells by where a proxy listens whether
-    /// the load went through it, `stats` are the figures of its rules at the end.
+    /// What a run from `start_ns` on, which lasted `ran_ns` and waited `timeout_ns` for each reply, met; `is_on_the_way`
+    /// tells by where a proxy listens whether the load went through it, `stats` are the figures of its rules at the end.
     pub fn faults(
         &self,
         start_ns: u64,
         ran_ns: u64,
+        timeout_ns: u64,
         is_on_the_way: impl Fn(&str) -> bool,
         stats: &[v1::ProxyStats],
     ) -> Faults {
@@ -209,6 +223,7 @@ impl Story {
                     failure: *failure,
                     count: 1,
                 }));
+                injections.extend(proxy.outwaited(start_ns, timeout_ns));
                 for (window, figures) in &met {
                     let (from, to) = (on_axis(window.from_ns), window.to_ns.map_or(ran_ns, on_axis));
                     injections.spread(Failure::Silent, figures.untold, from, to);
@@ -264,6 +279,10 @@ impl Proxy {
         if let Some((after_ns, failure)) = failure_of(event) {
             self.injections.push((event.monotonic_ns.saturating_add(after_ns), failure));
         }
+        if event.behavior == DELAY {
+            let Event { connection, exchange, .. } = *event;
+            self.delays.push(Delayed { began_ns, held_ns: done, connection, exchange });
+        }
         let owner = match event.lease_id.as_str() {
             // A delay that ends after its rules were taken away is told with its behavior in place of its rule.
             "" if event.rule == event.behavior && asked > 0 && !self.has_base(event) => {
@@ -274,6 +293,23 @@ impl Proxy {
             lease => Owner::Lease(lease.to_owned()),
         };
         self.tallies.entry(owner).or_default().add(late_ns);
+    }
+
+    /// Timeouts that delays must have made: of requests that were held for half of the timeout or longer. A request that
+    /// was held twice timed out once.
+    fn outwaited(&self, start_ns: u64, timeout_ns: u64) -> impl Iterator<Item = Injection> {
+        let mut seen = HashSet::new();
+        let timeout = Duration::from_nanos(timeout_ns);
+        let is_long = move |delay: &&Delayed| is_cause(Duration::from_nanos(delay.held_ns), timeout);
+        let long = self.delays.iter().filter(move |delay| delay.began_ns >= start_ns).filter(is_long);
+        // On plain bytes there are no exchanges, and each chunk is a message.
+        let once =
+            long.filter(move |delay| delay.exchange == 0 || seen.insert((delay.connection, delay.exchange)));
+        once.map(move |delay| Injection {
+            at_ns: delay.began_ns - start_ns,
+            failure: Failure::Silent,
+            count: 1,
+        })
     }
 
     /// Whether base rules of the event's behavior are in force as far as is known.
@@ -352,7 +388,7 @@ impl Proxy {
                 let rules = || stats.rules.iter().filter(|rule| &rule.lease_id == lease);
                 figures.injected = figures.injected.max(rules().map(|rule| rule.injected).sum());
                 figures.seen = rules().map(|rule| rule.matched).max();
-                let delays = rules().filter(|rule| rule.behavior == "delay");
+                let delays = rules().filter(|rule| rule.behavior == DELAY);
                 let acted: u64 = delays.map(|rule| rule.acted).sum();
                 figures.untold = acted.saturating_sub(tally.count);
             }

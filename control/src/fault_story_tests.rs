@@ -1,6 +1,7 @@
 use super::*;
 
 const START: u64 = 100_000_000_000;
+const TIMEOUT: u64 = 30_000_000_000;
 
 fn ms(at: u64) -> u64 {
     START + at * 1_000_000
@@ -64,7 +65,7 @@ type Shown = (u64, u64, Option<u64>, String);
 
 /// From, to and injected of each window of a run of 10 s, in milliseconds, with its behavior.
 fn windows(story: &Story) -> Vec<Shown> {
-    let faults = story.faults(START, 10_000_000_000, |_| true, &[]);
+    let faults = story.faults(START, 10_000_000_000, TIMEOUT, |_| true, &[]);
     let short = |w: FaultWindow| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected, w.behavior);
     faults.windows.into_iter().map(short).collect()
 }
@@ -189,7 +190,7 @@ fn a_delay_that_outlives_its_rules_belongs_to_their_window() {
     ];
     let story = story(&proxy(&[]), &events);
     assert_eq!(windows(&story), [window(100, 520, 2, "20:delay")]);
-    let faults = story.faults(START, 10_000_000_000, |_| true, &[]);
+    let faults = story.faults(START, 10_000_000_000, TIMEOUT, |_| true, &[]);
     let accuracy = (faults.windows[0].accuracy_p50_ns, faults.windows[0].accuracy_p99_ns);
     assert_eq!(accuracy, (Some(10_000), Some(30_000)));
 }
@@ -227,11 +228,12 @@ fn only_a_proxy_on_the_way_tells_which_failures_were_injected() {
     let events =
         [lease(EventKind::LeaseStarted, 1000, "L", "error"), injected(1100, "error", "L", 5, "replied 500")];
     let story = story(&proxy(&[]), &events);
-    let injected = |on_the_way: bool| story.faults(START, 10_000_000_000, |_| on_the_way, &[]).injected;
+    let injected =
+        |on_the_way: bool| story.faults(START, 10_000_000_000, TIMEOUT, |_| on_the_way, &[]).injected;
     let expected = Injection { at_ns: 1_100_000_000, failure: Failure::Refused, count: 1 };
     assert_eq!(injected(true), Injected::Known([expected].into_iter().collect()));
     assert_eq!(injected(false), Injected::Behind);
-    let calm = Story::default().faults(START, 1, |_| false, &[]).injected;
+    let calm = Story::default().faults(START, 1, TIMEOUT, |_| false, &[]).injected;
     assert_eq!(calm, Injected::Known(Injections::default()), "where no fault was, none was injected");
 }
 
@@ -251,9 +253,35 @@ fn delays_that_clients_did_not_wait_for_are_laid_over_their_window() {
         ..v1::RuleStats::default()
     };
     let stats = v1::ProxyStats { proxy: "p".into(), rules: vec![rule], ..v1::ProxyStats::default() };
-    let faults = story(&proxy(&[]), &events).faults(START, 10_000_000_000, |_| true, &[stats]);
+    let faults = story(&proxy(&[]), &events).faults(START, 10_000_000_000, TIMEOUT, |_| true, &[stats]);
     assert_eq!((faults.windows[0].injected, faults.windows[0].seen), (Some(1), Some(9)));
     let silent = |at_ms: u64, count| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count };
     let expected = [silent(1000, 2), silent(1100, 1), silent(1200, 1)].into_iter().collect();
     assert_eq!(faults.injected, Injected::Known(expected));
+}
+
+#[test]
+fn a_timeout_that_a_delay_has_made_is_injected() {
+    let held = |at_ms: u64, connection, exchange| Event { connection, exchange, ..delayed(at_ms, "L", 5, 0) };
+    let started = lease(EventKind::LeaseStarted, 1000, "L", "delay");
+    let cases = [
+        (
+            100,
+            vec![held(1250, 1, 1), held(1350, 2, 1)],
+            vec![1200, 1300],
+            "half of the timeout, from its begin",
+        ),
+        (20, vec![held(1250, 1, 1)], vec![1200], "longer than the timeout"),
+        (101, vec![held(1250, 1, 1)], vec![], "most of the time it was waited for something else"),
+        (20, vec![held(1250, 1, 1), held(1350, 1, 1)], vec![1200], "the request and its reply"),
+        (20, vec![held(1250, 1, 0), held(1350, 1, 0)], vec![1200, 1300], "two chunks"),
+        (20, vec![held(40, 1, 1)], vec![], "before the run"),
+    ];
+    for (timeout_ms, delays, expected_ms, what) in cases {
+        let events: Vec<_> = [started.clone()].into_iter().chain(delays).collect();
+        let story = story(&proxy(&[]), &events);
+        let found = story.faults(START, 10_000_000_000, timeout_ms * 1_000_000, |_| true, &[]).injected;
+        let silent = |at_ms: &u64| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count: 1 };
+        assert_eq!(found, Injected::Known(expected_ms.iter().map(silent).collect()), "{what}");
+    }
 }

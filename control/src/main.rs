@@ -11,6 +11,7 @@ mod grpc;
 mod labels;
 mod lookup;
 mod node_registry;
+mod outwaited;
 mod prometheus;
 mod run;
 mod run_queue;

@@ -211,8 +211,9 @@ impl Via {
         }
         let ran_ns = u64::try_from(ran_for.as_nanos()).unwrap_or(u64::MAX);
         let is_on_the_way = |listen: &str| listen.parse().is_ok_and(|listen| plan.target.may_lead_to(listen));
-        let faults =
-            watched.story.faults(start.as_nanos(), ran_ns, is_on_the_way, &stats.unwrap_or_default());
+        let timeout_ns = u64::try_from(plan.response_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let stats = stats.unwrap_or_default();
+        let faults = watched.story.faults(start.as_nanos(), ran_ns, timeout_ns, is_on_the_way, &stats);
         (faults, watched.events.iter().map(|event| line(event, start.as_nanos())).collect())
     }
 }
