@@ -63,7 +63,7 @@ fn the_block_of_the_readme_pastes_as_it_is() {
         "normal, 0 leases ended",
         "acted on ",
         "report: results/report.html",
-        "requests  10,000 planned = ",
+        "requests  12,000 planned = ",
         "injected",
     ] {
         assert!(text.contains(part), "no `{part}` in:\n{text}");

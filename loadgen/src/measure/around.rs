@@ -28,10 +28,7 @@ pub(super) fn look_around(windows: &mut [FaultWindow], tenths: &Tenths<'_>) {
     for (index, window) in windows.iter_mut().enumerate() {
         let (start, end) = spans[index];
         let others = || spans.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, span)| *span);
-        // What was in flight when the rules came is not of the calm before: a tenth is left out.
-        let calm_end = start.saturating_sub(1);
-        let earlier = others().filter(|(from, _)| *from <= start).map(|(_, to)| to.min(calm_end)).max();
-        let calm_start = calm_end.saturating_sub(REACH).max(earlier.unwrap_or(0)).max(tenths.measured.start);
+        let (calm_start, calm_end) = calm_before(start, others(), tenths.measured.start);
         // A lower bound on the end of the calm after: the first other window that begins, or still is in force.
         let later = others().filter(|(_, to)| *to > end).map(|(from, _)| from.max(end)).min();
         let after_end = (end + REACH).min(later.unwrap_or(u64::MAX)).min(tenths.measured.end);
@@ -42,6 +39,22 @@ pub(super) fn look_around(windows: &mut [FaultWindow], tenths: &Tenths<'_>) {
             tenths.recovery(window.end_ns, end..later.unwrap_or(u64::MAX).min(tenths.measured.end), &before);
         window.around = Some(Around { before, during, after, recovery_ns });
     }
+}
+
+/// The latest second or more before `start` without another window: what stands right before it where that is long enough
+/// or nothing else is, the calm before its neighbours where they follow upon each other.
+fn calm_before(start: u64, others: impl Iterator<Item = (u64, u64)> + Clone, measured: u64) -> (u64, u64) {
+    let stretch = |start: u64| {
+        // What was in flight when the rules came is not of the calm before: a tenth is left out.
+        let end = start.saturating_sub(1);
+        let earlier = others.clone().filter(|(from, _)| *from < start).map(|(_, to)| to.min(end)).max();
+        (end.saturating_sub(REACH).max(earlier.unwrap_or(0)).max(measured), end)
+    };
+    let mut begins: Vec<u64> = others.clone().map(|(from, _)| from).filter(|from| *from < start).collect();
+    begins.sort_unstable_by_key(|from| std::cmp::Reverse(*from));
+    let candidates = std::iter::once(start).chain(begins).map(stretch);
+    let long_enough = candidates.into_iter().find(|(from, to)| *to >= from + CALM);
+    long_enough.unwrap_or_else(|| stretch(start))
 }
 
 /// The tenths of a window: from the one it begins in to behind the one it ends in.
@@ -195,6 +208,25 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_follows_upon_another_is_held_against_the_calm_before_both() {
+        // The second fault leaves a backlog for 0.4 s.
+        let run = run(|tenth| match tenth {
+            28..48 => (Outcome::Ok, 60),
+            48..68 => (Outcome::Timeout, 1_000),
+            68..72 => (Outcome::Ok, 400),
+            _ => (Outcome::Ok, 5),
+        });
+        for gap_ms in [0, 4, 300] {
+            let mut windows = [window(2_800, 4_800 - gap_ms), window(4_800, 6_800)];
+            look(&mut windows, &run, None);
+            let [first, second] = windows.map(|window| window.around.unwrap());
+            assert_eq!((second.before.start_ns, second.before.end_ns), (1_000_000_000, 2_700_000_000));
+            assert_eq!(second.recovery_ns, Some(400_000_000), "after {gap_ms} ms");
+            assert_eq!(first.recovery_ns, None, "not known: another fault came");
+        }
+    }
+
+    #[test]
     fn a_window_ends_its_neighbours_before_and_after() {
         let calm = run(|_| (Outcome::Ok, 5));
         let mut windows = [window(5_000, 6_000), window(8_000, 9_000), window(8_500, 10_000)];
@@ -206,6 +238,6 @@ mod tests {
                 [before.start_ns, before.end_ns, after.start_ns, after.end_ns].map(|ns| ns / 100_000_000)
             })
             .collect();
-        assert_eq!(spans, [[10, 49, 60, 80], [60, 79, 90, 90], [84, 84, 100, 200]]);
+        assert_eq!(spans, [[10, 49, 60, 80], [60, 79, 90, 90], [60, 79, 100, 200]]);
     }
 }

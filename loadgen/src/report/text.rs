@@ -175,7 +175,9 @@ pub(super) fn own(summary: &Summary) -> Option<String> {
     }
     if own.users_paused_ns > 0 {
         let share = own.users_paused_ratio * 100.0;
-        parts.push(format!("users paused {share:.1} % of their time after failed connects"));
+        parts.push(format!(
+            "users paused {share:.1} % of their time after connections that failed before a reply"
+        ));
     }
     if own.run_delay_mean_ns >= RUN_DELAY_MEAN_SUSPECT_NS {
         parts.push(format!("it waited {} for a core each time", latency(own.run_delay_mean_ns)));
@@ -233,7 +235,12 @@ fn recovery(around: &Around) -> String {
 
 fn stretch_row(out: &mut String, name: &str, stretch: &Stretch) {
     if stretch.due == 0 {
-        let _ = writeln!(out, "  {name:<7} nothing was due");
+        let why = match (stretch.end_ns > stretch.start_ns, name) {
+            (true, _) => "nothing was due",
+            (false, "before") => "no calm: the run or another fault had just begun",
+            (false, _) => "no calm: the run ended or another fault began",
+        };
+        let _ = writeln!(out, "  {name:<7} {why}");
         return;
     }
     let causes = match (stretch.injected, stretch.natural()) {

@@ -79,7 +79,7 @@ pub struct Args {
     /// Connects a second, at most; what a request waits for it is the generator's own part [default: 10k/s]
     #[arg(long, value_name = "RATE", allow_hyphen_values = true)]
     connect_rate: Option<Rate>,
-    /// Closed model: how long a user pauses after a connect that failed [default: 100ms]
+    /// Closed model: how long a user pauses after a connection that failed before its first reply [default: 100ms]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
     retry_pause: Option<Duration>,
     /// Which free connection is used next: rotate takes each in turn, hot the last used [default: rotate]
