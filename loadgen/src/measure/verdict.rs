@@ -119,11 +119,12 @@ pub(super) struct Signals {
 
 /// What can be said while the run goes on: whether the schedule is kept.
 pub fn judge_so_far(counts: &Counts, own_lag: &Distribution) -> Verdict {
-    let found = sent_late(own_lag.percentile(99.0)).into_iter();
+    let found = sent_late(own_lag.percentile(99.0), None).into_iter();
     Verdict::of(found.chain(never_sent(counts.dropped, counts.planned)).collect())
 }
 
-fn sent_late(own_lag_p99_ns: u64) -> Option<(Grade, String)> {
+/// `waited_for_core` is the share of its time, where that is known.
+fn sent_late(own_lag_p99_ns: u64, waited_for_core: Option<f64>) -> Option<(Grade, String)> {
     use thresholds::*;
     let grade = match own_lag_p99_ns {
         lag if lag <= OWN_LAG_P99_SUSPECT_NS => return None,
@@ -131,8 +132,14 @@ fn sent_late(own_lag_p99_ns: u64) -> Option<(Grade, String)> {
         _ => Grade::Invalid,
     };
     let lag_ms = own_lag_p99_ns as f64 / 1e6;
-    let what = "the generator itself was late";
-    Some((grade, format!("{what}: p99 {lag_ms:.1} ms; use more threads or nodes, or --precise")))
+    // More threads that want the same cores would make it worse.
+    let remedy = match waited_for_core {
+        Some(ratio) if ratio >= RUN_DELAY_RATIO_SUSPECT => {
+            format!("it waited for a core {:.0} % of the time: leave it cores of its own", ratio * 100.0)
+        }
+        _ => "use more threads or nodes, or --precise".to_owned(),
+    };
+    Some((grade, format!("the generator itself was late: p99 {lag_ms:.1} ms; {remedy}")))
 }
 
 /// What a generator did that stood still or was held up, and in which second.
@@ -214,7 +221,8 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         let most = signals.commonest_error.map_or(String::new(), |error| format!("; most often: {error}"));
         say(Grade::Invalid, format!("no request succeeded{most}"));
     }
-    let late = sent_late(signals.own_lag_p99_ns).filter(|_| signals.own_lag_known);
+    let waited = signals.own.run_delay_ns as f64 / signals.worker_ns.max(1) as f64;
+    let late = sent_late(signals.own_lag_p99_ns, Some(waited)).filter(|_| signals.own_lag_known);
     let held_up = stood_still(signals).into_iter().chain(late);
     for (grade, reason) in held_up.chain(never_sent(signals.dropped, signals.planned)) {
         say(grade, reason);
@@ -364,6 +372,22 @@ mod tests {
         // A closed model has no rate to fall short of, but it can stand still.
         let closed = Signals { open_model: false, growth_ratio: 0.5, ..stalled(60, 1) };
         assert_eq!((judge(&closed).grade, judge(&closed).reasons.len()), (Grade::Invalid, 1));
+    }
+
+    #[test]
+    fn a_generator_that_is_late_for_want_of_a_core_is_not_told_to_use_more_threads() {
+        let late = |signals| Signals { own_lag_p99_ns: 3_300_000, own_lag_known: true, ..signals };
+        let reasons = |signals| judge(&late(signals)).reasons;
+        let remedy = "it waited for a core 8 % of the time: leave it cores of its own";
+        assert_eq!(
+            reasons(starved(840_000))[1],
+            format!("the generator itself was late: p99 3.3 ms; {remedy}")
+        );
+        let own = OwnSummary { run_delay_mean_ns: 41_000, run_delay_ns: 84_000_000, ..OwnSummary::default() };
+        let often = Signals { own, worker_ns: 1_000_000_000, ..good() };
+        assert_eq!(reasons(often), [format!("the generator itself was late: p99 3.3 ms; {remedy}")]);
+        let alone = "the generator itself was late: p99 3.3 ms; use more threads or nodes, or --precise";
+        assert_eq!(reasons(good()), [alone]);
     }
 
     #[test]
