@@ -476,6 +476,29 @@ on_node_loss: invalid                     # or: continue
     }
 
     #[test]
+    fn a_value_of_the_wrong_shape_and_a_key_of_another_tool_are_told_what_to_write() {
+        let list = "a list belongs here: begin each of its entries with `- `, or write […]";
+        let value = "a single value belongs here, in quotes if it has a `:` or other signs of YAML";
+        let keys = "keys and values belong here: lines `key: value`, or {key: value}";
+        let phases = "phases: [{rate: 1/s, for: 1s}]";
+        for (rest, expected) in [
+            ("phases:\n  rate: 1/s\n  for: 1s".to_owned(), format!("run.yml:3:3: rate: {list}")),
+            ("phases: 3".to_owned(), format!("run.yml:2:9: phases: {list}")),
+            (format!("{phases}\nslo: p99<50ms"), format!("run.yml:3:6: slo: {list}")),
+            (format!("{phases}\nslo: [{{p99: 50ms}}]"), format!("run.yml:3:7: slo: {value}")),
+            (format!("{phases}\nname: [a]"), format!("run.yml:3:7: name: {value}")),
+            ("phases: [5]".to_owned(), format!("run.yml:2:10: phases: {keys}")),
+            (format!("{phases}\nthresholds: []"), "run.yml:3:1: unknown key `thresholds`; what must hold is `slo`: slo: [\"p99<50ms\"]".to_owned()),
+            ("phases: [{vus: 5, for: 1s}]".to_owned(), "run.yml:2:11: unknown key `vus`; users of the closed model are `users` in a phase: phases: [{users: 100, for: 30s}]".to_owned()),
+            ("phases: [{rate: 5, duration: 1s}]".to_owned(), "run.yml:2:20: unknown key `duration`; how long something lasts is `for`, in a phase or a fault".to_owned()),
+            (format!("{phases}\nxyzzy: 1"), "run.yml:3:1: unknown key `xyzzy`; known are name, nodes, ".to_owned()),
+        ] {
+            let error = refusal(&format!("target: http://h/\n{rest}\n"));
+            assert!(error.starts_with(&expected), "{error}\n{expected}");
+        }
+    }
+
+    #[test]
     fn a_tab_is_told_from_a_wrong_key() {
         let refusal = refusal("target: http://h/\nphases:\n\t- {rate: 1/s, for: 1s}\n");
         assert_eq!(refusal, "run.yml:3:2: a tab stands where the line is indented; use spaces");

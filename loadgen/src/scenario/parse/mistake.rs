@@ -24,6 +24,7 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
     let problem = match error {
         Error::SerdeUnknownField { field, expected, .. } => match nearest_key(field, expected) {
             Some(near) => format!("unknown key `{field}`; did you mean `{near}`?"),
+            None if let Some(meant) = meant_by(field) => format!("unknown key `{field}`; {meant}"),
             None => format!("unknown key `{field}`; known are {}", expected.join(", ")),
         },
         Error::SerdeMissingField { field, .. } => format!("`{field}` is missing; add it"),
@@ -34,13 +35,17 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
             let message = message.lines().next().unwrap_or_default();
             let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
             let message = message.strip_prefix("error: ").unwrap_or(message);
+            let message = WRITTEN_OTHERWISE
+                .iter()
+                .find(|(jargon, _)| *jargon == message)
+                .map_or(message, |(_, plain)| plain);
             match key_on_line(text, line) {
                 // YAML allows none in front of a key; what is wrong is not the key's.
                 _ if message.contains("tabs disallowed") => {
                     "a tab stands where the line is indented; use spaces".to_owned()
                 }
                 Some(key) => format!("{key}: {message}"),
-                None if ["unexpected end of input", "expected mapping start"].contains(&message) => {
+                None if ["unexpected end of input", MAPPING].contains(&message) => {
                     "a run file is made of lines `key: value`; it needs `target` and `phases`".to_owned()
                 }
                 None => message.to_owned(),
@@ -48,6 +53,42 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
         }
     };
     ParseError { file: file.to_owned(), line, column: place.column().max(1), problem }
+}
+
+/// What to write where keys and values belong.
+const MAPPING: &str = "keys and values belong here: lines `key: value`, or {key: value}";
+
+/// What the YAML reader says of a value of the wrong shape, and what to write.
+const WRITTEN_OTHERWISE: [(&str, &str); 3] = [
+    ("expected sequence start", "a list belongs here: begin each of its entries with `- `, or write […]"),
+    (
+        "expected string scalar",
+        "a single value belongs here, in quotes if it has a `:` or other signs of YAML",
+    ),
+    ("expected mapping start", MAPPING),
+];
+
+/// What a key of other load generators is called here.
+fn meant_by(field: &str) -> Option<&'static str> {
+    Some(match field.to_lowercase().as_str() {
+        "url" | "host" | "base_url" => "where the load goes is `target`",
+        "vus" | "concurrency" => {
+            "users of the closed model are `users` in a phase: phases: [{users: 100, for: 30s}]"
+        }
+        "duration" | "time" | "ttl" => "how long something lasts is `for`, in a phase or a fault",
+        "rps" | "qps" | "throughput" | "arrival_rate" => {
+            "a rate is `rate` in a phase: phases: [{rate: 500/s, for: 30s}]"
+        }
+        "iterations" => "a count of requests is `requests` in a phase: phases: [{users: 10, requests: 1000}]",
+        "stages" | "scenarios" | "executor" => {
+            "what is sent when is `phases`: phases: [{ramp: {from: 1/s, to: 500/s}, for: 1m}]"
+        }
+        "thresholds" => "what must hold is `slo`: slo: [\"p99<50ms\"]",
+        "timeout" => "how long a reply may take is `response_timeout`, a connect `connect_timeout`",
+        "data" => "what each request carries is `body`",
+        "sleep" | "pause" => "the pause of a user is `think_time` in a phase",
+        _ => return None,
+    })
 }
 
 fn nearest_key<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
