@@ -9,9 +9,11 @@ use fracas_loadgen::scenario::units;
 use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
 use fracas_proto::v1::{self, EventKind};
 use serde_json::{Value, json};
+use tonic_types::StatusExt;
 
 use super::access::AccessArgs;
 use super::client::connect;
+use super::exit::UsageError;
 use super::options::BehaviorOptions;
 use crate::grpc::proxy_answers::behavior_kind_proto;
 use crate::wire::dial::Caller;
@@ -367,8 +369,14 @@ fn ask<T>(message: T) -> tonic::Request<T> {
     request
 }
 
+/// A mistake in the mix or its options is told without the path that it has in the call.
 fn refused(status: tonic::Status) -> anyhow::Error {
-    super::client::error(status)
+    let details = status.get_details_bad_request();
+    let violation = details.and_then(|details| details.field_violations.into_iter().next());
+    match violation.filter(|violation| violation.field.contains("rules")) {
+        Some(violation) => UsageError::because(violation.description),
+        None => super::client::error(status),
+    }
 }
 
 fn say(as_json: bool, value: Value, text: impl FnOnce() -> String) {
@@ -397,4 +405,18 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
 
 fn std(duration: Option<&prost_types::Duration>) -> Duration {
     duration.and_then(|duration| Duration::try_from(*duration).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::refusal::invalid;
+
+    #[test]
+    fn a_mistake_in_a_mix_is_told_without_its_path_in_the_call() {
+        let of = |field: &str| refused(invalid(field, "unknown behavior `dealy`")).to_string();
+        assert_eq!(of("changes[0].rules.mix"), "unknown behavior `dealy`");
+        assert_eq!(of("rules.options[delay].values[time]"), "unknown behavior `dealy`");
+        assert_eq!(of("ttl"), "ttl: unknown behavior `dealy`", "the field is all that says where");
+    }
 }

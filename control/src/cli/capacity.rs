@@ -22,10 +22,10 @@ use super::signals::Signals;
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Doubles the rate until the SLO breaks, then bisects. A rate that breaks is tried a second time. One that the generator
-itself cannot send says nothing about the target: the search goes on below it, and the exit code is 111 if that was the
-limit. A request that waits for a free connection waits in the response: give enough of them with -c. A rate at which
-replies come later and later is not kept, however early the probe ends. Ctrl-C, SIGTERM, SIGHUP and --max-time end the
+Doubles the rate until the SLO breaks, then bisects. A rate that breaks is tried a second time. One that the generator \
+itself cannot send says nothing about the target: the search goes on below it, and the exit code is 111 if that was the \
+limit. A request that waits for a free connection waits in the response: give enough of them with -c. A rate at which \
+replies come later and later is not kept, however early the probe ends. Ctrl-C, SIGTERM, SIGHUP and --max-time end the \
 search with what it knows by then.
 
 Example: fracas capacity http://127.0.0.1:8080/ --slo 'p99<50ms' --slo 'errors<0.1%' --out capacity")]

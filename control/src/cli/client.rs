@@ -66,6 +66,14 @@ async fn reach(dial: &Dial) -> Result<Caller, DialError> {
 
 /// What a call came back with, as one line. What the server does not understand was wrong on the command line.
 pub fn error(status: tonic::Status) -> anyhow::Error {
+    // What a server says has no source; this was found out on the way.
+    let of_connection = [tonic::Code::Unknown, tonic::Code::Internal, tonic::Code::Unavailable];
+    if std::error::Error::source(&status).is_some() && of_connection.contains(&status.code()) {
+        return anyhow!(
+            "the connection to the server broke off; is it still running? ({})",
+            status.message()
+        );
+    }
     let message = match status.message() {
         "" => format!("the server answered: {}", status.code()),
         message => message.to_owned(),
@@ -103,6 +111,14 @@ pub fn clock(offset_ns: i64, error_ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_off_is_told_from_what_a_server_says() {
+        let broken = tonic::Status::from_error(Box::new(std::io::Error::other("reset")));
+        let text = error(broken).to_string();
+        assert!(text.starts_with("the connection to the server broke off; is it still running?"), "{text}");
+        assert_eq!(error(tonic::Status::internal("a bug")).to_string(), "a bug");
+    }
 
     #[test]
     fn figures_have_three_digits_and_a_unit() {

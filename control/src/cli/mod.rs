@@ -35,8 +35,10 @@ pub use exit::{Stopped, failed};
     version,
     max_term_width = 110,
     after_help = "\
-Exit codes: 0 passed, 1 error, 2 usage, 99 SLO failed, 111 run invalid, 112 never started, 113 refused by policy,
+Exit codes: 0 passed, 1 error, 2 usage, 99 SLO failed, 111 run invalid, 112 never started, 113 refused by policy, \
 130 interrupted.
+
+Example: fracas demo
 `fracas COMMAND --help` shows an example of each."
 )]
 struct Cli {

@@ -13,17 +13,17 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example: fracas origin --listen 127.0.0.1:8080 --body-bytes 1000
-A path may ask for something: /delay/50ms, /status/503, /bytes/100000, /freeze/1.4s (the
-whole origin answers nothing for that long); everything else gets the plain reply.
+A path may ask for something: /delay/50ms, /status/503, /bytes/100000, /freeze/1.4s (the \
+whole origin answers nothing for that long); everything else gets the plain reply. \
 Times up to 10m, bytes up to 1GiB.
 
 A server of known capacity, 4 / 10 ms = 400 requests per second, with one queue for all:
   fracas origin --workers 4 --service-time 10ms
 
-What one connection costs is bounded: at most 128 replies wait on it (with --echo, 256 KiB),
-about 64 KiB of requests are read ahead, and the rest is left to TCP until the client reads.
-At --connections-max a new connection takes the place of one that has been silent or idle for
-a second or has not read for ten, or is closed at once. 64 descriptors are set aside. A last
+What one connection costs is bounded: at most 128 replies wait on it (with --echo, 256 KiB), \
+about 64 KiB of requests are read ahead, and the rest is left to TCP until the client reads. \
+At --connections-max a new connection takes the place of one that has been silent or idle for \
+a second or has not read for ten, or is closed at once. 64 descriptors are set aside. A last \
 line counts what was closed and why.")]
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
