@@ -88,23 +88,26 @@ async fn list(api: &ApiArgs, json: bool) -> anyhow::Result<ExitCode> {
         println!("no node has joined; start one with `fracas agent --join {}`", api.api);
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
-        "{:<16} {:<6} {:<9} {:>5} {:<14} {:<22} run or proxies",
-        "NAME", "ROLE", "STATE", "CORES", "KERNEL", "CLOCK"
-    );
-    for node in &nodes {
-        let carries = if node.run_id.is_empty() { node.proxies.join(", ") } else { node.run_id.clone() };
-        println!(
-            "{:<16} {:<6} {:<9} {:>5} {:<14} {:<22} {carries}",
-            node.name,
-            role(node),
-            state(node),
-            node.cores,
-            node.kernel,
-            client::clock(node.clock_offset_ns, node.clock_error_ns),
-        );
-    }
+    print!("{}", table(&nodes));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each node; a column is as wide as the longest that stands in it.
+fn table(nodes: &[v1::Node]) -> String {
+    let head = ["NAME", "ROLE", "STATE", "CORES", "KERNEL", "CLOCK", "run or proxies"].map(str::to_owned);
+    let row = |node: &v1::Node| {
+        let carries = if node.run_id.is_empty() { node.proxies.join(", ") } else { node.run_id.clone() };
+        let clock = client::clock(node.clock_offset_ns, node.clock_error_ns);
+        let (name, kernel, cores) = (node.name.clone(), node.kernel.clone(), node.cores.to_string());
+        [name, role(node).to_owned(), state(node).to_owned(), cores, kernel, clock, carries]
+    };
+    let rows: Vec<_> = std::iter::once(head).chain(nodes.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column)));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 fn tell(node: Option<v1::Node>) -> anyhow::Result<ExitCode> {
@@ -128,4 +131,26 @@ fn node_json(node: &v1::Node) -> serde_json::Value {
         "run": node.run_id, "proxies": node.proxies, "clock_offset_ns": node.clock_offset_ns,
         "clock_error_ns": node.clock_error_ns,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_their_heads_however_long_a_name_is() {
+        let node = |name: &str, kernel: &str| v1::Node {
+            name: name.into(),
+            kernel: kernel.into(),
+            cores: 2,
+            proxies: vec!["shop".into()],
+            ..v1::Node::default()
+        };
+        let nodes = [node("a", "6.18.44-fc-v669-with-more"), node("a-name-that-is-longer-than-most", "6.1")];
+        let table = table(&nodes);
+        let starts = |word: &str| table.lines().filter_map(|line| line.find(word)).collect::<Vec<_>>();
+        let [clock, same] = [starts("CLOCK")[0], starts("same clock")[0]];
+        assert_eq!((clock, starts("same clock")), (same, vec![same, same]), "{table}");
+        assert_eq!(starts("shop"), [starts("run or proxies")[0]; 2], "{table}");
+    }
 }
