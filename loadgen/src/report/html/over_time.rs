@@ -52,6 +52,9 @@ pub(super) fn charts(out: &mut String, summary: &Summary) {
         super::scrolling(out, &format!("Chart: {title}"), &chart.svg());
         if chart.x == Scale::Time && chart.is_fine {
             out.push_str("<p class=\"caption\">Around fault windows each step is a tenth of a second, elsewhere a second.</p>\n");
+        } else if chart.x == Scale::Time && !summary.tenths.is_empty() {
+            // Where other charts have tenths, an effect must not seem to stand before its cause.
+            out.push_str("<p class=\"caption\">Each step is a second: what began within it is drawn from its start.</p>\n");
         }
         out.push_str("</section>\n");
     }
