@@ -226,7 +226,13 @@ impl Story {
                 injections.extend(proxy.outwaited(start_ns, timeout_ns));
                 for (window, figures) in &met {
                     let (from, to) = (on_axis(window.from_ns), window.to_ns.map_or(ran_ns, on_axis));
-                    injections.spread(Failure::Silent, figures.untold, from, to);
+                    let untold_from = from.max(to.saturating_sub(figures.untold_within_ns));
+                    // What was decided on within the last timeout has not timed out when the run ends; in the middle of
+                    // its wait each is found from both sides.
+                    let is_cut = window.to_ns.is_none() && to.saturating_sub(timeout_ns) > untold_from;
+                    let half_ns = if is_cut { timeout_ns / 2 } else { 0 };
+                    let (untold_from, untold_to) = (untold_from + half_ns, to - half_ns);
+                    injections.spread(Failure::Silent, figures.untold, untold_from, untold_to);
                     if window.behavior.contains("throttle") {
                         // It is told once for a connection, and may keep any of its requests waiting.
                         injections.spread(Failure::Silent, NO_LIMIT, from, to);
@@ -266,8 +272,11 @@ struct Figures {
     seen: Option<u64>,
     late_p50: Option<u64>,
     late_p99: Option<u64>,
-    /// Units that were chosen and not told of as injected: delays whose client left before they were over.
+    /// Units that were chosen and not told of as injected: delays whose client left before they were over, or that were
+    /// under way at the end.
     untold: u64,
+    /// How long before the window's end they were decided on, at most.
+    untold_within_ns: u64,
 }
 
 impl Proxy {
@@ -382,8 +391,20 @@ impl Proxy {
                 injected: tally.count,
                 late_p50: tally.late(50),
                 late_p99: tally.late(99),
+                untold_within_ns: u64::MAX,
                 ..Figures::default()
             };
+            let delays_of_base = || {
+                let rules = stats.into_iter().flat_map(|stats| &stats.rules);
+                rules.filter(|rule| rule.lease_id.is_empty() && rule.behavior == DELAY)
+            };
+            if matches!(owner, Owner::Base(_)) && window.to_ns.is_none() {
+                // Told are all but those that were under way when the figures were read.
+                figures.untold = delays_of_base().map(|rule| rule.acted.saturating_sub(rule.injected)).sum();
+                let longest =
+                    delays_of_base().filter_map(|rule| rule.asked.as_ref()).map(|asked| asked.max_ns).max();
+                figures.untold_within_ns = longest.filter(|ns| *ns > 0).unwrap_or(u64::MAX);
+            }
             if let (Owner::Lease(lease), Some(stats)) = (owner, stats) {
                 let rules = || stats.rules.iter().filter(|rule| &rule.lease_id == lease);
                 figures.injected = figures.injected.max(rules().map(|rule| rule.injected).sum());

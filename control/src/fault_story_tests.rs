@@ -285,3 +285,42 @@ fn a_timeout_that_a_delay_has_made_is_injected() {
         assert_eq!(found, Injected::Known(expected_ms.iter().map(silent).collect()), "{what}");
     }
 }
+
+#[test]
+fn delays_of_base_rules_that_are_under_way_at_the_end_are_laid_before_it() {
+    let rule = |lease: &str, asked_max_ns| v1::RuleStats {
+        behavior: "delay".into(),
+        lease_id: lease.into(),
+        matched: 90,
+        acted: 9,
+        injected: 5,
+        asked: Some(v1::Histogram { max_ns: asked_max_ns, ..v1::Histogram::default() }),
+        ..v1::RuleStats::default()
+    };
+    let silent = |at_ms: u64, count| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count };
+    let over = event(EventKind::Changed, 4000, 5, "normal");
+    let cases = [
+        (
+            vec![],
+            rule("", 200_000_000),
+            300,
+            vec![silent(9800, 2), silent(9900, 2)],
+            "within the longest of them",
+        ),
+        (
+            vec![],
+            rule("", 300_000_000),
+            100,
+            vec![silent(9700, 2), silent(9800, 2)],
+            "and a timeout before the end",
+        ),
+        (vec![over], rule("", 200_000_000), 300, vec![], "figures are of the rules in force"),
+        (vec![], rule("M", 200_000_000), 300, vec![], "of a lease"),
+    ];
+    for (events, rule, timeout_ms, expected, what) in cases {
+        let stats = v1::ProxyStats { proxy: "p".into(), rules: vec![rule], ..v1::ProxyStats::default() };
+        let story = story(&proxy(&[("delay", 20.0)]), &events);
+        let found = story.faults(START, 10_000_000_000, timeout_ms * 1_000_000, |_| true, &[stats]).injected;
+        assert_eq!(found, Injected::Known(expected.into_iter().collect()), "{what}");
+    }
+}
