@@ -129,14 +129,19 @@ fn denied() -> [ClientRange; DENIED.len()] {
     DENIED.map(|text| text.parse().expect("ranges as above"))
 }
 
-/// The IPv4 address that is reached by an IPv6 one: mapped (RFC 4291 §2.5.5), or through NAT64 (RFC 6052 §2.1).
+/// The IPv4 address that is reached by an IPv6 one: mapped or compatible (RFC 4291 §2.5.5), translated (RFC 2765 §2.1),
+/// through NAT64 with the well-known prefix (RFC 6052 §2.1) or a local one (RFC 8215), or through 6to4 (RFC 3056 §2).
 fn embedded(address: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(v6) = address else { return None };
-    let last = Ipv4Addr::from_bits(v6.to_bits() as u32);
-    match v6.segments() {
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(IpAddr::V4(last)),
-        _ => None,
-    }
+    let bits = match v6.segments() {
+        // `::` and `::1` are addresses of their own.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return None,
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] => v6.to_bits(),
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => v6.to_bits(),
+        [0x2002, ..] => v6.to_bits() >> 80,
+        _ => return None,
+    };
+    Some(IpAddr::V4(Ipv4Addr::from_bits(bits as u32)))
 }
 
 /// A name as it is compared.
@@ -165,6 +170,13 @@ mod tests {
             ("169.254.1.1", false),
             ("::ffff:169.254.169.254", false),
             ("64:ff9b::169.254.169.254", false),
+            ("64:ff9b:1::169.254.169.254", false),
+            ("64:ff9b:1:2::169.254.169.254", false),
+            ("::169.254.169.254", false),
+            ("::ffff:0:169.254.169.254", false),
+            ("2002:a9fe:a9fe::1", false),
+            ("2002:a9ff::1", true),
+            ("64:ff9b:2::169.254.169.254", true),
             ("fe80::1", false),
             ("febf::1", false),
             ("fd00:ec2::254", false),

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::proxy::{
-    Dataplane, DataplaneSettings, EventKind, Handle, ProxyError, ProxySpec, ProxyUpdate, Upstreams,
+    Dataplane, DataplaneSettings, EventKind, Handle, ProxyError, ProxySpec, ProxyUpdate,
+    SOURCE_ADDRESSES_MAX, Upstreams,
 };
 use support::{EchoServer, serve};
 
@@ -117,6 +118,23 @@ fn slow_names_delay_neither_a_call_nor_another_name_nor_the_end() {
     let update = ProxyUpdate { upstream: Some(("backend:80".into(), Vec::new())), ..ProxyUpdate::default() };
     handle.update("slow-0", update).unwrap();
     until_it_says(handle.get("slow-0").unwrap().spec.listen, b"quick");
+}
+
+#[test]
+fn addresses_to_connect_from_are_bounded_in_number() {
+    let server = EchoServer::start().address;
+    let dataplane = start(Upstreams::default());
+    let handle = dataplane.handle();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let with = |count| ProxySpec {
+        source_addresses: vec!["127.0.0.1".parse().unwrap(); count],
+        ..ProxySpec::new("a", any, server)
+    };
+    let refused = handle.create(with(SOURCE_ADDRESSES_MAX + 1)).unwrap_err();
+    assert_eq!(refused.to_string(), "proxy `a` has more than 64 source addresses; leave some out");
+    let refused = handle.replace_all(vec![with(SOURCE_ADDRESSES_MAX + 1)]).unwrap_err();
+    assert!(matches!(refused, ProxyError::TooManySources(_)), "{refused}");
+    handle.create(with(SOURCE_ADDRESSES_MAX)).unwrap();
 }
 
 #[test]

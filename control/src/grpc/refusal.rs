@@ -14,20 +14,33 @@ use crate::checked::CheckError;
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "fracas";
 
+/// Bytes of one text of an error. Callers are told what they have said, and may have said a lot; an answer whose head is
+/// too long is none to most clients.
+const TEXT_BYTES_MAX: usize = 2_048;
+
+/// The beginning of `text`, if it is too long.
+fn short(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
 /// An error with a reason in capitals; every changing part of `message` stands in `metadata` as well.
 pub fn refuse(code: Code, reason: &str, message: impl ToString, metadata: &[(&str, String)]) -> Status {
     let metadata: HashMap<String, String> =
-        metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        metadata.iter().map(|(key, value)| ((*key).to_owned(), short(value.clone()))).collect();
     Status::with_error_details(
         code,
-        message.to_string(),
+        short(message.to_string()),
         ErrorDetails::with_error_info(reason, DOMAIN, metadata),
     )
 }
 
 /// A field that does not parse or contradicts another; `field` is its full path: `changes[0].rules.mix`.
 pub fn invalid(field: impl Into<String>, description: impl ToString) -> Status {
-    let (field, description) = (field.into(), description.to_string());
+    let (field, description) = (short(field.into()), short(description.to_string()));
     let mut details = ErrorDetails::with_bad_request_violation(field.clone(), description.clone());
     details.set_error_info("INVALID_FIELD", DOMAIN, HashMap::from([("field".to_owned(), field.clone())]));
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
@@ -80,6 +93,7 @@ pub fn proxy(error: &ProxyError, field: &str) -> Status {
         }
         ProxyError::Listen { .. }
         | ProxyError::NoUpstream(_)
+        | ProxyError::TooManySources(_)
         | ProxyError::Rules { .. }
         | ProxyError::RuleName { .. } => invalid(field, error),
         ProxyError::Stale { name, expected, found } => refuse(
@@ -138,6 +152,22 @@ mod tests {
         let violations = &details.bad_request().unwrap().field_violations;
         assert_eq!(violations[0].field, "changes[0].rules.mix");
         assert_eq!(violations[0].description, "`x` is not a percentage");
+    }
+
+    #[test]
+    fn a_caller_who_said_much_is_not_told_all_of_it() {
+        let much = "é".repeat(1_000_000);
+        for status in [
+            refuse(Code::NotFound, "X", format!("there is no `{much}`"), &[("proxy", much.clone())]),
+            invalid(format!("labels[{much}]"), &much),
+            proxy(&ProxyError::NotFound { name: much.clone(), nearest: None }, "name"),
+        ] {
+            // In the head of an answer each byte that is not ASCII takes three, and details stand in base64.
+            let bytes = 3 * status.message().len() + status.details().len() * 4 / 3;
+            assert!(status.message().starts_with(['t', 'l']) && status.message().ends_with('…'));
+            assert!(bytes < 6 * 4 * TEXT_BYTES_MAX, "{bytes}");
+        }
+        assert_eq!(short("é".repeat(TEXT_BYTES_MAX / 2)).len(), TEXT_BYTES_MAX);
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(super) struct Reception {
 impl Reception {
     /// Answers a request.
     pub(super) async fn receive(&self, request: Request) -> Response {
-        let call = Call::begin(&self.place);
+        let mut call = Call::begin(&self.place);
         let (mut parts, body) = request.into_parts();
         if let Err(refused) = visitor::judge(&parts, self.arrival, &self.guard.names) {
             self.figures.refused(refused.reason());
@@ -133,7 +133,10 @@ impl Reception {
         let is_call = parts.method == Method::POST;
         let answer = self.router.clone().oneshot(Request::from_parts(parts, body));
         match tokio::time::timeout(within, answer).await {
-            Ok(Ok(response)) => response.map(|body| Body::new(Counted { body, _call: call })),
+            Ok(Ok(response)) => {
+                call.awaits_client();
+                response.map(|body| Body::new(Counted { body, call }))
+            }
             Ok(Err(never)) => match never {},
             Err(_) if is_call => {
                 refuse(Code::DeadlineExceeded, "TOO_SLOW", "the call took longer than it may", &[])
@@ -173,25 +176,48 @@ fn time_of(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A call under way; dropping it ends it.
-struct Call(Arc<Place>);
+///
+/// It is under way while its service works. While its answer waits for the client to take more of it, the client is as
+/// idle as one without a call: else it could hold a place for ever by not reading.
+struct Call {
+    place: Arc<Place>,
+    is_under_way: bool,
+}
 
 impl Call {
     fn begin(place: &Arc<Place>) -> Call {
         place.call_began();
-        Call(place.clone())
+        Call { place: place.clone(), is_under_way: true }
+    }
+
+    /// A part of the answer is there for the client, which takes it or does not.
+    fn awaits_client(&mut self) {
+        self.awaits_service();
+        self.is_under_way = false;
+        self.place.call_ended();
+    }
+
+    /// The client has taken all that there is.
+    fn awaits_service(&mut self) {
+        if !self.is_under_way {
+            self.is_under_way = true;
+            self.place.call_began();
+        }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.call_ended();
+        if self.is_under_way {
+            self.place.call_ended();
+        }
     }
 }
 
-/// A body that keeps its call under way until it was sent or given up.
+/// A body that keeps its call until it was sent or given up. It is asked for more only when the client has room for more.
 struct Counted {
     body: Body,
-    _call: Call,
+    call: Call,
 }
 
 impl HttpBody for Counted {
@@ -202,7 +228,12 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match &frame {
+            Poll::Pending => self.call.awaits_service(),
+            Poll::Ready(_) => self.call.awaits_client(),
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

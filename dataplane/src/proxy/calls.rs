@@ -11,6 +11,9 @@ use crate::clock::Instant;
 use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT, RESOLVE_DEFAULT};
 use crate::protocol::Protocol;
 
+/// Addresses to connect from that one proxy may have.
+pub const SOURCE_ADDRESSES_MAX: usize = 64;
+
 /// A proxy to make.
 #[derive(Clone, Debug)]
 pub struct ProxySpec {
@@ -35,7 +38,7 @@ pub struct ProxySpec {
     pub connect_timeout: Duration,
     /// How long its connections wait for peers that say nothing.
     pub patience: Patience,
-    /// Addresses to connect from, in turn; the system's choice when empty.
+    /// Addresses to connect from, in turn, at most [`SOURCE_ADDRESSES_MAX`]; the system's choice when empty.
     pub source_addresses: Vec<IpAddr>,
     /// Bytes that one direction of one connection may hold for a delay; beyond it the source is not read.
     pub held_bytes_max: usize,

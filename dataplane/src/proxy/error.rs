@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::calls::SOURCE_ADDRESSES_MAX;
 use super::handle::PROXIES_MAX;
 use super::leases::LeaseError;
 use crate::behavior::RuleError;
@@ -32,6 +33,9 @@ pub enum ProxyError {
         /// Why.
         why: String,
     },
+    /// Too many addresses to connect from.
+    #[error("proxy `{0}` has more than {SOURCE_ADDRESSES_MAX} source addresses; leave some out")]
+    TooManySources(String),
     /// The address cannot be listened on.
     #[error("proxy `{name}` cannot listen on {listen}: {source}")]
     Listen {

@@ -32,7 +32,7 @@ mod worker;
 pub use book::ENDED_RULES_MAX;
 pub use calls::{
     Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
-    RulesChange,
+    RulesChange, SOURCE_ADDRESSES_MAX,
 };
 pub use connection::LINGER_BYTES_MAX;
 pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};

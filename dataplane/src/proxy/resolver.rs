@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use self::schedule::{Next, Schedule};
 use super::book::Entry;
-use super::calls::ProxySpec;
+use super::calls::{ProxySpec, SOURCE_ADDRESSES_MAX};
 use super::error::ProxyError;
 use super::handle::{Handle, Shared, lock};
 use super::thread::Command;
@@ -77,8 +77,12 @@ pub(super) fn is_name(upstream: &str) -> bool {
 }
 
 impl ProxySpec {
-    /// Checks the upstream's addresses, which may be missing only if there is a name to look up.
+    /// Checks the upstream's addresses, which may be missing only if there is a name to look up, and the number of those
+    /// to connect from.
     pub(super) fn check_upstream(&mut self, upstreams: &Upstreams) -> Result<(), ProxyError> {
+        if self.source_addresses.len() > SOURCE_ADDRESSES_MAX {
+            return Err(ProxyError::TooManySources(self.name.clone()));
+        }
         if self.upstream_addresses.is_empty() {
             self.upstream_addresses.extend(self.upstream.parse::<SocketAddr>());
         }

@@ -654,7 +654,7 @@ impl<R: Ring> Worker<R> {
             Outcome::Received { chunk, armed } => connection.on_received(incoming, chunk, armed, cx, proxy),
             Outcome::Sent => connection.on_sent(outgoing, cx, proxy),
             Outcome::ReceiveEnded(end) => connection.on_receive_ended(incoming, end, cx, proxy),
-            Outcome::SendFailed(_) => connection.on_send_failed(outgoing, cx, proxy),
+            Outcome::SendFailed(errno) => connection.on_send_failed(outgoing, errno, cx, proxy),
             Outcome::Connected => connection.on_connected(cx, proxy),
             Outcome::ConnectFailed(errno) => connection.on_connect_failed(errno, cx, proxy),
             other => unreachable!("not a connection's: {other:?}"),

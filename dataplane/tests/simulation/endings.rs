@@ -251,6 +251,37 @@ fn simulation_of_a_client_that_is_gone_gives_its_descriptors_back_whatever_holds
 }
 
 #[test]
+fn simulation_of_a_client_that_pipelines_without_reading_and_breaks_off_gives_its_descriptors_back() {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let reply = [&b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"[..], &[b'x'; 2000]].concat();
+    for seed in seeds(20) {
+        let mut world = World::new(seed, some_faults(seed), Protocol::Http, Vec::new());
+        world.network.set_socket_buffers(4000, 20_000);
+        let client = world.network.dial(world.proxy);
+        client.stop_reading();
+        client.write(&REQUEST.repeat(20_000));
+        let server = world.next_served();
+        let (mut asked, mut answered) = (0, 0);
+        // Until replies wait for the client, and requests for the replies before them.
+        for _ in 0..200 {
+            world.run(Duration::from_millis(10));
+            asked += server.read().len();
+            let complete = asked / REQUEST.len();
+            server.write(&reply.repeat(complete - answered));
+            answered = complete;
+        }
+        assert!(answered < 20_000 && world.descriptors() == 2, "seed {seed}");
+        // While a send to it is under way, which is what hears of it: with or without a FIN before.
+        gone(&client, seed % 2);
+        world.run(Duration::from_secs(3));
+        assert_eq!(world.descriptors(), 0, "seed {seed}");
+        assert!(server.state().reset, "it answered a client that is gone (seed {seed})");
+        assert_eq!(world.snapshot().counters.client_resets, 1, "seed {seed}");
+        world.assert_empty();
+    }
+}
+
+#[test]
 fn simulation_of_a_client_that_ended_at_a_rate_of_zero_gives_its_descriptors_back_at_the_limit() {
     let mut world = plain_world(vec![one("throttle", "throttle", &[("rate", "0")])]);
     let (client, server) = world.pair();

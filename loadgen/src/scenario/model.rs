@@ -240,6 +240,8 @@ fn retry_pause() -> Duration {
 const RATE_PER_SECOND_MAX: f64 = 1e9;
 /// More phases than this is a generated file gone wrong; arrivals carry the number in 16 bits.
 const PHASES_MAX: usize = 10_000;
+/// Bytes of the name of a run.
+const NAME_BYTES_MAX: usize = 256;
 
 impl Plan {
     /// A plan with every default, written once, here: one connection, one thread, a closed loop for 10 s.
@@ -281,6 +283,9 @@ impl Plan {
     /// # Errors
     /// The first offending value by key, with what to do.
     pub fn validate(&self) -> Result<(), PlanError> {
+        ensure(self.name.len() <= NAME_BYTES_MAX, "name", || {
+            format!("longer than {NAME_BYTES_MAX} bytes; it stands in lists")
+        })?;
         ensure(self.connections > 0, "connections", || "must be at least 1".into())?;
         ensure(self.nodes > 0, "nodes", || "must be at least 1".into())?;
         ensure(self.connections >= self.nodes, "connections", || {

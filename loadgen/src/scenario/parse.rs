@@ -429,6 +429,10 @@ on_node_loss: invalid                     # or: continue
         let edit = |from: &str, to: &str| refusal(&CHECKOUT.replacen(from, to, 1));
         for (error, expected) in [
             (
+                edit("name: checkout", &format!("name: {}", "n".repeat(257))),
+                "run.yml:1:1: name: longer than 256 bytes; it stands in lists",
+            ),
+            (
                 edit("connections:", "conections:"),
                 "run.yml:4:1: unknown key `conections`; did you mean `connections`?",
             ),

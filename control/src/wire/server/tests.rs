@@ -3,6 +3,7 @@
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
+use tokio_stream::StreamExt;
 
 use super::*;
 use crate::wire::tls;
@@ -29,9 +30,15 @@ async fn served(limits: Limits, is_tls: bool) -> Served {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let guard = Guard { tls: is_tls.then_some(acceptor), limits, ..Guard::default() };
-    // `/wait` is under way for as long as its client stays.
-    let router =
-        Router::new().route("/", get(|| async { "here\n" })).route("/wait", get(std::future::pending::<()>));
+    // `/wait` is under way for as long as its client stays, and `/watch` has begun to answer and says nothing more.
+    let watch = || async {
+        let said = tokio_stream::once(Ok::<_, Infallible>("here\n"));
+        Body::from_stream(said.chain(tokio_stream::pending()))
+    };
+    let router = Router::new()
+        .route("/", get(|| async { "here\n" }))
+        .route("/wait", get(std::future::pending::<()>))
+        .route("/watch", get(watch));
     let figures = Arc::new(Figures::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let server =
@@ -141,6 +148,60 @@ async fn a_client_without_a_call_for_long_is_sent_away() {
     ask(&mut idle).await;
     assert_eq!(end_of(&mut idle).await, b"");
     assert_eq!(served.ended("idle"), 1);
+}
+
+/// Asks by HTTP/2 with room for no byte of the answer (RFC 9113 §6.9), and reads as far as its head.
+async fn ask_and_take_nothing(served: &Served) -> TcpStream {
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let mut frame = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+        frame.extend_from_slice(payload);
+        frame
+    };
+    // GET, http and / of the static table, and :authority (RFC 7541, appendix A).
+    let head = [&[0x82, 0x86, 0x84, 0x41, 9][..], b"localhost"].concat();
+    let mut stream = served.connect().await;
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE: 0. END_STREAM and END_HEADERS.
+    said.extend(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    said.extend(frame(HEADERS, 5, 1, &head));
+    stream.write_all(&said).await.unwrap();
+    loop {
+        let mut front = [0; 9];
+        stream.read_exact(&mut front).await.unwrap();
+        let length = usize::from(front[1]) << 8 | usize::from(front[2]);
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        if front[3] == HEADERS {
+            return stream;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_does_not_take_its_answer_is_as_idle_as_one_without_a_call() {
+    let limits = Limits { connections: 9, first_call: NEVER, idle: Duration::from_millis(50) };
+    let impatient = served(limits, false).await;
+    let mut unread = ask_and_take_nothing(&impatient).await;
+    end_of(&mut unread).await;
+    assert_eq!(impatient.ended("idle"), 1);
+
+    let limits = Limits { connections: 2, first_call: NEVER, idle: NEVER };
+    let crowded = served(limits, false).await;
+    let mut watching = crowded.connect().await;
+    watching.write_all(b"GET /watch HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    while !said.windows(5).any(|five| five == b"here\n") {
+        assert!(watching.read_buf(&mut said).await.unwrap() > 0);
+    }
+    let mut unread = ask_and_take_nothing(&crowded).await;
+    let mut late = crowded.connect().await;
+    ask(&mut late).await;
+    end_of(&mut unread).await;
+    let mut later = crowded.connect().await;
+    ask(&mut later).await;
+    assert_eq!(end_of(&mut late).await, b"", "who has taken all and waits for more keeps its place");
+    assert_eq!((crowded.ended("crowded_out"), crowded.ended("full")), (2, 0));
 }
 
 #[tokio::test]

@@ -23,12 +23,14 @@ impl Connection {
     pub(in crate::proxy) fn on_send_failed<R: Ring>(
         &mut self,
         direction: Direction,
+        errno: Errno,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
         let (pipe, _, sink) = self.parts(direction);
         sink.sending = false;
-        sink.broken = true;
+        // What the kernel says of a socket's failure it says once, and a send has heard it.
+        (sink.broken, sink.broke_off) = (true, errno != Errno(libc::EPIPE));
         pipe.in_flight_bytes = 0;
         let ended = sink.ended;
         if self.closing {
@@ -194,7 +196,9 @@ impl Connection {
             return;
         }
         let (pipe, _, sink) = self.parts(direction);
-        if !pipe.queue.is_empty() || pipe.parked_bytes > 0 && !pipe.discard {
+        // What is parked waits for replies; those to a client that is gone are not looked at.
+        let parked = pipe.parked_bytes > 0 && !pipe.discard && pipe.end != End::Rst;
+        if !pipe.queue.is_empty() || parked {
             return;
         }
         match pipe.end {

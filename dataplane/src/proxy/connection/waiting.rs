@@ -100,6 +100,7 @@ impl Connection {
         }
         for direction in [Direction::Request, Direction::Reply] {
             self.look_whether_gone(direction, cx, proxy);
+            self.look_whether_stuck(cx, proxy);
             if self.closing {
                 return;
             }
@@ -135,7 +136,11 @@ impl Connection {
     ) {
         let source = self.source(direction);
         let Some(socket) = source.socket.filter(|_| source.is_unwatched()) else { return };
-        let failure = if source.broken { Some(Errno(libc::EPIPE)) } else { cx.ring.failure(socket) };
+        let failure = match (source.broken, source.broke_off) {
+            (true, true) => Some(Errno(libc::ECONNRESET)),
+            (true, false) => Some(Errno(libc::EPIPE)),
+            (false, _) => cx.ring.failure(socket),
+        };
         match failure {
             None => {}
             Some(Errno(libc::EPIPE)) if !source.ended => {
@@ -147,9 +152,18 @@ impl Connection {
         }
     }
 
+    /// Requests that are parked wait for replies, and those to a client that is gone are not looked at.
+    fn look_whether_stuck<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        let is_stuck = self.downstream.gone && self.request.end == End::Open && self.request.parked_bytes > 0;
+        if is_stuck && !self.downstream.receiving && !self.closing {
+            self.on_receive_ended(Direction::Request, ReceiveEnd::Failed(Errno(libc::EPIPE)), cx, proxy);
+        }
+    }
+
     fn next_look(&self, now: Instant) -> Instant {
         let unwatched = self.downstream.is_unwatched() || self.upstream.is_unwatched();
-        if unwatched { now + LOOK_EVERY } else { Instant::FAR_FUTURE }
+        let may_be_stuck = self.downstream.gone && self.framed && self.request.end == End::Open;
+        if unwatched || may_be_stuck { now + LOOK_EVERY } else { Instant::FAR_FUTURE }
     }
 
     fn wait_for(&self) -> Wait {
