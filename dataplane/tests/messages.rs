@@ -28,6 +28,11 @@ fn delay(side: &str) -> Vec<Rule> {
     rules("delay", &[("delay", "time", "100ms"), ("delay", "side", side)])
 }
 
+/// All of them act together.
+fn both(one: Vec<Rule>, other: Vec<Rule>) -> Vec<Rule> {
+    one.into_iter().chain(other).map(|rule| Rule { group: None, ..rule }).collect()
+}
+
 /// Everything that acts on messages.
 fn message_rules() -> Vec<Vec<Rule>> {
     ["error", "transient", "hang", "blackout", "abort", "reset"]
@@ -768,6 +773,53 @@ fn a_long_pipeline_is_answered_in_step_and_bounded() {
     assert!(world.counters().pipeline_limit_reached > 0);
     assert_eq!((world.counters().protocol_errors, world.held_bytes()), (0, 0));
     world.assert_empty(&[&client, &server]);
+}
+
+#[test]
+fn a_client_that_asks_on_and_takes_no_reply_is_read_no_further() {
+    const ALL: usize = 20_000;
+    for (rules, held_max) in [(error(), 1_200_000), (both(delay("request"), error()), 3_000_000)] {
+        let mut world = World::calm(rules);
+        let client = world.dial();
+        client.stop_reading();
+        client.write(&GET.repeat(ALL));
+        for _ in 0..100 {
+            world.run(SECOND / 100);
+            assert!(world.held_bytes() < held_max, "{}", world.held_bytes());
+        }
+        let answered = world.counters().exchanges as usize;
+        assert!(answered < ALL / 2, "{answered} requests were read");
+        client.start_reading();
+        world.run(60 * SECOND);
+        let got = text(&client.read());
+        assert_eq!(got.matches("HTTP/1.1 503 ").count(), ALL);
+        assert_eq!((world.counters().exchanges as usize, world.held_bytes()), (ALL, 0));
+        world.assert_empty(&[&client]);
+    }
+}
+
+#[test]
+fn what_a_client_has_left_to_ask_goes_on_when_it_takes_its_replies_and_when_it_is_gone() {
+    for is_gone in [false, true] {
+        let mut world = World::calm(error());
+        let client = world.dial();
+        client.stop_reading();
+        client.write(&GET.repeat(20_000));
+        client.shutdown_write();
+        world.run(SECOND);
+        assert!(world.held_bytes() > 0);
+        if is_gone {
+            client.reset();
+        } else {
+            client.start_reading();
+        }
+        world.run(10 * SECOND);
+        if !is_gone {
+            assert_eq!(text(&client.read()).matches("HTTP/1.1 503 ").count(), 20_000);
+            assert!(client.state().eof);
+        }
+        assert_eq!((world.connections(), world.held_bytes()), (0, 0), "gone: {is_gone}");
+    }
 }
 
 #[test]

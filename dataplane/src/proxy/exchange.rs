@@ -57,8 +57,8 @@ pub(super) struct Exchanges {
     in_request: bool,
     /// Rules that came when the head which is being read had begun: it is none of theirs.
     too_late: RuleMask,
-    /// Bytes of the client that cannot be read yet: they follow a CONNECT or an upgrade whose reply has not come, or the
-    /// pipeline is full.
+    /// Bytes of the client that cannot be read yet: they follow a CONNECT or an upgrade whose reply has not come, the
+    /// pipeline is full, or the client does not take its replies.
     parked: Vec<u8>,
     /// Bytes of the replies made here that wait for their turn.
     made_bytes: usize,
@@ -207,6 +207,16 @@ impl Connection {
         self.put_back(exchanges, cx);
     }
 
+    /// The client has taken bytes of its replies, or will take none: what it asked meanwhile may be read.
+    pub(super) fn on_replies_taken<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        if self.request.parked_bytes == 0 || self.is_closing() {
+            return;
+        }
+        let Some(mut exchanges) = self.exchanges.take() else { return };
+        self.unpark(&mut exchanges, cx, proxy);
+        self.put_back(exchanges, cx);
+    }
+
     /// Time is over: for the rest of a request that is aborted, or for a reply whose end nobody knows.
     pub(super) fn on_exchange_timer<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         if self.is_closing() {
@@ -267,7 +277,7 @@ impl Connection {
                     let (reply, hold) = (Chunk::from(std::mem::take(reply)), *hold);
                     exchanges.made_bytes -= reply.len();
                     exchanges.waiting.pop_front();
-                    if self.reply.end == End::Open {
+                    if self.reply.end == End::Open && !self.reply.discard {
                         self.forward(Direction::Reply, reply, &hold, cx, proxy);
                     }
                     if self.is_closing() {

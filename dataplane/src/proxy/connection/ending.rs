@@ -59,6 +59,12 @@ impl Connection {
                 return self.close(cx);
             }
         }
+        if direction == Direction::Reply {
+            self.on_replies_taken(cx, proxy);
+        }
+        if self.closing {
+            return;
+        }
         // A source that could not write on might never come to read.
         self.regulate(direction, cx, proxy);
     }
@@ -113,7 +119,12 @@ impl Connection {
                 let back = self.pipe(direction.opposite());
                 back.discard = true;
                 back.end = if back.end == End::Fin { End::Sent } else { back.end };
-                self.flush(direction, cx, proxy);
+                if direction == Direction::Request {
+                    self.on_replies_taken(cx, proxy);
+                }
+                if !self.closing {
+                    self.flush(direction, cx, proxy);
+                }
                 self.wait_unless_closing(cx, proxy);
             }
             ReceiveEnd::NoBuffers => {

@@ -240,6 +240,9 @@ impl Connection {
         if self.abort_is_due(direction) {
             return self.close(cx);
         }
+        if direction == Direction::Reply {
+            self.on_replies_taken(cx, proxy);
+        }
         if !self.closing && !self.source(direction).receiving {
             self.regulate(direction, cx, proxy);
         }
@@ -329,7 +332,7 @@ impl Connection {
     }
 
     /// Bytes the pipe may have before its source is no longer read.
-    pub(super) fn limit<R: Ring>(
+    pub(in crate::proxy) fn limit<R: Ring>(
         &mut self,
         direction: Direction,
         cx: &Context<R>,

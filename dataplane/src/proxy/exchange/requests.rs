@@ -32,14 +32,16 @@ impl Connection {
             return self.park(exchanges, rest.unread());
         }
         while !self.is_closing() && !self.request.discard {
-            if exchanges.waiting.len() >= PIPELINE_MAX
-                && exchanges.requests.is_idle()
-                && !rest.unread().is_empty()
-            {
-                proxy.counters.pipeline_limit_reached += 1;
-                self.limit_reached(Limit::Pipeline, cx, proxy);
-                self.park(exchanges, rest.unread());
-                break;
+            if exchanges.requests.is_idle() && !rest.unread().is_empty() {
+                let is_long = exchanges.waiting.len() >= PIPELINE_MAX;
+                if is_long {
+                    proxy.counters.pipeline_limit_reached += 1;
+                    self.limit_reached(Limit::Pipeline, cx, proxy);
+                }
+                if is_long || self.replies_exceed(exchanges, 1, cx, proxy) {
+                    self.park(exchanges, rest.unread());
+                    break;
+                }
             }
             let step = exchanges.requests.advance(rest.unread());
             match step.event {
@@ -92,8 +94,9 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        // Not at once when one reply has come, or the rest would be copied for each.
-        let is_full = exchanges.waiting.len() > PIPELINE_MAX / 2;
+        // Not at once when one reply has come or left, or the rest would be copied for each.
+        let is_full =
+            exchanges.waiting.len() > PIPELINE_MAX / 2 || self.replies_exceed(exchanges, 2, cx, proxy);
         if exchanges.parked.is_empty() || is_full || exchanges.requests.awaits_reply() || self.is_closing() {
             return;
         }
@@ -101,6 +104,20 @@ impl Connection {
         self.request.parked_bytes = 0;
         self.on_request_bytes(exchanges, parked, cx, proxy);
         self.resume_requests(cx, proxy);
+    }
+
+    /// Whether so many bytes of replies wait for the client, above its pipe's limit or that part of it, that it is not
+    /// asked for more. While a reply of the upstream is due it is the upstream that is read no further.
+    fn replies_exceed<R: Ring>(
+        &mut self,
+        exchanges: &Exchanges,
+        part: usize,
+        cx: &Context<R>,
+        proxy: &ProxyState,
+    ) -> bool {
+        exchanges.waiting.is_empty()
+            && self.reply.bytes() > 0
+            && self.reply.bytes() > self.limit(Direction::Reply, cx, proxy) / part
     }
 
     /// A head is complete: its last `used` bytes stand at the front of `rest`.
