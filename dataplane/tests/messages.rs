@@ -823,6 +823,34 @@ fn what_a_client_has_left_to_ask_goes_on_when_it_takes_its_replies_and_when_it_i
 }
 
 #[test]
+fn a_reply_that_is_held_for_longer_than_a_side_may_linger_is_not_cut_off() {
+    let held = rules("delay", &[("delay", "time", "20s"), ("delay", "side", "both")]);
+    let last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for asked in [&b"GET / HTTP/1.0\r\n\r\n"[..], last] {
+        let mut world = World::calm(both(held.clone(), error()));
+        let client = world.dial();
+        client.write(asked);
+        world.run(19 * SECOND);
+        assert!(client.read().is_empty() && !client.state().eof);
+        world.run(2 * SECOND);
+        let got = text(&client.read());
+        assert!(got.contains(" 503 ") && got.ends_with("}\n"), "{got}");
+        assert!(client.state().eof && !client.state().reset);
+        world.assert_empty(&[&client]);
+    }
+    // A reply of unknown length, and one that nobody asked for: what came of them goes the same way.
+    for odd in [&b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nodd"[..], b"HTTP/1.1 200 OK\r\nno"] {
+        let mut world = World::calm(rules("delay", &[("delay", "time", "20s"), ("delay", "side", "reply")]));
+        let client = world.dial();
+        let server = world.ask(&client, GET);
+        server.write(odd);
+        world.run(21 * SECOND);
+        assert_eq!(text(&client.read()), text(odd));
+        world.assert_empty(&[&client, &server]);
+    }
+}
+
+#[test]
 fn a_head_in_pieces_is_counted_as_held_until_it_is_whole() {
     let mut world = World::calm(Vec::new());
     let (client, server) = world.pair();

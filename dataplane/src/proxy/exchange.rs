@@ -229,7 +229,7 @@ impl Connection {
                 exchanges.doubt = Some(Doubt { heard: false, ..doubt });
                 self.set_deadline(&mut exchanges, DOUBT_QUIET, cx);
             }
-            Some(_) => self.close(cx),
+            Some(_) => self.close_behind_reply(cx),
             None if exchanges.aborts() => {
                 exchanges.abort_is_ripe = true;
                 self.stop_requests(&mut exchanges, cx, proxy);
@@ -298,7 +298,7 @@ impl Connection {
             }
         }
         if exchanges.last {
-            self.close(cx);
+            self.close_behind_reply(cx);
         }
     }
 

@@ -241,6 +241,13 @@ impl Connection {
         self.leave(Way::InOrder, Way::InOrder, cx);
     }
 
+    /// As [`Connection::close`], where the last reply of the connection ends it: as long as a delay holds that, its time
+    /// has not begun.
+    pub(in crate::proxy) fn close_behind_reply<R: Ring>(&mut self, cx: &mut Context<R>) {
+        self.linger = self.linger.saturating_add(self.reply.last_due() - cx.now);
+        self.close(cx);
+    }
+
     /// As [`Connection::close`], but neither side is waited for longer than `limit`.
     pub(in crate::proxy) fn close_within<R: Ring>(
         &mut self,
