@@ -269,6 +269,31 @@ fn requests_behind_an_offer_wait_for_its_reply_and_are_read_when_it_is_refused()
 }
 
 #[test]
+fn many_offers_at_once_are_read_one_by_one_and_in_order() {
+    let mut world = World::calm(Vec::new());
+    let client = world.dial();
+    let offer = |i: usize| {
+        format!("GET /{i} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").into_bytes()
+    };
+    let all: Vec<u8> = (0..600).flat_map(offer).collect();
+    // The second part comes when the first is being read, and is cut within a head.
+    let (first, second) = all.split_at(20_010);
+    let server = world.ask(&client, first);
+    for i in 0..600 {
+        if i == 100 {
+            client.write(second);
+            world.run(Duration::from_millis(1));
+        }
+        assert_eq!(text(&server.read()), text(&offer(i)));
+        server.write(OK);
+        world.run(Duration::from_millis(1));
+    }
+    assert_eq!((client.read().len(), world.held_bytes()), (600 * OK.len(), 0));
+    assert_next_passes(&mut world, &client, &server);
+    world.assert_empty(&[&client, &server]);
+}
+
+#[test]
 fn an_error_to_a_client_that_waits_for_100_closes_and_to_one_that_does_not_stays_in_step() {
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     let mut world = World::calm(error());

@@ -17,6 +17,7 @@
 //!          └─ chunks that are none, endless parts ► the end, behind the bytes that came
 //! ```
 
+mod parked;
 mod replies;
 mod requests;
 mod rest;
@@ -24,6 +25,7 @@ mod rest;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use self::parked::Parked;
 use super::connection::Connection;
 use super::event::Detail;
 use super::pipe::End;
@@ -59,7 +61,7 @@ pub(super) struct Exchanges {
     too_late: RuleMask,
     /// Bytes of the client that cannot be read yet: they follow a CONNECT or an upgrade whose reply has not come, the
     /// pipeline is full, or the client does not take its replies.
-    parked: Vec<u8>,
+    parked: Parked,
     /// Bytes of the replies made here that wait for their turn.
     made_bytes: usize,
     /// Bytes that wait here and are counted as held.
@@ -113,7 +115,7 @@ impl Default for Exchanges {
             route: Route::Discard,
             in_request: false,
             too_late: 0,
-            parked: Vec::new(),
+            parked: Parked::default(),
             made_bytes: 0,
             held_bytes: 0,
             last: false,

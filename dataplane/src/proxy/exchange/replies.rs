@@ -112,9 +112,10 @@ impl Connection {
     ) {
         self.framed = false;
         self.request.parked_bytes = 0;
-        let parked = std::mem::take(&mut exchanges.parked);
-        if !self.is_closing() && !parked.is_empty() {
-            self.forward(Direction::Request, Chunk::from(parked), &Hold::default(), cx, proxy);
+        if !self.is_closing() && !exchanges.parked.is_empty() {
+            while let Some(parked) = exchanges.parked.take() {
+                self.forward(Direction::Request, parked, &Hold::default(), cx, proxy);
+            }
             self.resume_requests(cx, proxy);
         }
     }

@@ -27,10 +27,27 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        let mut rest = Rest::new(chunk, Direction::Request);
-        if !exchanges.parked.is_empty() {
-            return self.park(exchanges, rest.unread());
+        let left = if exchanges.parked.is_empty() {
+            self.read_requests(exchanges, chunk, cx, proxy)
+        } else {
+            Some(chunk)
+        };
+        if let Some(left) = left {
+            exchanges.parked.push(&left);
+            self.request.parked_bytes = exchanges.parked.len();
         }
+    }
+
+    /// Reads requests as far as that may be done now; gives what has to wait.
+    fn read_requests<R: Ring>(
+        &mut self,
+        exchanges: &mut Exchanges,
+        chunk: Chunk,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) -> Option<Chunk> {
+        let mut rest = Rest::new(chunk, Direction::Request);
+        let mut waits = false;
         while !self.is_closing() && !self.request.discard {
             if exchanges.requests.is_idle() && !rest.unread().is_empty() {
                 let is_long = exchanges.waiting.len() >= PIPELINE_MAX;
@@ -38,8 +55,8 @@ impl Connection {
                     proxy.counters.pipeline_limit_reached += 1;
                     self.limit_reached(Limit::Pipeline, cx, proxy);
                 }
-                if is_long || self.replies_exceed(exchanges, 1, cx, proxy) {
-                    self.park(exchanges, rest.unread());
+                waits = is_long || self.replies_exceed(exchanges, 1, cx, proxy);
+                if waits {
                     break;
                 }
             }
@@ -65,7 +82,7 @@ impl Connection {
                     }
                 }
                 Event::AwaitReply => {
-                    self.park(exchanges, rest.unread());
+                    waits = true;
                     break;
                 }
                 Event::Invalid(reason) => {
@@ -78,13 +95,11 @@ impl Connection {
                 }
             }
         }
+        if waits {
+            self.request.parked_bytes = exchanges.parked.len() + rest.unread().len();
+        }
         rest.hand_on(self, cx, proxy);
-    }
-
-    /// Keeps bytes until it is known how to read them.
-    fn park(&mut self, exchanges: &mut Exchanges, bytes: &[u8]) {
-        exchanges.parked.extend_from_slice(bytes);
-        self.request.parked_bytes = exchanges.parked.len();
+        (waits && !self.is_closing()).then(|| rest.into_unread())
     }
 
     /// Reads what was parked, if it can be read now.
@@ -100,9 +115,14 @@ impl Connection {
         if exchanges.parked.is_empty() || is_full || exchanges.requests.awaits_reply() || self.is_closing() {
             return;
         }
-        let parked = Chunk::from(std::mem::take(&mut exchanges.parked));
-        self.request.parked_bytes = 0;
-        self.on_request_bytes(exchanges, parked, cx, proxy);
+        while let Some(parked) = exchanges.parked.take() {
+            self.request.parked_bytes = exchanges.parked.len();
+            if let Some(left) = self.read_requests(exchanges, parked, cx, proxy) {
+                exchanges.parked.put_back(left);
+                break;
+            }
+        }
+        self.request.parked_bytes = exchanges.parked.len();
         self.resume_requests(cx, proxy);
     }
 

@@ -58,6 +58,12 @@ impl Rest {
         }
     }
 
+    /// What was not read, once all that was taken has been handed on.
+    pub fn into_unread(self) -> Chunk {
+        debug_assert_eq!(self.taken, 0, "what was taken goes first");
+        self.chunk
+    }
+
     /// Forwards what was taken.
     pub fn hand_on<R: Ring>(
         &mut self,
