@@ -269,6 +269,50 @@ fn requests_behind_an_offer_wait_for_its_reply_and_are_read_when_it_is_refused()
 }
 
 #[test]
+fn a_reset_that_waits_for_its_bytes_or_its_time_is_not_put_off_by_the_next_request() {
+    for after in ["1000B", "500ms"] {
+        let mut world = World::calm(rules("reset", &[("reset", "after", after)]));
+        let client = world.dial();
+        let server = world.ask(&client, GET);
+        let (mut passed, mut exchanges) = (0, 0);
+        while !client.state().reset && exchanges < 100 {
+            server.write(OK);
+            world.run(SECOND / 10);
+            client.write(GET);
+            passed += server.read().len() + client.read().len();
+            exchanges += 1;
+        }
+        world.settle();
+        passed += server.read().len() + client.read().len();
+        match after {
+            "1000B" => assert_eq!(passed, 1000),
+            _ => assert!((4..=6).contains(&exchanges), "{exchanges} exchanges"),
+        }
+        assert!(client.state().reset && server.state().reset);
+        let events = world.events();
+        let told = events.iter().filter(|event| event.kind == EventKind::Injected).count();
+        assert_eq!(told, 1, "it is one reset");
+        world.assert_empty(&[&client, &server]);
+    }
+}
+
+#[test]
+fn a_reset_that_was_called_off_does_not_end_a_later_one_early() {
+    let reset = |after| rules("reset", &[("reset", "after", after)]);
+    let mut world = World::calm(reset("2s"));
+    let client = world.dial();
+    let server = world.ask(&client, &GET.repeat(3));
+    world.set_rules(Vec::new());
+    world.set_rules(reset("10s"));
+    client.write(GET);
+    world.run(5 * SECOND);
+    assert!(!client.state().reset, "the first was called off");
+    world.run(6 * SECOND);
+    assert!(client.state().reset);
+    world.assert_empty(&[&client, &server]);
+}
+
+#[test]
 fn many_offers_at_once_are_read_one_by_one_and_in_order() {
     let mut world = World::calm(Vec::new());
     let client = world.dial();

@@ -1,6 +1,7 @@
 //! What rules do to a whole connection: plans taken up and changed while it lives, a hang, a reset.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ending::Way;
 use super::throttles::Throttles;
@@ -99,13 +100,21 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
+        let waits = |after: Duration, bytes| !after.is_zero() || bytes > 0;
+        if let Action::Reset { after_time, after_bytes, .. } = act.action
+            && self.reset.is_some()
+            && waits(after_time, after_bytes)
+        {
+            // The one that waits comes when it was to come: no later request puts it off.
+            return;
+        }
         proxy.injected(act.rule, self.facts.ordinal, exchange, Detail::of(&act.action), cx);
         match act.action {
             Action::Hang => self.hang(cx),
             Action::Blackout => self.close(cx),
             Action::Abort => self.abort = true,
             Action::Reset { after_time, after_bytes, side } => {
-                if after_time.is_zero() && after_bytes == 0 {
+                if !waits(after_time, after_bytes) {
                     return self.reset_now(side, cx);
                 }
                 let what = What::Reset;
