@@ -478,7 +478,10 @@ fn mix_of(rules: &[v1::Rule]) -> String {
 
 /// A duration of the wire in nanoseconds; 0 when missing.
 pub fn nanos(duration: Option<&prost_types::Duration>) -> u64 {
-    duration.map_or(0, |d| d.seconds.unsigned_abs() * 1_000_000_000 + u64::from(d.nanos.unsigned_abs()))
+    duration.map_or(0, |d| {
+        let seconds = d.seconds.unsigned_abs().saturating_mul(1_000_000_000);
+        seconds.saturating_add(d.nanos.unsigned_abs().into())
+    })
 }
 
 #[cfg(test)]

@@ -324,3 +324,13 @@ fn delays_of_base_rules_that_are_under_way_at_the_end_are_laid_before_it() {
         assert_eq!(found, Injected::Known(expected.into_iter().collect()), "{what}");
     }
 }
+
+#[test]
+fn a_duration_that_no_clock_can_count_is_the_longest() {
+    for (seconds, nanos, expected) in
+        [(0, 0, 0), (3, 5, 3_000_000_005), (i64::MAX, 0, u64::MAX), (i64::MIN, i32::MIN, u64::MAX)]
+    {
+        assert_eq!(super::nanos(Some(&prost_types::Duration { seconds, nanos })), expected);
+    }
+    assert_eq!(super::nanos(None), 0);
+}
