@@ -96,6 +96,8 @@ pub fn proxy(error: &ProxyError, field: &str) -> Status {
         | ProxyError::TooManySources(_)
         | ProxyError::Rules { .. }
         | ProxyError::RuleName { .. } => invalid(field, error),
+        // A call that makes a proxy is the only one that says them.
+        ProxyError::TooManySources(_) => invalid("proxy.source_addresses", error),
         ProxyError::Stale { name, expected, found } => refuse(
             Code::Aborted,
             "STALE_GENERATION",
@@ -178,6 +180,7 @@ mod tests {
             (missing, Code::NotFound, "PROXY_NOT_FOUND"),
             (ProxyError::Exists("redis".into()), Code::AlreadyExists, "PROXY_EXISTS"),
             (stale, Code::Aborted, "STALE_GENERATION"),
+            (ProxyError::TooManySources("redis".into()), Code::InvalidArgument, "INVALID_FIELD"),
             (ProxyError::LeaseNotFound("0-1".into()), Code::NotFound, "LEASE_NOT_FOUND"),
             (ProxyError::Lease(LeaseError::TooMany), Code::ResourceExhausted, "TOO_MANY_LEASES"),
             (ProxyError::TooMany, Code::ResourceExhausted, "TOO_MANY_PROXIES"),
