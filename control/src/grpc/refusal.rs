@@ -93,7 +93,6 @@ pub fn proxy(error: &ProxyError, field: &str) -> Status {
         }
         ProxyError::Listen { .. }
         | ProxyError::NoUpstream(_)
-        | ProxyError::TooManySources(_)
         | ProxyError::Rules { .. }
         | ProxyError::RuleName { .. } => invalid(field, error),
         // A call that makes a proxy is the only one that says them.
