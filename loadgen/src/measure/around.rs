@@ -8,7 +8,7 @@ use super::quantile::Quantile;
 
 /// How far before and after are looked at.
 const REACH: u64 = 100;
-/// So many tenths in a row must be as before for the load to be called recovered.
+/// So many tenths in a row must together be as before for the load to be called recovered.
 const CALM: u64 = 10;
 /// p99 is back within this factor: buckets are 3 % wide, and the noise of a tenth is more.
 const BACK_WITHIN: f64 = 1.5;
@@ -97,40 +97,32 @@ impl Tenths<'_> {
         }
     }
 
-    /// How long after `lifted_ns` it took until a second's tenths in a row were as before.
+    /// How long after `lifted_ns` it took until a second was as before. The second is judged as a whole, for a pause of
+    /// a few milliseconds anywhere on the way touches several requests of one tenth and is none of p99.
     fn recovery(&self, lifted_ns: u64, after: std::ops::Range<u64>, before: &Stretch) -> Option<u64> {
         if before.due == 0 || before.ok == 0 {
             return None;
         }
         let bound = (before.ok_p99 as f64 * BACK_WITHIN) as u64;
         let failed_before = before.due - before.ok;
-        let is_calm = |tenth: &Tenth| {
-            let due = tenth.good.count() + tenth.bad.count();
+        let is_calm = |from: u64, to: u64| {
+            let (mut due, mut slow, mut failed) = (0, 0, 0);
+            for (_, tenth) in self.within(from, to) {
+                due += tenth.good.count() + tenth.bad.count();
+                slow += tenth.good.count_above(bound);
+                failed += tenth.bad.count();
+            }
             // One in a hundred may be slower than p99, and as many fail as before; one more is chance.
-            let slow = tenth.good.count_above(bound) <= due.div_ceil(100);
-            let failed = u128::from(tenth.bad.count().saturating_sub(1)) * u128::from(before.due)
+            let as_few_fail = u128::from(u64::saturating_sub(failed, 1)) * u128::from(before.due)
                 <= u128::from(failed_before) * u128::from(due);
-            slow && failed
+            (slow <= due.div_ceil(100) && as_few_fail, due > 0)
         };
-        let (mut calm_since, mut seen) = (after.start, false);
-        for (number, tenth) in self.within(after.start, after.end) {
-            let has_requests = tenth.good.count() + tenth.bad.count() > 0;
-            if !has_requests {
-                continue;
-            }
-            if seen && number >= calm_since + CALM {
-                break;
-            }
-            seen = true;
-            if !is_calm(tenth) {
-                calm_since = number + 1;
-            }
-        }
         // A run that ends earlier has not shown it.
-        let is_long_enough = after.end >= calm_since + CALM;
-        let found = (calm_since * TENTH_NS).saturating_sub(lifted_ns);
-        let at_once = calm_since == after.start;
-        (seen && is_long_enough).then_some(if at_once { 0 } else { found })
+        let last = after.end.checked_sub(CALM)?;
+        // A second that begins with a bad tenth is not the first good one, even if the nine others make up for it.
+        let is_back = |from: u64| is_calm(from, from + 1).0 && is_calm(from, from + CALM) == (true, true);
+        let since = (after.start..=last).find(|from| is_back(*from))?;
+        Some(if since == after.start { 0 } else { (since * TENTH_NS).saturating_sub(lifted_ns) })
     }
 }
 
@@ -224,6 +216,42 @@ mod tests {
             assert_eq!(second.recovery_ns, Some(400_000_000), "after {gap_ms} ms");
             assert_eq!(first.recovery_ns, None, "not known: another fault came");
         }
+    }
+
+    #[test]
+    fn a_pause_of_a_few_requests_is_none_of_p99() {
+        // A hundred requests in each tenth; in the third tenth of each second after the fault three are slow: 0.3 %.
+        let mut all = BTreeMap::new();
+        for second in 0..20 {
+            let mut fine = Second::default();
+            for tenth in 0..10 {
+                let slow = if second >= 8 && tenth == 2 { 3 } else { 0 };
+                (0..100).for_each(|n| {
+                    let ms = if n < slow { 50 } else { 5 };
+                    fine.response(tenth, Outcome::Ok, ms * 1_000_000);
+                });
+            }
+            all.extend((second * 10..).zip(fine.take()));
+        }
+        let mut windows = [window(5_000, 8_000)];
+        look(&mut windows, &all, None);
+        assert_eq!(windows[0].around.as_ref().unwrap().recovery_ns, Some(0));
+    }
+
+    #[test]
+    fn one_slow_reply_a_tenth_is_slow_at_a_low_rate() {
+        // One request in each tenth: each tenth alone could call its only slow reply chance.
+        let mut all = BTreeMap::new();
+        for second in 0..20 {
+            let mut fine = Second::default();
+            let ms = if (5..12).contains(&second) { 500 } else { 5 };
+            (0..10).for_each(|tenth| fine.response(tenth, Outcome::Ok, ms * 1_000_000));
+            all.extend((second * 10..).zip(fine.take()));
+        }
+        let mut windows = [window(5_000, 8_000)];
+        look(&mut windows, &all, None);
+        // The one slow reply that a second may hold can be its first.
+        assert_eq!(windows[0].around.as_ref().unwrap().recovery_ns, Some(3_900_000_000));
     }
 
     #[test]
