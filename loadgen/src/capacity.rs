@@ -97,8 +97,10 @@ impl LimitedBy {
 pub struct Answer {
     /// The highest rate that kept the objectives, requests a second; `None` when none did.
     pub kept: Option<u64>,
-    /// The lowest that did not, or that could not be asked for.
+    /// The lowest that did not.
     pub broken: Option<u64>,
+    /// In its place, the lowest that the generator could not ask for, which says nothing about the target.
+    pub unusable: Option<u64>,
     /// Why it is not higher.
     pub limited_by: LimitedBy,
 }
@@ -193,7 +195,9 @@ impl Search {
     }
 
     fn answer(&self, limited_by: LimitedBy) -> Answer {
-        Answer { kept: self.kept, broken: self.failed.map(|(rate, _)| rate), limited_by }
+        let failed = |of| self.failed.filter(|(_, why)| *why == of).map(|(rate, _)| rate);
+        let (broken, unusable) = (failed(Finding::Broken), failed(Finding::Unusable));
+        Answer { kept: self.kept, broken, unusable, limited_by }
     }
 }
 
@@ -323,7 +327,10 @@ mod tests {
     fn a_target_that_keeps_nothing_is_given_up_at_one_a_second() {
         let (asked, answer) = search(Search::new(8, 100, 0.05), |_| Finding::Broken);
         assert_eq!(asked, [8, 8, 4, 4, 2, 2, 1, 1]);
-        assert_eq!(answer, Answer { kept: None, broken: Some(1), limited_by: LimitedBy::Slo });
+        assert_eq!(
+            answer,
+            Answer { kept: None, broken: Some(1), unusable: None, limited_by: LimitedBy::Slo }
+        );
     }
 
     #[test]
@@ -339,7 +346,10 @@ mod tests {
     fn the_highest_rate_allowed_is_tried_and_not_exceeded() {
         let (asked, answer) = search(Search::new(100, 1000, 0.05), |_| Finding::Kept);
         assert_eq!(asked, [100, 200, 400, 800, 1000]);
-        assert_eq!(answer, Answer { kept: Some(1000), broken: None, limited_by: LimitedBy::Max });
+        assert_eq!(
+            answer,
+            Answer { kept: Some(1000), broken: None, unusable: None, limited_by: LimitedBy::Max }
+        );
     }
 
     #[test]

@@ -369,8 +369,11 @@ fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
             format!("capacity at least {}, the highest rate allowed; raise --max\n", per_second(kept))
         }
         (Some(kept), LimitedBy::Unfinished) => {
-            let broken =
-                answer.broken.map_or(String::new(), |broken| format!(", and below {}", per_second(broken)));
+            let broken = match (answer.broken, answer.unusable) {
+                (Some(broken), _) => format!(", and below {}", per_second(broken)),
+                (None, Some(rate)) => format!(" (the generator could not make {})", per_second(rate)),
+                (None, None) => String::new(),
+            };
             format!("capacity at least {}{broken}: the search {}\n", per_second(kept), end.because())
         }
         (None, LimitedBy::Slo) => "no rate keeps the SLO, not even the lowest that was tried\n".to_owned(),
@@ -444,6 +447,7 @@ fn as_json(args: &Args, answer: &Answer, probes: &[Probed], end: &End) -> String
         "slo": args.slo,
         "rate_per_second": answer.kept,
         "broken_per_second": answer.broken,
+        "unusable_per_second": answer.unusable,
         "limited_by": answer.limited_by.name(),
         "end": end.name(),
         "tolerance_ratio": args.tolerance,
@@ -488,8 +492,14 @@ mod tests {
             (None, LimitedBy::Slo, "no rate keeps"),
             (None, LimitedBy::Generator, "no usable probe"),
         ] {
-            let text = as_text(&Answer { kept, broken: Some(950), limited_by }, &[], &End::Interrupted);
+            let answer = Answer { kept, broken: Some(950), unusable: None, limited_by };
+            let text = as_text(&answer, &[], &End::Interrupted);
             assert!(text.contains(part), "{text}");
         }
+        // What the generator could not ask for is no bound of the target's.
+        let limited_by = LimitedBy::Unfinished;
+        let answer = Answer { kept: Some(197), broken: None, unusable: Some(200), limited_by };
+        let text = as_text(&answer, &[], &End::OutOfTime);
+        assert!(text.contains("at least 197/s (the generator could not make 200/s): the search"), "{text}");
     }
 }
