@@ -235,7 +235,7 @@ fn what_the_generator_did_itself_is_said_and_drawn() {
     summary.own.users_paused_ns = 1;
     summary.own.users_paused_ratio = 0.25;
     summary.seconds[4].own_stall_max = 1_000_000_000;
-    let expected = "it stood still for 1.00 s in second 4, 1.25 s in all; 900 requests (5.00 %) bear 1.00 ms or more \
+    let expected = "it stood still for 1.00 s in second 4, 1.25 s in all, summed over the workers; 900 requests (5.00 %) bear 1.00 ms or more \
                     of it; users paused 25.0 % of their time after connections that failed before a reply";
     assert!(text(&summary).contains(&format!("own       {expected}\n")), "{}", text(&summary));
     let html = String::from_utf8(report::html(&summary)).unwrap();

@@ -160,7 +160,7 @@ fn stood_still(signals: &Signals) -> Vec<(Grade, String)> {
         found.push((
             grade,
             format!(
-                "{who} stood still for {stall:.2} s from second {second} on, {:.2} s in all; {touched} requests ({percent:.1} %) were touched; let nothing stop it or take its cores",
+                "{who} stood still for {stall:.2} s from second {second} on, {:.2} s in all, summed over its workers; {touched} requests ({percent:.1} %) were touched; let nothing stop it or take its cores",
                 own.stall_ns as f64 / 1e9
             ),
         ));

@@ -158,7 +158,7 @@ pub(super) fn own(summary: &Summary) -> Option<String> {
     if own.stall_max_ns >= STALL_FROM_NS {
         let when = own.stall_max_second.map_or(String::new(), |second| format!(" in second {second}"));
         let all = if own.stall_ns > own.stall_max_ns {
-            format!(", {} in all", seconds(own.stall_ns / 1_000_000 * 1_000_000))
+            format!(", {} in all, summed over the workers", seconds(own.stall_ns / 1_000_000 * 1_000_000))
         } else {
             String::new()
         };
