@@ -9,7 +9,7 @@ use fracas_dataplane::ring::{BufferSize, Errno, Ring, SLOT_LIMIT, Socket, Token}
 use super::{CREDIT_BYTES, Readiness, Slot, Timer, Worker};
 use crate::measure::Outcome as Ended;
 use crate::runner::connection::{
-    Connection, EADDRNOTAVAIL, EMFILE, ENFILE, Request, State, kind_of_connect_errno,
+    Connection, EADDRNOTAVAIL, EMFILE, ENFILE, InFlight, Request, State, kind_of_connect_errno,
 };
 
 /// Connects that begin in one turn, so that a storm of them does not hold up what is due.
@@ -247,6 +247,20 @@ impl<R: Ring> Worker<R> {
         let Slot { connection, .. } = &self.slots[slot as usize];
         match connection.as_ref().map(|connection| (connection.state, connection.socket)) {
             Some((State::Closing, socket)) => self.ring.cancel_all(socket),
+            Some((State::Open, _)) => {
+                self.detach(slot);
+                let (connection, token) = self.at(slot);
+                match (connection.in_flight, connection.socket) {
+                    // The kernel finds what is on a descriptor by looking at all that waits, and one operation at once:
+                    // 10,000 idle connections took it 17 s.
+                    (InFlight { receive: true, send: false, connect: false }, _) => {
+                        self.ring.cancel_receive(token);
+                    }
+                    (in_flight, socket) if in_flight != InFlight::default() => self.ring.cancel_all(socket),
+                    _ => {}
+                }
+                self.free_if_closed(slot, token.generation);
+            }
             Some(_) => self.close(slot),
             None => {}
         }
