@@ -1,7 +1,7 @@
 //! How a connection ends: half-closes handed on behind the last byte, failures told apart, both sides let go.
 
 use super::leaving::{Duty, Leaving, News};
-use super::{Connection, Peer};
+use super::{Connection, Peer, source_role};
 use crate::behavior::Direction;
 use crate::proxy::event::{Detail, Limit};
 use crate::proxy::pipe::End;
@@ -392,8 +392,12 @@ impl Connection {
             if reset {
                 cx.ring.reset(socket);
             }
-            if peer.is_busy() {
+            // The kernel finds one operation at once, and all of a descriptor by looking at everything that waits: closing
+            // thousands of idle connections that way takes it seconds.
+            if peer.connecting || peer.sending {
                 cx.ring.cancel_all(socket);
+            } else if peer.receiving {
+                cx.ring.cancel_receive(self.token(source_role(direction)));
             }
         }
     }
