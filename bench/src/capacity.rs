@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use crate::Common;
 use crate::parts;
-use crate::peer::fracas::version;
 use crate::process::{DRIVER_CORE, Ongoing, SUBJECT_CORE};
 use crate::session::Session;
 
@@ -36,14 +35,7 @@ const SETTINGS: [Setting; 4] = [
 
 /// Measures and writes the results.
 pub fn run(args: &Common, mut session: Session) -> anyhow::Result<()> {
-    let binary = args.fracas();
-    match version(&binary) {
-        Ok(version) => session.remark(format!("fracas: {version}")),
-        Err(missing) => {
-            session.remark(format!("fracas is skipped: {missing}"));
-            return session.finish();
-        }
-    }
+    let binary = session.fracas(args)?;
     session
         .remark(format!("{} runs; the origin has 4 workers of 10 ms: {CAPACITY_PER_SECOND}/s", args.runs()));
     for run in 1..=args.runs() {

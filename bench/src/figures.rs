@@ -12,7 +12,6 @@ use fracas_dataplane::clock::Instant;
 use crate::Common;
 use crate::api::Api;
 use crate::parts::{self, Part, run_json};
-use crate::peer::fracas::version;
 use crate::process::{DRIVER_CORE, SUBJECT_CORE};
 use crate::reply::percentile_ns;
 use crate::session::Session;
@@ -28,14 +27,7 @@ const TURNS: u32 = 2;
 
 /// Measures and writes the results.
 pub fn run(args: &Common, mut session: Session) -> anyhow::Result<()> {
-    let binary = args.fracas();
-    match version(&binary) {
-        Ok(version) => session.remark(format!("fracas: {version}")),
-        Err(missing) => {
-            session.remark(format!("fracas is skipped: {missing}"));
-            return session.finish();
-        }
-    }
+    let binary = session.fracas(args)?;
     session.remark(format!(
         "{} runs of {TURNS} pairs; fracas load {} on echoes; {RULES} rules of 1 %, up to 50 µs each",
         args.runs(),

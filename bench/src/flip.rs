@@ -9,7 +9,7 @@ use fracas_dataplane::clock::Instant;
 
 use crate::FlipArgs;
 use crate::driver::{Driver, Traffic};
-use crate::peer::fracas::{Fracas, Rules, behavior, version};
+use crate::peer::fracas::{Fracas, Rules, behavior};
 use crate::peer::{Peer, Running};
 use crate::process::{DRIVER_CORE, run_to_end};
 use crate::reply::took_us;
@@ -26,14 +26,7 @@ const SLICE: Duration = Duration::from_millis(50);
 
 /// Measures and writes the results.
 pub fn run(args: &FlipArgs, mut session: Session) -> anyhow::Result<()> {
-    let binary = args.common.fracas();
-    match version(&binary) {
-        Ok(version) => session.remark(format!("fracas: {version}")),
-        Err(missing) => {
-            session.remark(format!("fracas is skipped: {missing}"));
-            return session.finish();
-        }
-    }
+    let binary = session.fracas(&args.common)?;
     let flips = if args.common.quick { FLIPS_QUICK } else { FLIPS };
     session.remark(format!("{} runs of {flips} flips, under {CONNECTIONS} connections", args.common.runs()));
     let mut driver = Driver::new()?;

@@ -92,9 +92,9 @@ struct ProxyArgs {
     /// Only this peer; may be repeated.
     #[arg(long, value_name = "NAME")]
     peer: Vec<String>,
-    /// Only this cell, such as echo-64B-1000.
-    #[arg(long, value_name = "NAME")]
-    cell: Option<String>,
+    /// Only this cell, such as echo-64B-1000; may be repeated. The results of other cells in --out stay.
+    #[arg(long, value_name = "NAME", value_parser = proxy::cell_names())]
+    cell: Vec<String>,
 }
 
 /// What `load` may be told.
@@ -163,7 +163,7 @@ impl Common {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Peer(part) => run_part(part),
-        Command::Proxy(args) => proxy::run(&args, judge("proxy", &args.common)?),
+        Command::Proxy(args) => proxy::run(&args, judge("proxy", &args.common)?.of_cells(&args.cell)),
         Command::Load(args) => load::run(&args, judge("load", &args.common)?),
         Command::Flip(args) => flip::run(&args, judge("flip", &args.common)?),
         Command::Accuracy(args) => accuracy::run(&args, judge("accuracy", &args.common)?),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 
 use crate::Common;
-use crate::peer::fracas::version;
 use crate::process::{SUBJECT_CORE, Server};
 use crate::session::Session;
 use crate::socket;
@@ -26,14 +25,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Measures and writes the results.
 pub fn run(args: &Common, mut session: Session) -> anyhow::Result<()> {
-    let binary = args.fracas();
-    match version(&binary) {
-        Ok(version) => session.remark(format!("fracas: {version}")),
-        Err(missing) => {
-            session.remark(format!("fracas is skipped: {missing}"));
-            return session.finish();
-        }
-    }
+    let binary = session.fracas(args)?;
     session.remark(format!("{} runs; one thread; idle, without a connection", args.runs()));
     for run in 1..=args.runs() {
         if let Err(error) = measure(&binary, &mut session, run) {

@@ -66,7 +66,7 @@ pub fn run_json(load: Ongoing, within: Duration) -> anyhow::Result<Value> {
 /// The requests that an origin says it has answered, in the last line but for what it closed.
 pub fn answered(printed: &str) -> Option<u64> {
     let line = printed.lines().find_map(|line| line.strip_prefix("origin answered "))?;
-    line.split(' ').next()?.parse().ok()
+    line.split(' ').next()?.replace(',', "").parse().ok()
 }
 
 #[cfg(test)]
@@ -75,8 +75,9 @@ mod tests {
 
     #[test]
     fn an_origin_says_how_much_it_answered() {
-        let printed = "origin answers on http://127.0.0.1:8080\norigin answered 3012 requests\nconnections closed: 2 silent\n";
+        let printed = "origin answers on http://127.0.0.1:8080\norigin answered 3,012 requests\nconnections closed: 2 silent\n";
         assert_eq!(answered(printed), Some(3012));
+        assert_eq!(answered("origin answered 1 request\n"), Some(1));
         assert_eq!(answered("origin answers on http://127.0.0.1:8080\n"), None);
     }
 }

@@ -11,6 +11,7 @@ use crate::session::Session;
 
 /// Connections that are up before memory is first read, so that buffers shared by all are not counted.
 const IDLE_BASE: usize = 64;
+const IDLE_CELL: &str = "idle-4000";
 const IDLE_CONNECTIONS: usize = 4000;
 /// An allocator settles and timers run before memory is read.
 const IDLE_SETTLES: Duration = Duration::from_millis(300);
@@ -58,7 +59,7 @@ pub fn run(args: &ProxyArgs, mut session: Session) -> anyhow::Result<()> {
         args.common.runs()
     ));
     for run in 1..=args.common.runs() {
-        for cell in CELLS.iter().filter(|cell| args.cell.as_deref().is_none_or(|only| cell.name == only)) {
+        for cell in CELLS.iter().filter(|cell| is_wanted(args, cell.name)) {
             for peer in in_turn(&peers, run) {
                 if !cell.takes(peer) {
                     continue;
@@ -67,19 +68,28 @@ pub fn run(args: &ProxyArgs, mut session: Session) -> anyhow::Result<()> {
                 record(&mut session, &mut driver, cell, peer, run, result)?;
             }
         }
-        if args.cell.as_deref().is_none_or(|only| only == "idle-4000") {
+        if is_wanted(args, IDLE_CELL) {
             for peer in in_turn(&peers, run).filter(|peer| !peer.name().starts_with("fracas-http")) {
                 match idle_bytes(&mut driver, peer) {
                     Ok(bytes) => {
-                        session.add("idle-4000", peer.name(), run, "anonymous_bytes_per_connection", bytes)
+                        session.add(IDLE_CELL, peer.name(), run, "anonymous_bytes_per_connection", bytes)
                     }
-                    Err(error) => session.remark(format!("{} failed idle-4000: {error:#}", peer.name())),
+                    Err(error) => session.remark(format!("{} failed {IDLE_CELL}: {error:#}", peer.name())),
                 }
                 driver.disconnect()?;
             }
         }
     }
     session.finish()
+}
+
+/// What `--cell` may name.
+pub fn cell_names() -> Vec<&'static str> {
+    CELLS.iter().map(|cell| cell.name).chain([IDLE_CELL]).collect()
+}
+
+fn is_wanted(args: &ProxyArgs, cell: &str) -> bool {
+    args.cell.is_empty() || args.cell.iter().any(|only| only == cell)
 }
 
 fn present(args: &ProxyArgs, session: &mut Session) -> Vec<Box<dyn Peer>> {

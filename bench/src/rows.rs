@@ -91,15 +91,16 @@ pub fn nearest_rank<T: Copy>(sorted: &[T], percent: usize) -> T {
     sorted[rank - 1]
 }
 
-/// Replaces the rows of `command` in `file` by `rows` and returns all that the file then holds.
-pub fn replace(file: &Path, command: &str, rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
+/// Replaces the rows of `command` in `file`, or of these cells of it if any are named, by `rows`; returns all that the
+/// file then holds.
+pub fn replace(file: &Path, command: &str, cells: &[String], rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
     let mut all = match fs::read_to_string(file) {
         Ok(text) => {
             parse(&text).with_context(|| format!("{} is not ours; name another --out", file.display()))?
         }
         Err(_) => Vec::new(),
     };
-    all.retain(|row| row.command != command);
+    all.retain(|row| row.command != command || !cells.is_empty() && !cells.contains(&row.cell));
     all.extend(rows);
     fs::write(file, print(&all))?;
     Ok(all)
@@ -186,10 +187,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("raw.csv");
         let load = Row { command: "load".into(), ..row(1, 0.1 + 0.2) };
-        replace(&file, "proxy", vec![row(1, 1.0)]).unwrap();
-        replace(&file, "load", vec![load.clone()]).unwrap();
-        let all = replace(&file, "proxy", vec![row(1, 2.0)]).unwrap();
-        assert_eq!(all, [load, row(1, 2.0)]);
+        replace(&file, "proxy", &[], vec![row(1, 1.0)]).unwrap();
+        replace(&file, "load", &[], vec![load.clone()]).unwrap();
+        let all = replace(&file, "proxy", &[], vec![row(1, 2.0)]).unwrap();
+        assert_eq!(all, [load.clone(), row(1, 2.0)]);
+        let burst = |value| Row { cell: "burst".into(), ..row(1, value) };
+        replace(&file, "proxy", &["burst".into()], vec![burst(3.0)]).unwrap();
+        let all = replace(&file, "proxy", &["burst".into()], vec![burst(4.0)]).unwrap();
+        assert_eq!(all, [load, row(1, 2.0), burst(4.0)], "the command's other cells stay");
         assert_eq!(parse(&fs::read_to_string(&file).unwrap()).unwrap(), all);
     }
 

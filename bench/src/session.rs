@@ -7,13 +7,15 @@ use anyhow::Context;
 
 use crate::machine::{Machine, today};
 use crate::rows::{self, Row};
-use crate::summary;
+use crate::{Common, peer, summary};
 
 /// Collects rows and remarks, and writes the run directory at the end.
 pub struct Session {
     command: &'static str,
     machine: Machine,
     directory: PathBuf,
+    /// The cells that are measured, when it is a part of them; what else the directory says of the command stays.
+    part: Vec<String>,
     remarks: Vec<String>,
     rows: Vec<Row>,
 }
@@ -24,7 +26,13 @@ impl Session {
         let machine = Machine::read();
         let directory =
             out.unwrap_or_else(|| Path::new("bench/runs").join(format!("{}-{}", today(), machine.slug())));
-        Session { command, machine, directory, remarks: Vec::new(), rows: Vec::new() }
+        Session { command, machine, directory, part: Vec::new(), remarks: Vec::new(), rows: Vec::new() }
+    }
+
+    /// Measures these cells only, if any.
+    pub fn of_cells(mut self, cells: &[String]) -> Session {
+        self.part = cells.to_vec();
+        self
     }
 
     /// Notes something that a reader of the figures must know, and says it now.
@@ -32,6 +40,17 @@ impl Session {
         let remark = remark.into();
         eprintln!("{}: {remark}", self.command);
         self.remarks.push(remark);
+    }
+
+    /// The fracas binary to measure; says which version it is.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn fracas(&mut self, args: &Common) -> anyhow::Result<PathBuf> {
+        let binary = args.fracas();
+        let version = peer::fracas::version(&binary).map_err(|missing| anyhow::anyhow!(missing))?;
+        self.remark(format!("fracas: {version}"));
+        Ok(binary)
     }
 
     /// Adds one figure.
@@ -42,11 +61,11 @@ impl Session {
 
     /// Writes README.md, raw.csv and summary.md, and prints the tables.
     pub fn finish(self) -> anyhow::Result<()> {
-        let Session { command, machine, directory, remarks, rows } = self;
+        let Session { command, machine, directory, part, remarks, rows } = self;
         let cannot_write = || format!("cannot write to {}; name another --out", directory.display());
         fs::create_dir_all(&directory).with_context(cannot_write)?;
         println!("{}", summary::markdown(&rows));
-        let all = rows::replace(&directory.join("raw.csv"), command, rows)?;
+        let all = rows::replace(&directory.join("raw.csv"), command, &part, rows)?;
         fs::write(directory.join("summary.md"), summary::markdown(&all)).with_context(cannot_write)?;
         let readme = directory.join("README.md");
         let before = fs::read_to_string(&readme).unwrap_or_else(|_| INTRODUCTION.to_owned());
@@ -59,7 +78,8 @@ impl Session {
         for remark in remarks {
             section.push_str(&format!("- {remark}\n"));
         }
-        fs::write(&readme, with_section(&before, command, &section)).with_context(cannot_write)?;
+        fs::write(&readme, with_section(&before, &heading(command, &part), &section))
+            .with_context(cannot_write)?;
         eprintln!("{command}: wrote {}", directory.display());
         Ok(())
     }
@@ -72,6 +92,11 @@ run, targets. The measured process runs alone on core 0; the driver, the echo se
 Subjects take turns, in a new process each time; processor time is the process's own, from the scheduler's
 nanosecond counters or, for generators, from wait4(2).
 ";
+
+/// A part has a section of its own: it was another session, with remarks of its own.
+fn heading(command: &str, part: &[String]) -> String {
+    if part.is_empty() { command.to_owned() } else { format!("{command}: {}", part.join(", ")) }
+}
 
 /// Puts `section` under its heading, in place of an earlier one.
 fn with_section(document: &str, name: &str, section: &str) -> String {

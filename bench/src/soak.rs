@@ -13,7 +13,6 @@ use fracas_dataplane::rng::Rng;
 use crate::SoakArgs;
 use crate::api::Api;
 use crate::parts::{self, Part};
-use crate::peer::fracas::version;
 use crate::process::{DRIVER_CORE, Ongoing, SUBJECT_CORE};
 use crate::session::Session;
 
@@ -60,14 +59,7 @@ struct Held {
 
 /// Measures and writes the results.
 pub fn run(args: &SoakArgs, mut session: Session) -> anyhow::Result<()> {
-    let binary = args.common.fracas();
-    match version(&binary) {
-        Ok(version) => session.remark(format!("fracas: {version}")),
-        Err(missing) => {
-            session.remark(format!("fracas is skipped: {missing}"));
-            return session.finish();
-        }
-    }
+    let binary = session.fracas(&args.common)?;
     let runs = args.common.runs.unwrap_or(1);
     let time = Duration::from_secs(args.seconds);
     session.remark(format!(

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::Common;
 use crate::parts::{self, run_json};
-use crate::peer::fracas::version;
 use crate::process::SUBJECT_CORE;
 use crate::session::Session;
 
@@ -19,14 +18,7 @@ const MODELS: [(&str, &[&str]); 2] =
 
 /// Measures and writes the results.
 pub fn run(args: &Common, mut session: Session) -> anyhow::Result<()> {
-    let binary = args.fracas();
-    match version(&binary) {
-        Ok(version) => session.remark(format!("fracas: {version}")),
-        Err(missing) => {
-            session.remark(format!("fracas is skipped: {missing}"));
-            return session.finish();
-        }
-    }
+    let binary = session.fracas(args)?;
     session
         .remark(format!("{} runs; fracas load is stopped for {STOP:?} after {BEGINS_AFTER:?}", args.runs()));
     for run in 1..=args.runs() {

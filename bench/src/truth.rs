@@ -1,9 +1,9 @@
 //! `fracas-bench truth`: an outage of three seconds in the middle of an open load, and what the load says of it.
 //!
 //! The truth is the rate times the outage, from the instant the fault applied to the instant it ended, as the proxy's
-//! events tell; beside it stands what the server did not answer. What is due in the last second of a hang may still be
-//! answered within its timeout, so a hang's truth is what the server did not answer, and at least the rate times the rest.
-//! About a minute a run.
+//! events tell; beside it stands what the server did not answer, by its own count. What is due in the last second of a
+//! hang may still be answered within its timeout, so the truth of a hang is the server's count alone. About a minute a
+//! run.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::Common;
 use crate::load::start_responder_on;
 use crate::parts::{self, answered, run_json};
-use crate::peer::fracas::{behavior, version};
+use crate::peer::fracas::behavior;
 use crate::process::{DRIVER_CORE, SUBJECT_CORE, Server, run_to_end};
 use crate::session::Session;
 use crate::socket;
@@ -25,7 +25,6 @@ const RATE_PER_SECOND: u64 = 500;
 const OUTAGE: Duration = Duration::from_secs(3);
 const BEGINS_AFTER: Duration = Duration::from_secs(3);
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
-const TIMEOUT: Duration = Duration::from_secs(1);
 /// Nine seconds at a rate that a server answers with a few connections; a reply that takes a second is an error.
 const LOAD: [&str; 8] = ["-c", "50", "-r", "500/s", "-d", "9s", "--timeout", "1s"];
 
@@ -41,14 +40,7 @@ struct Outage {
 
 /// Measures and writes the results.
 pub fn run(args: &Common, mut session: Session) -> anyhow::Result<()> {
-    let binary = args.fracas();
-    match version(&binary) {
-        Ok(version) => session.remark(format!("fracas: {version}")),
-        Err(missing) => {
-            session.remark(format!("fracas is skipped: {missing}"));
-            return session.finish();
-        }
-    }
+    let binary = session.fracas(args)?;
     session.remark(format!(
         "{} runs; fracas load {}, an outage of {OUTAGE:?} in its middle; truth: {RATE_PER_SECOND}/s times the outage",
         args.runs(),
@@ -71,10 +63,8 @@ fn record(session: &mut Session, kind: &str, run: u32, outage: &Outage) {
     let (failed, planned) = (count("error") + count("timeout"), count("planned"));
     let due_in = |time: Duration| time.as_secs_f64() * RATE_PER_SECOND as f64;
     let unserved = outage.served.map(|served| planned.saturating_sub(served) as f64);
-    let truth = if kind == "hang" {
-        due_in(outage.lasted.saturating_sub(TIMEOUT)).max(unserved.unwrap_or(0.0))
-    } else {
-        due_in(outage.lasted)
+    let Some(truth) = (if kind == "hang" { unserved } else { Some(due_in(outage.lasted)) }) else {
+        return session.remark(format!("run {run}: the server did not say how much it answered in a {kind}"));
     };
     let off = |truth: f64| (failed as f64 - truth).abs() / truth.max(1.0) * 100.0;
     let mut add = |metric: &str, value: f64| session.add("outage-3s", kind, run, metric, value);
