@@ -4,27 +4,24 @@
 //! path never touches this: totals are read from the handle, and their growth is sent.
 
 use std::collections::HashMap;
-use std::net::ToSocketAddrs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
 use anyhow::Context;
+use cadence::{BufferedUdpMetricSink, Counted, StatsdClient};
 use fracas_dataplane::proxy::{Handle, Stats};
-use metrics::{Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_statsd::{StatsdBuilder, StatsdRecorder};
 use tokio::sync::watch;
 
 use crate::prometheus::injected;
 
 /// How often growth is sent.
 const EVERY: Duration = Duration::from_secs(1);
-/// Lines that may wait for the socket; the exporter's own default is 256 and it drops without a word.
-const QUEUE_LINES: usize = 65_536;
-/// Bytes in a datagram: an Ethernet frame's payload.
+/// Bytes in a datagram: an Ethernet frame's payload. Lines share one until it is full or the second's last is written.
 const DATAGRAM_BYTES: usize = 1432;
 
 /// A statsd server, and what it has been told.
 pub struct Statsd {
-    recorder: StatsdRecorder,
+    client: StatsdClient,
     told: HashMap<String, u64>,
 }
 
@@ -36,12 +33,15 @@ impl Statsd {
     pub fn connect(server: &str, prefix: &str) -> anyhow::Result<Statsd> {
         let wrong = || format!("--statsd: `{server}` is not HOST:PORT of a statsd server");
         let address = server.to_socket_addrs().with_context(wrong)?.next().with_context(wrong)?;
-        let builder = StatsdBuilder::from(address.ip().to_string(), address.port());
-        // A socket of the other family could send nothing there, and the exporter would not say so.
-        let builder = builder.with_client_udp_host(if address.is_ipv6() { "[::]" } else { "0.0.0.0" });
-        let builder = builder.with_queue_size(QUEUE_LINES).with_buffer_size(DATAGRAM_BYTES);
-        let recorder = builder.build(Some(prefix)).with_context(wrong)?;
-        Ok(Statsd { recorder, told: HashMap::new() })
+        // A socket of the other family could send nothing there.
+        let any = if address.is_ipv6() {
+            SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))
+        } else {
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
+        };
+        let sink = BufferedUdpMetricSink::with_capacity(address, UdpSocket::bind(any)?, DATAGRAM_BYTES)?;
+        let client = StatsdClient::from_sink(prefix, sink);
+        Ok(Statsd { client, told: HashMap::new() })
     }
 
     /// Tells what has grown, each second and once more when `stopped`.
@@ -53,10 +53,13 @@ impl Statsd {
                 _ = stopped.wait_for(|stop| *stop) => true,
             };
             let read = handle.clone();
-            // Also after the workers have ended: nothing that they counted is to be lost.
-            if let Ok(stats) = tokio::task::spawn_blocking(move || read.last_stats()).await {
-                self.tell(&stats);
-            }
+            let told = tokio::task::spawn_blocking(move || {
+                // Also after the workers have ended: nothing that they counted is to be lost.
+                self.tell(&read.last_stats());
+                self
+            });
+            let Ok(told) = told.await else { return };
+            self = told;
             if last {
                 return;
             }
@@ -72,14 +75,15 @@ impl Statsd {
         for (proxy, behavior, total) in injected(stats) {
             self.grow(format!("proxy.{}.behavior.{behavior}", path_part(&proxy)), total);
         }
+        // The lines that fill no datagram. What cannot be sent is lost, as it is with statsd; no later line makes up for it.
+        let _ = self.client.flush();
     }
 
     fn grow(&mut self, name: String, total: u64) {
-        let before = self.told.insert(name.clone(), total).unwrap_or(0);
+        let before = self.told.get(&name).copied().unwrap_or(0);
         if total > before {
-            let key = Key::from_parts(name, Vec::<Label>::new());
-            let metadata = Metadata::new(module_path!(), Level::INFO, None);
-            self.recorder.register_counter(&key, &metadata).increment(total - before);
+            let _ = self.client.count(&name, total - before);
+            self.told.insert(name, total);
         }
     }
 }
@@ -108,7 +112,9 @@ mod tests {
         statsd.grow("proxy.redis.behavior.delay".to_owned(), 3);
         statsd.grow("proxy.redis.behavior.delay".to_owned(), 3);
         statsd.grow("proxy.redis.behavior.delay".to_owned(), 8);
-        drop(statsd);
+        // Lines that fill no datagram leave with their second, not with the end.
+        let at = fracas_dataplane::clock::Instant::ZERO;
+        statsd.tell(&Stats { at, workers: Vec::new(), proxies: Default::default() });
         let mut text = String::new();
         let mut buffer = [0; 2048];
         while text.lines().count() < 2 {
