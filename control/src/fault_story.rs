@@ -1,18 +1,20 @@
 //! What a watched proxy tells, put together: when which rules were in force, what they injected, and which failures of
 //! the load that must have made. No I/O: it is fed with the state at the beginning and with events.
 
-use std::collections::{BTreeMap, HashSet};
+mod kept;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fracas_dataplane::behavior::Kind;
-use fracas_loadgen::measure::{Failure, FaultWindow, Faults, Injected, Injection, Injections};
+use fracas_loadgen::measure::{Failure, FaultWindow, Faults, Injected, Injections, Span};
 use fracas_loadgen::scenario::units::parse_duration;
+use fracas_loadgen::scenario::{behaviors_of, is_cause};
 use fracas_proto::v1::{self, Event, EventKind, LeaseState};
 
-use crate::outwaited::{DELAY, is_cause};
+use crate::outwaited::DELAY;
+use kept::{Kept, Room, take};
 
-/// Lateness of delays that one window keeps; more are counted.
-const LATENESS_MAX: usize = 100_000;
 /// What a window of a listener that was closed by hand is called.
 const SWITCHED_OFF: &str = "switched off";
 
@@ -68,23 +70,8 @@ struct Window {
 struct Tally {
     count: u64,
     lateness: Vec<u64>,
-}
-
-/// An injected fault whose rule was gone when it was told: a delay that outlived it.
-#[derive(Clone, Debug)]
-struct Orphan {
-    behavior: String,
-    began_ns: u64,
-    late_ns: Option<u64>,
-}
-
-/// A delay that has ended: by itself no failure, but who has less patience gets none of it.
-#[derive(Clone, Copy, Debug)]
-struct Delayed {
-    began_ns: u64,
-    held_ns: u64,
-    connection: u64,
-    exchange: u64,
+    /// The shortest and the longest time that was asked of a delay.
+    asked_ns: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -92,9 +79,7 @@ struct Proxy {
     listen: String,
     windows: BTreeMap<Owner, Window>,
     tallies: BTreeMap<Owner, Tally>,
-    orphans: Vec<Orphan>,
-    injections: Vec<(u64, Failure)>,
-    delays: Vec<Delayed>,
+    kept: Kept,
     /// Changes up to this generation are in the state that it began with.
     known_generation: u64,
 }
@@ -103,11 +88,30 @@ struct Proxy {
 #[derive(Clone, Debug, Default)]
 pub struct Story {
     proxies: BTreeMap<String, Proxy>,
+    /// How long the load waits for a reply; without one, delays are no failures.
+    timeout: Option<Duration>,
+    room: Room,
+    /// When events were lost on the way.
+    missed: Vec<(u64, u64)>,
     /// When the proxy was heard of last; set when it broke off.
     pub broke_off_ns: Option<u64>,
 }
 
 impl Story {
+    /// That of a load which waits so long for each reply.
+    pub fn of_load(timeout: Duration) -> Story {
+        Story { timeout: Some(timeout), ..Story::default() }
+    }
+
+    /// Takes in that events between these instants were lost.
+    pub fn missed(&mut self, from_ns: u64, to_ns: u64) {
+        match self.missed.last_mut() {
+            // Who loses events once loses more: what follows upon each other, or finds no room, is one stretch.
+            Some((_, to)) if *to >= from_ns || !take(&mut self.room.windows) => *to = (*to).max(to_ns),
+            _ => self.missed.push((from_ns, to_ns)),
+        }
+    }
+
     /// Takes in how a proxy is: its rules and leases may have been in force for long.
     pub fn begin(&mut self, proxy: &v1::Proxy) {
         let entry = self.proxies.entry(proxy.name.clone()).or_default();
@@ -140,12 +144,13 @@ impl Story {
         if event.proxy.is_empty() {
             return;
         }
+        let room = &mut self.room;
         let proxy = self.proxies.entry(event.proxy.clone()).or_default();
         let at = event.monotonic_ns;
         match event.kind() {
-            EventKind::Injected => proxy.injected(event),
+            EventKind::Injected => proxy.injected(event, self.timeout, room),
             EventKind::LeaseStarted => {
-                if let Some(behavior) = faults_in(&event.detail) {
+                if let Some(behavior) = faults_in(&event.detail).filter(|_| take(&mut room.windows)) {
                     let window = Window { behavior, from_ns: at, to_ns: None };
                     // One that was in force at the beginning keeps its own.
                     proxy.windows.entry(Owner::Lease(event.lease_id.clone())).or_insert(window);
@@ -156,7 +161,7 @@ impl Story {
                     window.to_ns.get_or_insert(at);
                 }
             }
-            EventKind::Changed if event.generation > proxy.known_generation => proxy.changed(event),
+            EventKind::Changed if event.generation > proxy.known_generation => proxy.changed(event, room),
             _ => {}
         }
     }
@@ -180,7 +185,9 @@ impl Story {
     /// Forgets a window that is over.
     pub fn forget(&mut self, id: &str) {
         for (name, proxy) in &mut self.proxies {
+            let before = proxy.windows.len();
             proxy.windows.retain(|owner, window| window.to_ns.is_none() || owner.id(name) != id);
+            self.room.windows += before - proxy.windows.len();
         }
     }
 
@@ -193,16 +200,17 @@ impl Story {
         self.proxies.iter().flat_map(of).collect()
     }
 
-    /// What a run from `start_ns` on, which lasted `ran_ns` and waited `timeout_ns` for each reply, met; `is_on_the_way`
+    /// What a run from `start_ns` on, which lasted `ran_ns`, met; `is_on_the_way`
     /// tells by where a proxy listens whether the load went through it, `stats` are the figures of its rules at the end.
     pub fn faults(
         &self,
         start_ns: u64,
         ran_ns: u64,
-        timeout_ns: u64,
         is_on_the_way: impl Fn(&str) -> bool,
         stats: &[v1::ProxyStats],
     ) -> Faults {
+        let timeout = self.timeout.unwrap_or(Duration::MAX);
+        let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let on_axis = |at_ns: u64| at_ns.saturating_sub(start_ns).min(ran_ns);
         let mut windows = Vec::new();
         let mut injections = Injections::default();
@@ -217,15 +225,18 @@ impl Story {
             let met: Vec<_> = met.collect();
             if is_on_the_way(&proxy.listen) {
                 is_any_on_the_way = true;
-                let told = proxy.injections.iter().filter(|(at, _)| *at >= start_ns);
-                injections.extend(told.map(|(at, failure)| Injection {
-                    at_ns: at - start_ns,
-                    failure: *failure,
-                    count: 1,
-                }));
-                injections.extend(proxy.outwaited(start_ns, timeout_ns));
+                proxy.kept.lay(&mut injections, start_ns, ran_ns);
                 for (window, figures) in &met {
                     let (from, to) = (on_axis(window.from_ns), window.to_ns.map_or(ran_ns, on_axis));
+                    if let Some(longest_ns) =
+                        figures.untold_of_ns.filter(|ns| is_cause(Duration::from_nanos(*ns), timeout))
+                    {
+                        // Told are all that were over before the run was.
+                        let from_ns = from.max(ran_ns.saturating_sub(longest_ns));
+                        if from_ns < to {
+                            injections.is_vague(Span { from_ns, to_ns: to });
+                        }
+                    }
                     let untold_from = from.max(to.saturating_sub(figures.untold_within_ns));
                     // What was decided on within the last timeout has not timed out when the run ends; in the middle of
                     // its wait each is found from both sides.
@@ -257,6 +268,13 @@ impl Story {
             }));
         }
         windows.sort_by_key(|window| window.start_ns);
+        let gone = self.broke_off_ns.map(|at| (at, u64::MAX));
+        for (from, to) in self.missed.iter().copied().chain(gone).filter(|(_, to)| *to > start_ns) {
+            let (from_ns, to_ns) = (on_axis(from), on_axis(to));
+            if from_ns < to_ns {
+                injections.missed(Span { from_ns, to_ns });
+            }
+        }
         let injected = match (is_any_on_the_way, is_any_behind) {
             (false, true) => Injected::Behind,
             _ => Injected::Known(injections),
@@ -277,48 +295,49 @@ struct Figures {
     untold: u64,
     /// How long before the window's end they were decided on, at most.
     untold_within_ns: u64,
+    /// Nobody knows how many delays of the window were not told of; none of them is longer than this.
+    untold_of_ns: Option<u64>,
 }
 
 impl Proxy {
-    fn injected(&mut self, event: &Event) {
+    fn injected(&mut self, event: &Event, timeout: Option<Duration>, room: &mut Room) {
         let (asked, done) = (nanos(event.asked.as_ref()), nanos(event.done.as_ref()));
         let late_ns = (asked > 0).then(|| done.saturating_sub(asked));
         // A delay is told when it has ended; it was decided on when its time had begun.
         let began_ns = event.monotonic_ns.saturating_sub(done);
         if let Some((after_ns, failure)) = failure_of(event) {
-            self.injections.push((event.monotonic_ns.saturating_add(after_ns), failure));
+            self.kept.add(event.monotonic_ns.saturating_add(after_ns), failure, room);
         }
-        if event.behavior == DELAY {
-            let Event { connection, exchange, .. } = *event;
-            self.delays.push(Delayed { began_ns, held_ns: done, connection, exchange });
+        // By itself a delay is no failure, but who has less patience gets none of it.
+        let is_long = |timeout| is_cause(Duration::from_nanos(done), timeout);
+        if event.behavior == DELAY && timeout.is_some_and(is_long) {
+            self.kept.add_held(began_ns, event.connection, event.exchange, room);
         }
         let owner = match event.lease_id.as_str() {
             // A delay that ends after its rules were taken away is told with its behavior in place of its rule.
             "" if event.rule == event.behavior && asked > 0 && !self.has_base(event) => {
-                let behavior = event.behavior.clone();
-                return self.orphans.push(Orphan { behavior, began_ns, late_ns });
+                match self.window_of_orphan(event, began_ns) {
+                    Some(owner) => owner,
+                    None => return,
+                }
             }
             "" => Owner::Base(event.generation),
             lease => Owner::Lease(lease.to_owned()),
         };
-        self.tallies.entry(owner).or_default().add(late_ns);
+        if self.tallies.contains_key(&owner) || take(&mut room.windows) {
+            let asked = (asked > 0).then_some(asked);
+            self.tallies.entry(owner).or_default().add(late_ns, asked, room);
+        }
     }
 
-    /// Timeouts that delays must have made: of requests that were held for half of the timeout or longer. A request that
-    /// was held twice timed out once.
-    fn outwaited(&self, start_ns: u64, timeout_ns: u64) -> impl Iterator<Item = Injection> {
-        let mut seen = HashSet::new();
-        let timeout = Duration::from_nanos(timeout_ns);
-        let is_long = move |delay: &&Delayed| is_cause(Duration::from_nanos(delay.held_ns), timeout);
-        let long = self.delays.iter().filter(move |delay| delay.began_ns >= start_ns).filter(is_long);
-        // On plain bytes there are no exchanges, and each chunk is a message.
-        let once =
-            long.filter(move |delay| delay.exchange == 0 || seen.insert((delay.connection, delay.exchange)));
-        once.map(move |delay| Injection {
-            at_ns: delay.began_ns - start_ns,
-            failure: Failure::Silent,
-            count: 1,
-        })
+    /// Whose a delay was that outlived its rules.
+    fn window_of_orphan(&self, event: &Event, began_ns: u64) -> Option<Owner> {
+        let was_in_force = |window: &Window| {
+            window.behavior.contains(&event.behavior)
+                && window.from_ns <= began_ns.saturating_add(ORPHAN_SLACK_NS)
+                && window.to_ns.is_none_or(|to| began_ns <= to.saturating_add(ORPHAN_SLACK_NS))
+        };
+        self.windows.iter().find(|(_, window)| was_in_force(window)).map(|(owner, _)| owner.clone())
     }
 
     /// Whether base rules of the event's behavior are in force as far as is known.
@@ -330,7 +349,7 @@ impl Proxy {
         open.any(|(_, window)| window.behavior.contains(&event.behavior))
     }
 
-    fn changed(&mut self, event: &Event) {
+    fn changed(&mut self, event: &Event, room: &mut Room) {
         let (at, generation) = (event.monotonic_ns, event.generation);
         let close = |windows: &mut BTreeMap<Owner, Window>, is_of: fn(&Owner) -> bool| {
             for (_, window) in windows.iter_mut().filter(|(owner, _)| is_of(owner)) {
@@ -340,7 +359,9 @@ impl Proxy {
         let words: Vec<&str> = event.detail.split(", ").collect();
         if words.contains(&SWITCHED_OFF) {
             let window = Window { behavior: SWITCHED_OFF.to_owned(), from_ns: at, to_ns: None };
-            self.windows.insert(Owner::Off(generation), window);
+            if take(&mut room.windows) {
+                self.windows.insert(Owner::Off(generation), window);
+            }
             return;
         }
         if words.contains(&"switched on") {
@@ -355,7 +376,7 @@ impl Proxy {
             return;
         }
         close(&mut self.windows, |owner| matches!(owner, Owner::Base(_)));
-        if let Some(behavior) = faults_in(mix) {
+        if let Some(behavior) = faults_in(mix).filter(|_| take(&mut room.windows)) {
             self.windows.insert(Owner::Base(generation), Window { behavior, from_ns: at, to_ns: None });
         }
     }
@@ -373,16 +394,6 @@ impl Proxy {
             };
             if let Some((owner, _)) = known {
                 tallies.entry(owner).or_default().merge(tally);
-            }
-        }
-        for orphan in &self.orphans {
-            let was_in_force = |window: &Window| {
-                window.behavior.contains(&orphan.behavior)
-                    && window.from_ns <= orphan.began_ns.saturating_add(ORPHAN_SLACK_NS)
-                    && window.to_ns.is_none_or(|to| orphan.began_ns <= to.saturating_add(ORPHAN_SLACK_NS))
-            };
-            if let Some((owner, _)) = self.windows.iter().find(|(_, window)| was_in_force(window)) {
-                tallies.entry(owner).or_default().add(orphan.late_ns);
             }
         }
         let all = self.windows.iter().map(|(owner, window)| {
@@ -413,6 +424,16 @@ impl Proxy {
                 let acted: u64 = delays.map(|rule| rule.acted).sum();
                 figures.untold = acted.saturating_sub(tally.count);
             }
+            // Figures are kept of the base rules in force, and of leases that ended since these were changed last.
+            let has_figures = match owner {
+                Owner::Lease(lease) => {
+                    stats.is_some_and(|stats| stats.rules.iter().any(|rule| &rule.lease_id == lease))
+                }
+                _ => stats.is_some() && window.to_ns.is_none(),
+            };
+            if !has_figures && behaviors_of(&window.behavior).any(|name| name == DELAY) {
+                figures.untold_of_ns = Some(tally.longest_ns());
+            }
             let to_ns = window.to_ns.or(broke_off_ns);
             (Window { to_ns, ..window.clone() }, figures)
         });
@@ -426,14 +447,33 @@ const NO_LIMIT: u64 = 1 << 40;
 const ORPHAN_SLACK_NS: u64 = 20_000_000;
 
 impl Tally {
-    fn add(&mut self, late_ns: Option<u64>) {
+    fn add(&mut self, late_ns: Option<u64>, asked_ns: Option<u64>, room: &mut Room) {
         self.count += 1;
-        self.lateness.extend(late_ns.filter(|_| self.lateness.len() < LATENESS_MAX));
+        self.lateness.extend(late_ns.filter(|_| take(&mut room.lateness)));
+        self.asked(asked_ns.map(|asked| (asked, asked)));
+    }
+
+    fn asked(&mut self, other: Option<(u64, u64)>) {
+        let both = self
+            .asked_ns
+            .zip(other)
+            .map(|((from, to), (other_from, other_to))| (from.min(other_from), to.max(other_to)));
+        self.asked_ns = both.or(self.asked_ns).or(other);
+    }
+
+    /// No delay is longer: a time that is the same each time, or twice the longest of those that were drawn.
+    fn longest_ns(&self) -> u64 {
+        match self.asked_ns {
+            Some((from, to)) if from == to => to,
+            Some((_, to)) => to.saturating_mul(2),
+            None => u64::MAX,
+        }
     }
 
     fn merge(&mut self, other: &Tally) {
         self.count += other.count;
         self.lateness.extend(&other.lateness);
+        self.asked(other.asked_ns);
     }
 
     fn late(&self, percent: usize) -> Option<u64> {

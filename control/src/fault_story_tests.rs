@@ -1,7 +1,9 @@
+use fracas_loadgen::measure::Injection;
+
 use super::*;
 
 const START: u64 = 100_000_000_000;
-const TIMEOUT: u64 = 30_000_000_000;
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn ms(at: u64) -> u64 {
     START + at * 1_000_000
@@ -55,7 +57,11 @@ fn proxy(rules: &[(&str, f64)]) -> v1::Proxy {
 }
 
 fn story(proxy: &v1::Proxy, events: &[Event]) -> Story {
-    let mut story = Story::default();
+    story_of(TIMEOUT, proxy, events)
+}
+
+fn story_of(timeout: Duration, proxy: &v1::Proxy, events: &[Event]) -> Story {
+    let mut story = Story::of_load(timeout);
     story.begin(proxy);
     events.iter().for_each(|event| story.on(event));
     story
@@ -65,7 +71,7 @@ type Shown = (u64, u64, Option<u64>, String);
 
 /// From, to and injected of each window of a run of 10 s, in milliseconds, with its behavior.
 fn windows(story: &Story) -> Vec<Shown> {
-    let faults = story.faults(START, 10_000_000_000, TIMEOUT, |_| true, &[]);
+    let faults = story.faults(START, 10_000_000_000, |_| true, &[]);
     let short = |w: FaultWindow| (w.start_ns / 1_000_000, w.end_ns / 1_000_000, w.injected, w.behavior);
     faults.windows.into_iter().map(short).collect()
 }
@@ -190,7 +196,7 @@ fn a_delay_that_outlives_its_rules_belongs_to_their_window() {
     ];
     let story = story(&proxy(&[]), &events);
     assert_eq!(windows(&story), [window(100, 520, 2, "20:delay")]);
-    let faults = story.faults(START, 10_000_000_000, TIMEOUT, |_| true, &[]);
+    let faults = story.faults(START, 10_000_000_000, |_| true, &[]);
     let accuracy = (faults.windows[0].accuracy_p50_ns, faults.windows[0].accuracy_p99_ns);
     assert_eq!(accuracy, (Some(10_000), Some(30_000)));
 }
@@ -228,12 +234,11 @@ fn only_a_proxy_on_the_way_tells_which_failures_were_injected() {
     let events =
         [lease(EventKind::LeaseStarted, 1000, "L", "error"), injected(1100, "error", "L", 5, "replied 500")];
     let story = story(&proxy(&[]), &events);
-    let injected =
-        |on_the_way: bool| story.faults(START, 10_000_000_000, TIMEOUT, |_| on_the_way, &[]).injected;
+    let injected = |on_the_way: bool| story.faults(START, 10_000_000_000, |_| on_the_way, &[]).injected;
     let expected = Injection { at_ns: 1_100_000_000, failure: Failure::Refused, count: 1 };
     assert_eq!(injected(true), Injected::Known([expected].into_iter().collect()));
     assert_eq!(injected(false), Injected::Behind);
-    let calm = Story::default().faults(START, 1, TIMEOUT, |_| false, &[]).injected;
+    let calm = Story::default().faults(START, 1, |_| false, &[]).injected;
     assert_eq!(calm, Injected::Known(Injections::default()), "where no fault was, none was injected");
 }
 
@@ -253,7 +258,7 @@ fn delays_that_clients_did_not_wait_for_are_laid_over_their_window() {
         ..v1::RuleStats::default()
     };
     let stats = v1::ProxyStats { proxy: "p".into(), rules: vec![rule], ..v1::ProxyStats::default() };
-    let faults = story(&proxy(&[]), &events).faults(START, 10_000_000_000, TIMEOUT, |_| true, &[stats]);
+    let faults = story(&proxy(&[]), &events).faults(START, 10_000_000_000, |_| true, &[stats]);
     assert_eq!((faults.windows[0].injected, faults.windows[0].seen), (Some(1), Some(9)));
     let silent = |at_ms: u64, count| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count };
     let expected = [silent(1000, 2), silent(1100, 1), silent(1200, 1)].into_iter().collect();
@@ -264,6 +269,8 @@ fn delays_that_clients_did_not_wait_for_are_laid_over_their_window() {
 fn a_timeout_that_a_delay_has_made_is_injected() {
     let held = |at_ms: u64, connection, exchange| Event { connection, exchange, ..delayed(at_ms, "L", 5, 0) };
     let started = lease(EventKind::LeaseStarted, 1000, "L", "delay");
+    let rule = v1::RuleStats { behavior: "delay".into(), lease_id: "L".into(), ..v1::RuleStats::default() };
+    let stats = v1::ProxyStats { proxy: "p".into(), rules: vec![rule], ..v1::ProxyStats::default() };
     let cases = [
         (
             100,
@@ -279,8 +286,8 @@ fn a_timeout_that_a_delay_has_made_is_injected() {
     ];
     for (timeout_ms, delays, expected_ms, what) in cases {
         let events: Vec<_> = [started.clone()].into_iter().chain(delays).collect();
-        let story = story(&proxy(&[]), &events);
-        let found = story.faults(START, 10_000_000_000, timeout_ms * 1_000_000, |_| true, &[]).injected;
+        let story = story_of(Duration::from_millis(timeout_ms), &proxy(&[]), &events);
+        let found = story.faults(START, 10_000_000_000, |_| true, std::slice::from_ref(&stats)).injected;
         let silent = |at_ms: &u64| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count: 1 };
         assert_eq!(found, Injected::Known(expected_ms.iter().map(silent).collect()), "{what}");
     }
@@ -298,8 +305,7 @@ fn delays_of_base_rules_that_are_under_way_at_the_end_are_laid_before_it() {
         ..v1::RuleStats::default()
     };
     let silent = |at_ms: u64, count| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count };
-    let over = event(EventKind::Changed, 4000, 5, "normal");
-    let cases = [
+    let cases: [(Vec<Event>, _, _, _, _); 3] = [
         (
             vec![],
             rule("", 200_000_000),
@@ -314,13 +320,12 @@ fn delays_of_base_rules_that_are_under_way_at_the_end_are_laid_before_it() {
             vec![silent(9700, 2), silent(9800, 2)],
             "and a timeout before the end",
         ),
-        (vec![over], rule("", 200_000_000), 300, vec![], "figures are of the rules in force"),
         (vec![], rule("M", 200_000_000), 300, vec![], "of a lease"),
     ];
     for (events, rule, timeout_ms, expected, what) in cases {
         let stats = v1::ProxyStats { proxy: "p".into(), rules: vec![rule], ..v1::ProxyStats::default() };
-        let story = story(&proxy(&[("delay", 20.0)]), &events);
-        let found = story.faults(START, 10_000_000_000, timeout_ms * 1_000_000, |_| true, &[stats]).injected;
+        let story = story_of(Duration::from_millis(timeout_ms), &proxy(&[("delay", 20.0)]), &events);
+        let found = story.faults(START, 10_000_000_000, |_| true, &[stats]).injected;
         assert_eq!(found, Injected::Known(expected.into_iter().collect()), "{what}");
     }
 }
@@ -333,4 +338,123 @@ fn a_duration_that_no_clock_can_count_is_the_longest() {
         assert_eq!(super::nanos(Some(&prost_types::Duration { seconds, nanos })), expected);
     }
     assert_eq!(super::nanos(None), 0);
+}
+
+fn known(story: &Story, stats: &[v1::ProxyStats]) -> Injections {
+    match story.faults(START, 10_000_000_000, |_| true, stats).injected {
+        Injected::Known(injections) => injections,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn span(from_ms: u64, to_ms: u64) -> Span {
+    Span { from_ns: from_ms * 1_000_000, to_ns: to_ms * 1_000_000 }
+}
+
+fn vague(spans: &[Span]) -> Injections {
+    let mut injections = Injections::default();
+    spans.iter().for_each(|span| injections.is_vague(*span));
+    injections
+}
+
+#[test]
+fn delays_of_replaced_rules_that_nobody_told_to_be_over_are_not_known() {
+    use EventKind::{Changed, LeaseEnded, LeaseStarted};
+    let asked = |at_ms, asked_ms: i32| {
+        let ms = |ms: i32| Some(prost_types::Duration { seconds: 0, nanos: ms * 1_000_000 });
+        // Of another's connection to plain bytes, long ago: it is the time that matters here.
+        Event { asked: ms(asked_ms), done: ms(1), ..injected(at_ms, "delay", "", 3, "") }
+    };
+    let base = proxy(&[("delay", 20.0)]);
+    let replaced = event(Changed, 9_500, 4, "5:error");
+    let lease_over =
+        [lease(LeaseStarted, 8_000, "L", "5:delay"), lease(LeaseEnded, 9_700, "L", "released: 5:delay")];
+    let none = v1::ProxyStats { proxy: "p".into(), ..v1::ProxyStats::default() };
+    let of_lease =
+        v1::RuleStats { behavior: "delay".into(), lease_id: "L".into(), ..v1::RuleStats::default() };
+    let with_lease = v1::ProxyStats { rules: vec![of_lease], ..none.clone() };
+    let cases = [
+        (
+            base.clone(),
+            vec![asked(2_000, 900), replaced.clone()],
+            &none,
+            vec![span(9_100, 9_500)],
+            "of one time",
+        ),
+        (
+            base.clone(),
+            vec![asked(2_000, 900), asked(2_100, 800), replaced.clone()],
+            &none,
+            vec![span(8_200, 9_500)],
+            "of a drawn time: twice the longest",
+        ),
+        (
+            base.clone(),
+            vec![asked(2_000, 400), replaced.clone()],
+            &none,
+            vec![],
+            "all were over before the end",
+        ),
+        (
+            base.clone(),
+            vec![asked(2_000, 900), event(Changed, 9_000, 4, "normal")],
+            &none,
+            vec![],
+            "long before",
+        ),
+        (base.clone(), vec![replaced.clone()], &none, vec![span(0, 9_500)], "of a time that nobody knows"),
+        (proxy(&[("error", 20.0)]), vec![event(Changed, 9_500, 4, "normal")], &none, vec![], "no delay"),
+        (proxy(&[]), lease_over.to_vec(), &none, vec![span(8_000, 9_700)], "a lease whose figures are gone"),
+        (proxy(&[]), lease_over.to_vec(), &with_lease, vec![], "a lease with figures"),
+    ];
+    for (proxy, events, stats, expected, what) in cases {
+        let story = story_of(Duration::from_millis(1_000), &proxy, &events);
+        assert_eq!(known(&story, std::slice::from_ref(stats)), vague(&expected), "{what}");
+    }
+    let short = story_of(Duration::from_secs(2), &base, &[asked(2_000, 900), replaced]);
+    assert_eq!(known(&short, &[none]), vague(&[]), "no timeout of 2 s comes from 900 ms");
+}
+
+#[test]
+fn what_a_proxy_could_not_tell_is_not_known() {
+    let mut story = story(&proxy(&[]), &[]);
+    story.missed(START - 500, START - 400);
+    for (from, to) in [(1_000, 2_000), (2_000, 2_500), (4_000, 5_000)] {
+        story.missed(ms(from), ms(to));
+    }
+    story.broke_off_ns = Some(ms(8_000));
+    let mut expected = Injections::default();
+    for span in [span(1_000, 2_500), span(4_000, 5_000), span(8_000, 10_000)] {
+        expected.missed(span);
+    }
+    assert_eq!(known(&story, &[]), expected);
+}
+
+#[test]
+fn a_story_of_many_faults_keeps_windows_and_counts_and_no_more_than_it_has_room_for() {
+    let mut story =
+        Story { room: Room { bins: 2, lateness: 1, windows: 4, connections: 0 }, ..Story::of_load(TIMEOUT) };
+    story.begin(&proxy(&[]));
+    story.on(&lease(EventKind::LeaseStarted, 1_000, "L", "error,delay"));
+    for at_ms in 1_000..1_100 {
+        story.on(&injected(at_ms, "error", "L", 5, "replied 500"));
+    }
+    story.on(&delayed(1_100, "L", 5, 10));
+    story.on(&delayed(1_100, "L", 5, 90));
+    story.on(&lease(EventKind::LeaseEnded, 2_000, "L", "expired: error,delay"));
+    assert_eq!(windows(&story), [window(1_000, 2_000, 102, "error,delay")]);
+    let faults = story.faults(START, 10_000_000_000, |_| true, &[v1::ProxyStats::default()]);
+    assert_eq!(faults.windows[0].accuracy_p99_ns, Some(10_000), "one is kept");
+    let mut expected = Injections::default();
+    for at_ms in [1_000, 1_010] {
+        expected.add(Injection { at_ns: at_ms * 1_000_000, failure: Failure::Refused, count: 10 });
+    }
+    expected.not_kept(80);
+    expected.missed(span(1_020, 1_099));
+    assert_eq!(faults.injected, Injected::Known(expected));
+    // Two places are left for windows.
+    for lease_id in ["M", "N", "O", "P"] {
+        story.on(&lease(EventKind::LeaseStarted, 3_000, lease_id, "hang"));
+    }
+    assert_eq!((windows(&story).len(), story.room.windows), (3, 0));
 }

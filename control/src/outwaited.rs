@@ -1,32 +1,21 @@
 //! Delays that a client does not wait for: what only holds a request is no failure, until it is longer than the client's
 //! patience.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fracas_dataplane::behavior::Kind;
 use fracas_loadgen::measure::Failure;
-use fracas_loadgen::scenario::Fault;
-use fracas_loadgen::scenario::units::parse_duration;
+use fracas_loadgen::scenario::{Fault, behaviors_of, is_cause};
 
 use crate::session::WindowSeen;
 
 /// The behavior that holds what passes.
 pub const DELAY: &str = "delay";
 
-/// Whether a delay is what a timeout came from: it held the request for half of the timeout or longer.
-pub fn is_cause(held: Duration, timeout: Duration) -> bool {
-    held.saturating_mul(2) >= timeout
-}
-
 /// How many of the faults that a proxy told to have injected were delays long enough to be the cause of a timeout. Of a
-/// time that is drawn nobody knows here; it counts as none.
+/// time that is drawn and may be shorter nobody knows here: none is counted, and such timeouts are not known.
 pub fn told(fault: &Fault, seen: &WindowSeen, timeout: Duration) -> u64 {
-    let has = |name: &str| {
-        let kinds = fault.behavior.split(',').filter_map(|part| Kind::find(part.rsplit(':').next()?.trim()));
-        kinds.into_iter().any(|kind| kind.name == name)
-    };
-    if !has(DELAY) || !shortest(fault).is_some_and(|held| is_cause(held, timeout)) {
+    let has = |name: &str| behaviors_of(&fault.behavior).any(|behavior| behavior == name);
+    if !fault.held_for().is_some_and(|(shortest, _)| is_cause(shortest, timeout)) {
         return 0;
     }
     // Where nothing hangs, silence is told of delays alone, and of none that was told to be over.
@@ -34,29 +23,6 @@ pub fn told(fault: &Fault, seen: &WindowSeen, timeout: Duration) -> u64 {
     let others: u64 =
         Failure::ALL.iter().filter(|kind| is_other(kind)).map(|kind| seen.failures[*kind as usize]).sum();
     seen.injected.saturating_sub(others)
-}
-
-/// What is understood here of what a delay takes.
-const OPTIONS: [&str; 3] = ["time", "jitter", "side"];
-
-/// The shortest time for which a fault's delay holds; `None` where that is drawn or wrong.
-fn shortest(fault: &Fault) -> Option<Duration> {
-    let mut options =
-        fault.options.iter().filter(|(name, _)| Kind::find(name).is_some_and(|kind| kind.name == DELAY));
-    let values = options.next().map(|(_, values)| values);
-    // Names of other tools bring their own units.
-    let known =
-        |values: &BTreeMap<String, String>| values.keys().all(|name| OPTIONS.contains(&name.as_str()));
-    if !values.is_none_or(known) {
-        return None;
-    }
-    let of = |option: &str, default| match values.and_then(|values| values.get(option)) {
-        Some(text) => parse_duration(text).ok(),
-        None => default,
-    };
-    let spec = Kind::find(DELAY)?.option("time")?.0;
-    let time = of("time", parse_duration(spec.default).ok())?;
-    Some(time.saturating_sub(of("jitter", Some(Duration::ZERO))?))
 }
 
 #[cfg(test)]
@@ -72,7 +38,7 @@ mod tests {
             let fault = Fault {
                 proxy: "cache".to_owned(),
                 behavior: behavior.to_owned(),
-                options: [("delay".to_owned(), values)].into(),
+                options: if behavior == "hang" { [].into() } else { [("delay".to_owned(), values)].into() },
                 at: Duration::ZERO,
                 over: Duration::from_secs(1),
             };
@@ -95,8 +61,10 @@ mod tests {
             ("20:delay", &[], 9, none, 9, "a second unless told"),
             ("20:latency", &[("time", "2s")], 9, none, 9, "its other name"),
             ("20:delay", &[("time", "300ms"), ("jitter", "100ms")], 9, none, 0, "perhaps shorter"),
-            ("20:delay", &[("time", "uniform(1s,2s)")], 9, none, 0, "drawn"),
-            ("20:delay", &[("sleep", "2")], 9, none, 0, "a name of another tool"),
+            ("20:delay", &[("time", "uniform(249ms,2s)")], 9, none, 0, "drawn"),
+            ("20:delay", &[("time", "uniform(250ms,2s)")], 9, none, 9, "drawn, and never shorter"),
+            ("20:delay", &[("time", "normal(2s,1ms)")], 9, none, 0, "drawn without an end"),
+            ("20:delay", &[("sleep", "2")], 9, none, 9, "a name of another tool"),
             ("20:delay,5:error", &[("time", "2s")], 9, [2, 1, 0, 0], 6, "errors are told for themselves"),
             (
                 "20:delay",

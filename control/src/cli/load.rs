@@ -126,7 +126,7 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
 /// Reaches the proxy, if there is one to watch, and opens the connections.
 async fn open(args: &Args, plan: &Plan) -> anyhow::Result<(Option<Via>, Prepared)> {
     let via = match &args.via {
-        Some(api) => Some(Via::connect(api, &args.access).await?),
+        Some(api) => Some(Via::connect(api, &args.access, plan.response_timeout).await?),
         None => None,
     };
     let plan = plan.clone();

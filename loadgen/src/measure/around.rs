@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::cause::Cause;
 use super::faults::{Around, FaultWindow, Stretch};
 use super::fine::{Coarse, TENTH_NS, Tenth};
 use super::quantile::Quantile;
@@ -16,8 +17,8 @@ const BACK_WITHIN: f64 = 1.5;
 /// The tenths of a run.
 pub(super) struct Tenths<'a> {
     pub(super) all: BTreeMap<u64, &'a Tenth>,
-    /// Injected failures by tenth; `None` when not known.
-    pub(super) injected: Option<BTreeMap<u64, u64>>,
+    /// Why those that failed did, by tenth; `None` when not known.
+    pub(super) causes: Option<BTreeMap<u64, Cause>>,
     /// The measured part, from its first tenth to behind its last.
     pub(super) measured: std::ops::Range<u64>,
 }
@@ -77,8 +78,11 @@ impl Tenths<'_> {
             bad.merge(&tenth.bad);
             failed += tenth.failures.iter().sum::<u64>();
         }
-        let injected =
-            self.injected.as_ref().map(|injected| injected.range(start..end).map(|(_, n)| n).sum());
+        let cause = self.causes.as_ref().map(|causes| {
+            let mut sum = Cause::default();
+            causes.range(start..end).for_each(|(_, cause)| sum.add(*cause));
+            sum
+        });
         let mut all = good.clone();
         all.merge(&bad);
         let seconds = (end - start) as f64 * TENTH_NS as f64 / 1e9;
@@ -89,7 +93,8 @@ impl Tenths<'_> {
             ok: good.count(),
             ok_per_second: if end > start { good.count() as f64 / seconds } else { 0.0 },
             failed,
-            injected,
+            injected: cause.map(|cause| cause.injected),
+            unknown: cause.map_or(0, |cause| cause.unknown),
             p50: all.quantile(Quantile::P50),
             p95: all.quantile(Quantile::P95),
             p99: all.quantile(Quantile::P99),
@@ -150,9 +155,9 @@ mod tests {
         FaultWindow { start_ns: from_ms * 1_000_000, end_ns: to_ms * 1_000_000, ..FaultWindow::default() }
     }
 
-    fn look(windows: &mut [FaultWindow], run: &BTreeMap<u64, Tenth>, injected: Option<BTreeMap<u64, u64>>) {
+    fn look(windows: &mut [FaultWindow], run: &BTreeMap<u64, Tenth>, causes: Option<BTreeMap<u64, Cause>>) {
         let all = run.iter().map(|(number, tenth)| (*number, tenth)).collect();
-        look_around(windows, &Tenths { all, injected, measured: 10..200 });
+        look_around(windows, &Tenths { all, causes, measured: 10..200 });
     }
 
     #[test]
@@ -165,13 +170,14 @@ mod tests {
             _ => (Outcome::Ok, 5),
         });
         let mut windows = [window(5_000, 8_000)];
-        let injected = (50..80).map(|tenth| (tenth, 9)).collect();
-        look(&mut windows, &run, Some(injected));
+        let causes = (50..80).map(|tenth| (tenth, Cause { injected: 8, unknown: 1 })).collect();
+        look(&mut windows, &run, Some(causes));
         let around = windows[0].around.clone().unwrap();
         assert_eq!((around.before.start_ns, around.before.end_ns), (1_000_000_000, 4_900_000_000));
         assert_eq!((around.before.due, around.before.failed, around.before.ok_per_second), (390, 0, 100.0));
         assert_eq!((around.during.due, around.during.ok, around.during.failed), (300, 0, 300));
-        assert_eq!((around.during.injected, around.during.natural()), (Some(270), Some(30)));
+        let during = &around.during;
+        assert_eq!((during.injected, during.unknown, during.natural()), (Some(240), 30, Some(30)));
         assert_eq!((around.after.start_ns, around.after.end_ns), (8_000_000_000, 18_000_000_000));
         assert_eq!((around.after.due, around.after.failed), (1000, 0));
         assert_eq!(around.recovery_ns, Some(700_000_000));

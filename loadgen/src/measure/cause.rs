@@ -2,13 +2,18 @@
 //!
 //! A proxy does not know the load's requests, nor the load the proxy's, so the two are matched by time and kind: a request
 //! that failed is an injected failure if a fault of its kind was injected between its due time and its end, a tenth of a
-//! second to spare on both sides (a second, where a proxy tells once a second), and if no other request has been put down to that fault. So no more failures are called
-//! injected than were, and a failure at a time at which nothing was injected is natural.
+//! second to spare on both sides (a second, where a proxy tells once a second), and if no other request has been put down
+//! to that fault. So no more failures are called injected than were.
+//!
+//! Of the timeouts that are left, some nobody can tell: those of requests that waited for a connection while faults held
+//! connections, or in the line that such faults had left; and all that fell into a time for which a proxy did not say how
+//! long it held what. They are not known. Every other failure that was not injected is natural.
 
 use std::collections::BTreeMap;
 
-use super::faults::Injections;
+use super::faults::{FaultWindow, Injections, Span};
 use super::fine::{Failure, TENTH_NS, Tenth};
+use crate::scenario::{Plan, behaviors_of, is_cause};
 
 /// Which injected fault may have made which failure. A connection that hangs is cut when its rule is lifted before its
 /// client gives up; what was cut by itself comes first.
@@ -20,20 +25,58 @@ const MADE_BY: [(Failure, Failure); 5] = [
     (Failure::Cut, Failure::Silent),
 ];
 
-/// How many of the failures among the requests due in each tenth were injected; tenths without any are missing.
-pub(super) fn injected<'a>(
-    tenths: impl Iterator<Item = (u64, &'a Tenth)> + Clone,
+/// Behaviors that keep a connection busy for longer than its request needs it.
+const HOLDS: [&str; 3] = ["delay", "hang", "throttle"];
+
+/// Failures by cause, of the requests due in a tenth; what is neither is natural.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cause {
+    pub(super) injected: u64,
+    pub(super) unknown: u64,
+}
+
+impl Cause {
+    pub(super) fn add(&mut self, other: Cause) {
+        self.injected += other.injected;
+        self.unknown += other.unknown;
+    }
+}
+
+/// When proxies that tell by the second, and of failures alone, had delays in force of which nobody knows how many held
+/// their request for as long as it waited: of a drawn time, or set by hand. Of a planned and fixed time all are told.
+pub(super) fn vague_by_plan(plan: &Plan, windows: &[FaultWindow]) -> Vec<Span> {
+    let is_told = |window: &FaultWindow| {
+        let planned = plan.faults.iter().find(|fault| {
+            let at = u64::try_from(fault.at.as_nanos()).unwrap_or(u64::MAX);
+            (&fault.proxy, &fault.behavior) == (&window.proxy, &window.behavior)
+                && window.start_ns.abs_diff(at) < APPLIED_WITHIN_NS
+        });
+        let timeout = plan.response_timeout;
+        let held = planned.and_then(|fault| fault.held_for());
+        held.is_some_and(|(from, to)| is_cause(from, timeout) || !is_cause(to, timeout))
+    };
+    let delays = windows.iter().filter(|window| behaviors_of(&window.behavior).any(|name| name == "delay"));
+    delays.filter(|w| !is_told(w)).map(|w| Span { from_ns: w.start_ns, to_ns: w.end_ns }).collect()
+}
+
+/// A planned fault is in force by then.
+const APPLIED_WITHIN_NS: u64 = 2_000_000_000;
+
+/// The failures among the requests due in each tenth that are not natural; tenths without any are missing.
+pub(super) fn causes(
+    tenths: &BTreeMap<u64, &Tenth>,
     injections: &Injections,
-) -> BTreeMap<u64, u64> {
-    let mut found = BTreeMap::new();
+    windows: &[FaultWindow],
+) -> BTreeMap<u64, Cause> {
+    let mut found: BTreeMap<u64, Cause> = BTreeMap::new();
     let slack = injections.slack;
     let mut left = injections.by_tenth.clone();
     // By kind and tenth, what has been put down to a fault already.
     let mut matched: BTreeMap<(Failure, u64), u64> = BTreeMap::new();
     for (failure, made_by) in MADE_BY {
-        for (tenth, seen) in tenths.clone() {
-            let of_this = matched.entry((failure, tenth)).or_default();
-            let until = tenth + seen.bad.max().div_ceil(TENTH_NS) + slack;
+        for (tenth, seen) in tenths {
+            let of_this = matched.entry((failure, *tenth)).or_default();
+            let until = ended_by(*tenth, seen) + slack;
             let range = (made_by, tenth.saturating_sub(slack))..=(made_by, until);
             // The earliest first: later ones may still serve later requests.
             while seen.failures[failure as usize] > *of_this
@@ -45,11 +88,54 @@ pub(super) fn injected<'a>(
                 if *count == 0 {
                     left.remove(&at);
                 }
-                *found.entry(tenth).or_default() += taken;
+                found.entry(*tenth).or_default().injected += taken;
             }
         }
     }
+    let held = held(tenths, windows);
+    for (tenth, seen) in tenths {
+        let silent = seen.failures[Failure::Silent as usize];
+        // A fault that was told was met by a request on its connection, as far as there are such.
+        let left = silent - matched.get(&(Failure::Silent, *tenth)).copied().unwrap_or_default();
+        let all = seen.failures.iter().sum::<u64>();
+        let touches = |span: &Span| {
+            span.from_ns / TENTH_NS <= ended_by(*tenth, seen) + slack
+                && span.to_ns.div_ceil(TENTH_NS) + slack > *tenth
+        };
+        let unknown = if injections.missed.iter().any(touches) {
+            all - found.get(tenth).map_or(0, |cause| cause.injected)
+        } else if injections.vague.iter().any(touches) {
+            left
+        } else if held.iter().any(touches) {
+            left.min(seen.queued)
+        } else {
+            0
+        };
+        if unknown > 0 {
+            found.entry(*tenth).or_default().unknown += unknown;
+        }
+    }
     found
+}
+
+/// The tenth in which the last request due in this one had ended.
+fn ended_by(tenth: u64, seen: &Tenth) -> u64 {
+    tenth + seen.bad.max().div_ceil(TENTH_NS)
+}
+
+/// When faults held connections, or a line of requests that they had left was not yet empty.
+fn held(tenths: &BTreeMap<u64, &Tenth>, windows: &[FaultWindow]) -> Vec<Span> {
+    let holds =
+        windows.iter().filter(|window| behaviors_of(&window.behavior).any(|name| HOLDS.contains(&name)));
+    let until_empty = |window: &FaultWindow| {
+        let mut end = window.end_ns.div_ceil(TENTH_NS);
+        // As long as requests are due that wait for a connection until their timeout, the line is that line.
+        while tenths.get(&end).is_some_and(|tenth| tenth.queued > 0) {
+            end += 1;
+        }
+        Span { from_ns: window.start_ns, to_ns: end * TENTH_NS }
+    };
+    holds.map(until_empty).collect()
 }
 
 #[cfg(test)]
@@ -58,6 +144,8 @@ mod tests {
     use super::super::fine::{Second, TENTHS};
     use super::super::sample::{ErrorKind, Outcome};
     use super::*;
+    use crate::scenario::Fault;
+    use std::time::Duration;
 
     /// One second in which requests due in these tenths failed like this, after so many milliseconds.
     fn second(failed: &[(usize, Outcome, u64)]) -> [Tenth; TENTHS] {
@@ -72,7 +160,12 @@ mod tests {
             .iter()
             .map(|(ms, failure, count)| Injection { at_ns: ms * 1_000_000, failure: *failure, count: *count })
             .collect();
-        super::injected((0..).zip(&seconds), &injections).into_iter().collect()
+        of(&seconds, &injections)
+    }
+
+    fn of(seconds: &[Tenth], injections: &Injections) -> Vec<(u64, u64)> {
+        let causes = causes(&(0..).zip(seconds).collect(), injections, &[]);
+        causes.into_iter().map(|(tenth, cause)| (tenth, cause.injected)).collect()
     }
 
     #[test]
@@ -80,8 +173,7 @@ mod tests {
         let seconds = second(&[(1, CUT, 1), (9, CUT, 1)]);
         let mut injections = Injections::told_by_the_second();
         injections.add(Injection { at_ns: 500_000_000, failure: Failure::Cut, count: 3 });
-        let found: Vec<_> = super::injected((0..).zip(&seconds), &injections).into_iter().collect();
-        assert_eq!(found, [(1, 1), (9, 1)]);
+        assert_eq!(of(&seconds, &injections), [(1, 1), (9, 1)]);
     }
 
     const CUT: Outcome = Outcome::Error(ErrorKind::EndedEarly);
@@ -107,5 +199,108 @@ mod tests {
         for (failed, injected, expected, what) in cases {
             assert_eq!(found(failed, injected), expected, "{what}");
         }
+    }
+
+    /// Ten requests in each tenth of a second, which time out after 200 ms; of them so many waited for a connection.
+    fn silent(queued: [u64; TENTHS]) -> [Tenth; TENTHS] {
+        let mut second = Second::default();
+        for (tenth, queued) in queued.into_iter().enumerate() {
+            (0..10).for_each(|_| second.response(tenth, Outcome::Timeout, 200_000_000));
+            (0..queued).for_each(|_| second.queued(tenth));
+        }
+        second.take()
+    }
+
+    fn window(behavior: &str, from_ms: u64, to_ms: u64) -> FaultWindow {
+        let (start_ns, end_ns) = (from_ms * 1_000_000, to_ms * 1_000_000);
+        FaultWindow { behavior: behavior.to_owned(), start_ns, end_ns, ..FaultWindow::default() }
+    }
+
+    /// Injected and not known, by tenth.
+    fn both(tenths: &[Tenth], injections: &Injections, windows: &[FaultWindow]) -> [(u64, u64); TENTHS] {
+        let found = causes(&(0..).zip(tenths).collect(), injections, windows);
+        std::array::from_fn(|tenth| {
+            let cause = found.get(&(tenth as u64)).copied().unwrap_or_default();
+            (cause.injected, cause.unknown)
+        })
+    }
+
+    #[test]
+    fn a_timeout_in_the_line_behind_faults_that_hold_connections_is_not_known() {
+        let line = [0, 0, 0, 4, 6, 9, 9, 3, 0, 7];
+        let of = |behavior| both(&silent(line), &Injections::default(), &[window(behavior, 400, 500)]);
+        // Tenth 3 was waiting still when the rules came; the line they left was empty in tenth 8, and 9 is another's.
+        let unknown = [0, 0, 0, 4, 6, 9, 9, 3, 0, 0].map(|unknown| (0, unknown));
+        for behavior in ["20:delay", "hang", "5:error,10:throttle"] {
+            assert_eq!(of(behavior), unknown, "{behavior}");
+        }
+        assert_eq!(of("blackout"), [(0, 0); TENTHS], "it ends connections, and holds none");
+    }
+
+    #[test]
+    fn what_was_told_was_met_by_those_that_had_a_connection() {
+        let told = [(480, 1), (450, 6)].map(|(ms, count)| Injection {
+            at_ns: ms * 1_000_000,
+            failure: Failure::Silent,
+            count,
+        });
+        let line = [0, 0, 0, 0, 6, 0, 0, 0, 0, 0];
+        let found = both(&silent(line), &told.into_iter().collect(), &[window("delay", 400, 500)]);
+        // The seven serve the first tenth that they can; of the others those that had a connection are natural.
+        assert_eq!(found[1..6], [(7, 0), (0, 0), (0, 0), (0, 6), (0, 0)]);
+    }
+
+    #[test]
+    fn no_timeout_is_natural_while_nobody_said_how_long_requests_were_held() {
+        let mut injections = Injections::default();
+        injections.add(Injection { at_ns: 350_000_000, failure: Failure::Silent, count: 4 });
+        injections.is_vague(Span { from_ns: 300_000_000, to_ns: 400_000_000 });
+        let mut tenths = silent([0; TENTHS]);
+        tenths[3].failures[Failure::Refused as usize] = 5;
+        let found = both(&tenths, &injections, &[]);
+        // Each waited 200 ms, and a tenth is to spare on both sides; refusals are none of it.
+        assert_eq!(found[..6], [(4, 6), (0, 10), (0, 10), (0, 10), (0, 10), (0, 0)]);
+    }
+
+    #[test]
+    fn nothing_is_natural_where_events_were_missed() {
+        let mut injections = Injections::default();
+        injections.add(Injection { at_ns: 350_000_000, failure: Failure::Refused, count: 4 });
+        injections.missed(Span { from_ns: 300_000_000, to_ns: 400_000_000 });
+        let failed = [3, 3, 3, 3, 3, 5, 5].map(|tenth| (tenth, REFUSED, 1));
+        let found = both(&second(&failed), &injections, &[]);
+        assert_eq!((found[3], found[5]), ((4, 1), (0, 0)));
+    }
+
+    #[test]
+    fn of_a_fleet_only_planned_delays_of_a_fixed_time_are_all_told() {
+        let mut plan = Plan::for_target("http://127.0.0.1:1/".parse().unwrap());
+        plan.response_timeout = Duration::from_millis(500);
+        let fault = |behavior: &str, time: &str, at: u64| Fault {
+            proxy: String::new(),
+            behavior: behavior.to_owned(),
+            options: [("delay".to_owned(), [("time".to_owned(), time.to_owned())].into())].into(),
+            at: Duration::from_secs(at),
+            over: Duration::from_secs(1),
+        };
+        plan.faults = vec![
+            fault("1:delay", "250ms", 0),
+            fault("2:delay", "uniform(200ms,249ms)", 10),
+            fault("3:delay", "uniform(200ms,250ms)", 20),
+            fault("4:latency", "normal(1s,10ms)", 30),
+        ];
+        plan.faults[3].options = [("latency".to_owned(), plan.faults[3].options["delay"].clone())].into();
+        let windows = [
+            window("1:delay", 10, 1_000),
+            window("2:delay", 10_000, 11_000),
+            window("3:delay", 20_000, 21_000),
+            window("4:latency", 30_000, 31_000),
+            window("1:delay", 40_000, 41_000),
+            window("5:delay", 50_000, 51_000),
+            window("5:hang", 60_000, 61_000),
+        ];
+        let from: Vec<_> =
+            vague_by_plan(&plan, &windows).iter().map(|span| span.from_ns / 1_000_000_000).collect();
+        assert_eq!(from, [20, 30, 40, 50], "drawn across the half, without end, and twice by hand");
     }
 }

@@ -56,9 +56,24 @@ pub struct Injection {
     pub count: u64,
 }
 
+/// A stretch of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// From the start of the run.
+    pub from_ns: u64,
+    /// From the start of the run.
+    pub to_ns: u64,
+}
+
 /// How many failures were injected when, in tenths of a second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Injections {
+    /// Failures that were injected and are not among these: there were too many to keep.
+    pub(super) not_kept: u64,
+    /// When what was injected is not known at all.
+    pub(super) missed: Vec<Span>,
+    /// When requests may have been held for longer than they waited, without a word of how many.
+    pub(super) vague: Vec<Span>,
     pub(super) by_tenth: BTreeMap<(Failure, u64), u64>,
     /// How many tenths the proxy's time may be from the load's.
     pub(super) slack: u64,
@@ -66,7 +81,7 @@ pub struct Injections {
 
 impl Default for Injections {
     fn default() -> Injections {
-        Injections { by_tenth: BTreeMap::new(), slack: 1 }
+        Injections { not_kept: 0, missed: Vec::new(), vague: Vec::new(), by_tenth: BTreeMap::new(), slack: 1 }
     }
 }
 
@@ -74,6 +89,27 @@ impl Injections {
     /// Those of a proxy that tells once a second.
     pub fn told_by_the_second() -> Injections {
         Injections { slack: TENTHS as u64, ..Injections::default() }
+    }
+
+    /// Says that in this stretch nobody knows what was injected: failures in it that were not told of are not known.
+    pub fn missed(&mut self, span: Span) {
+        self.missed.push(span);
+    }
+
+    /// Says how many more were injected, which were too many to keep.
+    pub fn not_kept(&mut self, count: u64) {
+        self.not_kept += count;
+    }
+
+    /// Whether they are those of a proxy that tells once a second.
+    pub(super) fn is_by_the_second(&self) -> bool {
+        self.slack == TENTHS as u64
+    }
+
+    /// Says that in this stretch a proxy may have held requests until their timeout, nobody knows how many: timeouts in it
+    /// that were not told of are not known.
+    pub fn is_vague(&mut self, span: Span) {
+        self.vague.push(span);
     }
 
     /// Adds `count` of them, evenly over a stretch of the run.
@@ -165,8 +201,11 @@ pub struct Stretch {
     pub ok_per_second: f64,
     /// Requests due in it that failed or timed out.
     pub failed: u64,
-    /// Of the failed, those that a proxy injected; `None` when that is not known.
+    /// Of the failed, those that a proxy injected; `None` when that is not known of any.
     pub injected: Option<u64>,
+    /// Of the failed, those of which it is not known, where it is of others.
+    #[serde(default)]
+    pub unknown: u64,
     /// Response of all, lower bounds among them.
     pub p50: u64,
     /// Response of all, lower bounds among them.
@@ -178,8 +217,8 @@ pub struct Stretch {
 }
 
 impl Stretch {
-    /// Of the failed, those that no proxy injected; `None` when that is not known.
+    /// Of the failed, those that no proxy injected; `None` when that is not known of any.
     pub fn natural(&self) -> Option<u64> {
-        self.injected.map(|injected| self.failed.saturating_sub(injected))
+        self.injected.map(|injected| self.failed.saturating_sub(injected + self.unknown))
     }
 }

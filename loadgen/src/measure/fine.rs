@@ -81,6 +81,24 @@ impl Failure {
     }
 }
 
+/// Times of which a tenth keeps the longest only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Longest {
+    /// Lag of a request that was due in it.
+    Lag,
+    /// The generator's own part of the response of a request that was due in it.
+    Own,
+    /// A turn of a worker's loop that should have come in it was so late.
+    Stall,
+}
+
+impl Longest {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+    /// What the wire can hold: more than two years.
+    const HIGHEST_NS: u64 = (1 << 56) - 1;
+}
+
 /// Latencies in coarse buckets, without the zeros.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coarse {
@@ -163,6 +181,11 @@ pub struct Tenth {
     pub failed: u64,
     /// What became of those due in it that failed, by [`Failure`].
     pub failures: [u64; Failure::COUNT],
+    /// Of the [`Failure::Silent`] among them, those that waited for a connection for half of their time or longer: what
+    /// held the connections made them, not what their own exchange met.
+    pub queued: u64,
+    /// The longest of three times, in nanoseconds, exact: see [`Longest`].
+    pub longest: [u64; Longest::COUNT],
     /// Response of those due in it that were answered well.
     pub good: Coarse,
     /// Response of the others due in it: failed, timed out, or unanswered at the end.
@@ -183,6 +206,10 @@ impl Tenth {
         for (ours, theirs) in self.failures.iter_mut().zip(other.failures) {
             *ours += theirs;
         }
+        self.queued += other.queued;
+        for (ours, theirs) in self.longest.iter_mut().zip(other.longest) {
+            *ours = (*ours).max(theirs);
+        }
         self.good.merge(&other.good);
         self.bad.merge(&other.bad);
     }
@@ -195,7 +222,8 @@ impl Tenth {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        for number in [self.planned, self.ok, self.failed].into_iter().chain(self.failures) {
+        let counts = [self.planned, self.ok, self.failed].into_iter().chain(self.failures);
+        for number in counts.chain([self.queued]).chain(self.longest) {
             push_number(out, number);
         }
         for coarse in [&self.good, &self.bad] {
@@ -215,6 +243,10 @@ impl Tenth {
         let mut tenth = Tenth { planned, ok, failed, ..Tenth::default() };
         for failures in &mut tenth.failures {
             *failures = take_number(bytes)?;
+        }
+        tenth.queued = take_number(bytes)?;
+        for longest in &mut tenth.longest {
+            *longest = take_number(bytes)?;
         }
         for coarse in [&mut tenth.good, &mut tenth.bad] {
             let mut last = None;
@@ -258,14 +290,19 @@ fn take_number(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
 /// A second to record into; nothing is allocated after it was made.
 #[derive(Debug)]
 pub(super) struct Second {
-    counters: [[u32; 3 + Failure::COUNT]; TENTHS],
+    counters: [[u32; 4 + Failure::COUNT]; TENTHS],
+    longest: [[u64; Longest::COUNT]; TENTHS],
     /// Per tenth, the good and then the bad.
     buckets: Box<[u32]>,
 }
 
 impl Default for Second {
     fn default() -> Second {
-        Second { counters: Default::default(), buckets: vec![0; TENTHS * 2 * BUCKETS].into_boxed_slice() }
+        Second {
+            counters: Default::default(),
+            longest: Default::default(),
+            buckets: vec![0; TENTHS * 2 * BUCKETS].into_boxed_slice(),
+        }
     }
 }
 
@@ -286,19 +323,32 @@ impl Second {
     pub(super) fn response(&mut self, tenth: usize, outcome: Outcome, value_ns: u64) {
         let is_good = outcome == Outcome::Ok;
         if let Some(failure) = Failure::of(outcome) {
-            self.counters[tenth][3 + failure as usize] += 1;
+            self.counters[tenth][4 + failure as usize] += 1;
         }
         self.buckets[(tenth * 2 + usize::from(!is_good)) * BUCKETS + bucket_of(value_ns)] += 1;
+    }
+
+    /// A request that was due in this tenth timed out, and waited for a connection for half of its time or longer.
+    pub(super) fn queued(&mut self, tenth: usize) {
+        self.counters[tenth][3] += 1;
+    }
+
+    /// One of the times of which the longest is kept.
+    pub(super) fn longest(&mut self, tenth: usize, which: Longest, value_ns: u64) {
+        let longest = &mut self.longest[tenth][which as usize];
+        *longest = (*longest).max(value_ns.min(Longest::HIGHEST_NS));
     }
 
     /// Hands over and forgets what was recorded; the memory stays.
     pub(super) fn take(&mut self) -> [Tenth; TENTHS] {
         let taken = std::array::from_fn(|tenth| {
-            let [planned, ok, failed, failures @ ..] = self.counters[tenth].map(u64::from);
+            let [planned, ok, failed, queued, failures @ ..] = self.counters[tenth].map(u64::from);
             let at = |part: usize| &self.buckets[(tenth * 2 + part) * BUCKETS..][..BUCKETS];
-            Tenth { planned, ok, failed, failures, good: Coarse::of(at(0)), bad: Coarse::of(at(1)) }
+            let (longest, good, bad) = (self.longest[tenth], Coarse::of(at(0)), Coarse::of(at(1)));
+            Tenth { planned, ok, failed, failures, queued, longest, good, bad }
         });
         self.counters = Default::default();
+        self.longest = Default::default();
         self.buckets.fill(0);
         taken
     }
@@ -327,10 +377,14 @@ mod tests {
         second.ended(4, Outcome::Error(ErrorKind::Status5xx));
         second.response(3, Outcome::Ok, 5_000_000);
         second.response(3, Outcome::Error(ErrorKind::Status5xx), 90_000_000);
+        second.queued(5);
+        [7, 9, 8].into_iter().for_each(|ns| second.longest(5, Longest::Own, ns));
+        second.longest(5, Longest::Stall, u64::MAX);
         let taken = second.take();
         assert_eq!((taken[3].planned, taken[3].good.count(), taken[3].bad.count()), (1, 1, 1));
         assert_eq!((taken[4].ok, taken[4].failed, taken[3].failures), (1, 2, [1, 0, 0, 0]));
         assert_eq!(taken[3].response().count_above(50_000_000), 1);
+        assert_eq!((taken[5].queued, taken[5].longest), (1, [0, 9, Longest::HIGHEST_NS]));
         assert!(second.take().iter().all(Tenth::is_empty));
     }
 

@@ -33,8 +33,8 @@ mod summary;
 mod verdict;
 
 pub use facts::{Environment, NodeReport, RunFacts, Shortages, WorkerUse};
-pub use faults::{Around, FaultWindow, Faults, Injected, Injection, Injections, Stretch};
-pub use fine::{Coarse, Failure, TENTH_NS, TENTHS, Tenth};
+pub use faults::{Around, FaultWindow, Faults, Injected, Injection, Injections, Span, Stretch};
+pub use fine::{Coarse, Failure, Longest, TENTH_NS, TENTHS, Tenth};
 pub use histogram::{
     DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 
-use super::fine::{Second, TENTH_NS, TENTHS};
+use super::fine::{Longest, Second, TENTH_NS, TENTHS};
 use super::histogram::Histogram;
 use super::interval::{Counts, Interval, Timeline};
 use super::sample::{Outcome, OutcomeClass, Sample};
@@ -109,9 +109,14 @@ impl Recorder {
         let Sample { due, ready, sent, done, seen_late, outcome, warm_up } = *sample;
         let Some(at) = self.ended(due, done, outcome, warm_up) else { return };
         self.record_at(at, SERVICE + outcome.class() as usize, nanos(sent, done));
-        self.record_at(at, LAG, nanos(due, sent));
+        self.lag(at, due, nanos(due, sent));
+        // From due to ready the target held all connections.
+        if outcome == Outcome::Timeout && nanos(due, ready) >= nanos(due, done).div_ceil(2) {
+            let tenth = self.tenth(due);
+            self.fine_at(at).queued(tenth);
+        }
         let seen_late = seen_late.min(done.since(sent));
-        self.own_part(at, nanos(ready, sent) + as_nanos(seen_late));
+        self.own_part(at, due, nanos(ready, sent) + as_nanos(seen_late));
     }
 
     /// A request found no connection until its timeout: attempted, and so counted as sent. It is in `response` and
@@ -121,9 +126,13 @@ impl Recorder {
         let at = self.ended(due, now, Outcome::Timeout, warm_up);
         self.slot(now).interval.timeouts_without_connection += 1;
         if at.is_some() {
-            let at = self.slot_index(due);
-            self.record_at(at, LAG, nanos(due, now));
-            self.own_part(at, as_nanos(own.min(now.since(due))));
+            let (at, tenth) = (self.slot_index(due), self.tenth(due));
+            // Else it was the generator that held it back.
+            if own <= now.since(due) / 2 {
+                self.fine_at(at).queued(tenth);
+            }
+            self.lag(at, due, nanos(due, now));
+            self.own_part(at, due, as_nanos(own.min(now.since(due))));
         }
     }
 
@@ -159,8 +168,16 @@ impl Recorder {
         Some(due_at)
     }
 
-    fn own_part(&mut self, at: usize, own_ns: u64) {
+    fn lag(&mut self, at: usize, due: Instant, lag_ns: u64) {
+        self.record_at(at, LAG, lag_ns);
+        let tenth = self.tenth(due);
+        self.fine_at(at).longest(tenth, Longest::Lag, lag_ns);
+    }
+
+    fn own_part(&mut self, at: usize, due: Instant, own_ns: u64) {
         self.record_at(at, OWN_LAG, own_ns);
+        let tenth = self.tenth(due);
+        self.fine_at(at).longest(tenth, Longest::Own, own_ns);
         if own_ns >= TOUCHED_FROM_NS {
             self.slots[at].interval.own.requests_touched += 1;
         }
@@ -169,10 +186,13 @@ impl Recorder {
     /// A turn of the loop that should have come at `asked` came late by `by`.
     pub fn late_turn(&mut self, asked: Instant, by: Duration) {
         let by_ns = as_nanos(by);
-        let own = &mut self.slot(asked).interval.own;
+        let at = self.slot_index(asked);
+        let own = &mut self.slots[at].interval.own;
         own.stall_max_ns = own.stall_max_ns.max(by_ns);
         if by_ns >= STALL_FROM_NS {
             own.stall_ns += by_ns;
+            let tenth = self.tenth(asked);
+            self.fine_at(at).longest(tenth, Longest::Stall, by_ns);
         }
     }
 

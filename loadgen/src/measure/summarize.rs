@@ -1,13 +1,13 @@
 //! How a summary is made: merged seconds in, figures out. Every percentile comes from merged counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::around::{Tenths, look_around};
 use super::cause;
 use super::facts::{NodeReport, RunFacts, Shortages};
 use super::faults::{FaultWindow, Injected};
-use super::fine::{TENTH_NS, TENTHS};
+use super::fine::{Longest, TENTH_NS, TENTHS, Tenth};
 use super::growth::growth;
 use super::histogram::Distribution;
 use super::interval::{Counts, Timeline};
@@ -17,7 +17,7 @@ use super::sample::{ErrorKind, OutcomeClass};
 use super::summary::{
     Causes, CurvePoint, ErrorCount, NodeSummary, OwnSummary, Second, Series, SloResult, Summary, TenthSummary,
 };
-use super::verdict::thresholds::WORKER_BUSY_KNOWN_FROM;
+use super::verdict::thresholds::{STALL_FROM_NS, WORKER_BUSY_KNOWN_FROM};
 use super::verdict::{Signals, judge};
 use crate::scenario::{Cause, Load, Metric, OnNodeLoss, Pace, Plan, Replies, SeriesName, Slo, Stop};
 
@@ -78,16 +78,25 @@ impl Summary {
         });
         let mut windows = facts.faults.windows;
         let tenths: BTreeMap<_, _> = timeline.tenths().collect();
-        let injected = match &facts.faults.injected {
+        let by_tenth = match &facts.faults.injected {
             Injected::Known(injections) => {
-                Some(cause::injected(tenths.iter().map(|(number, tenth)| (*number, *tenth)), injections))
+                let mut injections = injections.clone();
+                if injections.is_by_the_second() {
+                    cause::vague_by_plan(&facts.plan, &windows)
+                        .into_iter()
+                        .for_each(|span| injections.is_vague(span));
+                }
+                Some(cause::causes(&tenths, &injections, &windows))
             }
             _ => None,
         };
-        let causes = causes(&counts, injected.as_ref(), facts.faults.injected.unknown_because());
+        let mut causes = causes(&counts, by_tenth.as_ref(), facts.faults.injected.unknown_because());
+        if let Injected::Known(injections) = &facts.faults.injected {
+            causes.not_kept = injections.not_kept;
+        }
         let first = nanos(window.warm_up).div_ceil(TENTH_NS);
         let measured = first..first + nanos(window.measured).div_ceil(TENTH_NS);
-        look_around(&mut windows, &Tenths { all: tenths, injected, measured });
+        look_around(&mut windows, &Tenths { all: tenths, causes: by_tenth, measured });
         let good = [timeline.response_of(OutcomeClass::Ok), timeline.service_of(OutcomeClass::Ok)];
         let figures =
             Figures { all: &distributions, good: &good, counts: &counts, causes: &causes, ok_per_second };
@@ -371,10 +380,11 @@ impl Figures<'_> {
         let all = error + timeout + censored + dropped;
         let ratio = |count: u64| count as f64 / planned.max(1) as f64;
         // From the least to the most that it can be: the same when it is known.
+        let unknown = self.causes.unknown;
         let (least, most) = match (cause, self.causes.injected) {
             (Cause::Any, _) => (all, all),
-            (Cause::Natural, Some(injected)) => (all - injected, all - injected),
-            (Cause::Injected, Some(injected)) => (injected, injected),
+            (Cause::Natural, Some(injected)) => (all - injected - unknown, all - injected),
+            (Cause::Injected, Some(injected)) => (injected, injected + unknown),
             // What is never sent or never answered is no injected failure.
             (Cause::Natural, None) => (censored + dropped, all),
             (Cause::Injected, None) => (0, error + timeout),
@@ -394,32 +404,62 @@ impl Figures<'_> {
 }
 
 /// Failures and timeouts by who made them.
-fn causes(counts: &Counts, injected: Option<&BTreeMap<u64, u64>>, unknown: Option<&'static str>) -> Causes {
+fn causes(
+    counts: &Counts,
+    by_tenth: Option<&BTreeMap<u64, cause::Cause>>,
+    unknown_because: Option<&'static str>,
+) -> Causes {
     let failed = counts.error + counts.timeout;
-    let injected = injected.map(|injected| injected.values().sum::<u64>().min(failed));
+    let cause = by_tenth.map(|by_tenth| {
+        let mut sum = cause::Cause::default();
+        by_tenth.values().for_each(|cause| sum.add(*cause));
+        sum
+    });
     // Of no failure, none is injected.
-    let injected = injected.or((failed == 0).then_some(0));
-    let unknown_because = if injected.is_none() { unknown.map(str::to_owned) } else { None };
-    Causes { injected, natural: injected.map(|injected| failed - injected), unknown_because }
+    let cause = cause.or((failed == 0).then(cause::Cause::default));
+    let Some(cause) = cause else {
+        return Causes { unknown_because: unknown_because.map(str::to_owned), ..Causes::default() };
+    };
+    let injected = cause.injected.min(failed);
+    let unknown = cause.unknown.min(failed - injected);
+    Causes {
+        injected: Some(injected),
+        natural: Some(failed - injected - unknown),
+        unknown,
+        not_kept: 0,
+        unknown_because: (unknown > 0).then(|| UNKNOWN_BECAUSE.to_owned()),
+    }
 }
+
+/// Why it is not known of some failures when it is of others.
+const UNKNOWN_BECAUSE: &str =
+    "a fault may have held them or the connections that they waited for, or was not told of";
 
 /// Tenths before and after a window that the chart shows.
 const TENTHS_AROUND: u64 = 30;
-/// Tenths that a summary keeps: five minutes around windows.
+/// Tenths before and after a stall of the generator that the chart shows.
+const TENTHS_AROUND_STALL: u64 = 10;
+/// Tenths that a summary keeps: five minutes around windows and stalls.
 const TENTHS_MAX: usize = 3_000;
 
 fn tenths_around(timeline: &Timeline, windows: &[FaultWindow]) -> Vec<TenthSummary> {
-    let is_near = |tenth: u64| {
-        let near = |window: &FaultWindow| {
-            let recovery = window.around.as_ref().and_then(|around| around.recovery_ns).unwrap_or(0);
-            let from = (window.start_ns / TENTH_NS).saturating_sub(TENTHS_AROUND);
-            let to = (window.end_ns.saturating_add(recovery)).div_ceil(TENTH_NS) + TENTHS_AROUND;
-            // Whole seconds: a chart has either a second or its tenths.
-            let second = |tenth: u64| tenth / TENTHS as u64;
-            (second(from)..=second(to)).contains(&second(tenth))
-        };
-        windows.iter().any(near)
+    let of_window = |window: &FaultWindow| {
+        let recovery = window.around.as_ref().and_then(|around| around.recovery_ns).unwrap_or(0);
+        let from = (window.start_ns / TENTH_NS).saturating_sub(TENTHS_AROUND);
+        (from, (window.end_ns.saturating_add(recovery)).div_ceil(TENTH_NS) + TENTHS_AROUND)
     };
+    let of_stall = |(number, tenth): (u64, &Tenth)| {
+        let stall_ns = tenth.longest[Longest::Stall as usize];
+        let from = number.saturating_sub(TENTHS_AROUND_STALL);
+        (stall_ns >= STALL_FROM_NS)
+            .then(|| (from, number + stall_ns.div_ceil(TENTH_NS) + TENTHS_AROUND_STALL))
+    };
+    // Whole seconds: a chart has either a second or its tenths.
+    let second = |tenth: u64| tenth / TENTHS as u64;
+    let last = timeline.intervals().last().map_or(0, |interval| u64::from(interval.second));
+    let near = windows.iter().map(of_window).chain(timeline.tenths().filter_map(of_stall));
+    let near: BTreeSet<u64> = near.flat_map(|(from, to)| second(from)..=second(to).min(last)).collect();
+    let is_near = |tenth: u64| near.contains(&second(tenth));
     let near = timeline.tenths().filter(|(number, _)| is_near(*number)).take(TENTHS_MAX);
     near.map(|(number, tenth)| {
         let response = tenth.response();
@@ -432,6 +472,9 @@ fn tenths_around(timeline: &Timeline, windows: &[FaultWindow]) -> Vec<TenthSumma
             p50: response.quantile(Quantile::P50),
             p99: response.quantile(Quantile::P99),
             max: response.max(),
+            lag_max: tenth.longest[Longest::Lag as usize],
+            own_max: tenth.longest[Longest::Own as usize],
+            own_stall_max: tenth.longest[Longest::Stall as usize],
         }
     })
     .collect()

@@ -179,11 +179,17 @@ impl Series {
 /// Failures and timeouts by who made them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Causes {
-    /// Injected by a proxy; `None` when that is not known.
+    /// Injected by a proxy; `None` when that is not known of any.
     pub injected: Option<u64>,
-    /// Not injected; `None` when that is not known.
+    /// Not injected; `None` when that is not known of any.
     pub natural: Option<u64>,
-    /// Why it is not known.
+    /// Of which it is not known, where it is of others: the three add up to all.
+    #[serde(default)]
+    pub unknown: u64,
+    /// Injected faults that were too many to keep; failures at their time are not known.
+    #[serde(default)]
+    pub not_kept: u64,
+    /// Why it is not known of any, or of these.
     pub unknown_because: Option<String>,
 }
 
@@ -295,6 +301,16 @@ pub struct TenthSummary {
     pub p99: u64,
     /// Response.
     pub max: u64,
+    /// Lag; exact.
+    #[serde(default)]
+    pub lag_max: u64,
+    /// The generator's own part of the response; exact.
+    #[serde(default)]
+    pub own_max: u64,
+    /// The longest time by which a turn of a worker's loop that should have come in it came late; 0 if it is below
+    /// [`STALL_FROM_NS`](super::thresholds::STALL_FROM_NS).
+    #[serde(default)]
+    pub own_stall_max: u64,
 }
 
 /// What became of an objective.

@@ -131,6 +131,10 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
     if let Some(causes) = causes(summary) {
         let _ = writeln!(out, "          {causes}");
     }
+    if summary.causes.not_kept > 0 {
+        let not_kept = count(summary.causes.not_kept);
+        let _ = writeln!(out, "          {not_kept} injected faults were too many to keep");
+    }
     faults(&mut out, &summary.faults);
     if summary.nodes.len() > 1 {
         cut(&mut out, &summary.nodes, |node| {
@@ -191,12 +195,18 @@ fn causes(summary: &Summary) -> Option<String> {
     let causes = &summary.causes;
     match (causes.injected, causes.natural, &causes.unknown_because) {
         _ if failed == 0 => None,
-        (Some(injected), Some(natural), _) => Some(format!(
-            "of {} failed: {} injected, {} natural",
-            count(failed),
-            count(injected),
-            count(natural)
-        )),
+        (Some(injected), Some(natural), why) => {
+            let unknown = match why {
+                Some(why) if causes.unknown > 0 => format!(", {} not known: {why}", count(causes.unknown)),
+                _ => String::new(),
+            };
+            Some(format!(
+                "of {} failed: {} injected, {} natural{unknown}",
+                count(failed),
+                count(injected),
+                count(natural)
+            ))
+        }
         (_, _, Some(why)) => Some(format!("injected or natural: not known, {why}")),
         _ => None,
     }
@@ -245,7 +255,11 @@ fn stretch_row(out: &mut String, name: &str, stretch: &Stretch) {
     }
     let causes = match (stretch.injected, stretch.natural()) {
         (Some(injected), Some(natural)) if stretch.failed > 0 => {
-            format!(" ({} injected, {} natural)", count(injected), count(natural))
+            let unknown = match stretch.unknown {
+                0 => String::new(),
+                unknown => format!(", {} not known", count(unknown)),
+            };
+            format!(" ({} injected, {} natural{unknown})", count(injected), count(natural))
         }
         _ => String::new(),
     };

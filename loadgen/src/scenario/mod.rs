@@ -3,6 +3,7 @@
 //! Text is checked once, here. A [`Plan`] that passed [`Plan::validate`] needs no further checks; it
 //! travels to other nodes as JSON and is validated again on arrival, because the wire is text too.
 
+mod held;
 mod idle;
 mod model;
 mod parse;
@@ -11,6 +12,7 @@ mod target;
 pub mod units;
 mod written;
 
+pub use held::{behaviors_of, is_cause};
 pub use idle::check_idle;
 pub use model::{
     BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Reuse, Step, Stop,

@@ -63,8 +63,11 @@ impl Watched {
     fn on(&mut self, mut batch: WatchEventsResponse) {
         let ours = |at_ns: u64| self.clock.to_controller(Instant::from_nanos(at_ns)).as_nanos();
         batch.events.iter_mut().for_each(|event| event.monotonic_ns = ours(event.monotonic_ns));
-        self.heard_ns = ours(batch.monotonic_ns);
-        self.lost = self.lost.max(batch.lost);
+        let before_ns = std::mem::replace(&mut self.heard_ns, ours(batch.monotonic_ns));
+        if batch.lost > self.lost {
+            self.lost = batch.lost;
+            self.story.missed(before_ns, self.heard_ns);
+        }
         let room = EVENTS_MAX - self.events.len();
         batch.events.iter().for_each(|event| self.story.on(event));
         self.events.extend(batch.events.into_iter().take(room));
@@ -75,11 +78,11 @@ impl Watched {
 pub struct PlannedFault(String);
 
 impl Via {
-    /// Connects to a proxy's API and begins to watch.
+    /// Connects to a proxy's API and begins to watch, for a load that waits `timeout` for each reply.
     ///
     /// # Errors
     /// When nobody answers there, or does not let us in.
-    pub async fn connect(api: &str, access: &AccessArgs) -> anyhow::Result<Via> {
+    pub async fn connect(api: &str, access: &AccessArgs, timeout: Duration) -> anyhow::Result<Via> {
         comes_up(api).await;
         let hint = format!("start one with `fracas proxy … --api {api}`");
         let mut client = ProxyServiceClient::new(client::connect(api, access, "proxy", &hint).await?);
@@ -98,7 +101,8 @@ impl Via {
         let mut stream = client.watch_events(watch).await.map_err(client::error)?.into_inner();
         // The first message says that the stream stands: what is listed now and what it tells leave no gap.
         let first = stream.message().await.map_err(client::error)?;
-        let mut watched = Watched { clock: clock(&client).await?, ..Watched::default() };
+        let story = Story::of_load(timeout);
+        let mut watched = Watched { clock: clock(&client).await?, story, ..Watched::default() };
         for proxy in list(&client).await? {
             watched.story.begin(&proxy);
         }
@@ -211,9 +215,8 @@ impl Via {
         }
         let ran_ns = u64::try_from(ran_for.as_nanos()).unwrap_or(u64::MAX);
         let is_on_the_way = |listen: &str| listen.parse().is_ok_and(|listen| plan.target.may_lead_to(listen));
-        let timeout_ns = u64::try_from(plan.response_timeout.as_nanos()).unwrap_or(u64::MAX);
         let stats = stats.unwrap_or_default();
-        let faults = watched.story.faults(start.as_nanos(), ran_ns, timeout_ns, is_on_the_way, &stats);
+        let faults = watched.story.faults(start.as_nanos(), ran_ns, is_on_the_way, &stats);
         (faults, watched.events.iter().map(|event| line(event, start.as_nanos())).collect())
     }
 }

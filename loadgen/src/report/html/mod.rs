@@ -257,7 +257,8 @@ fn requests(out: &mut String, summary: &Summary) {
         );
     }
     if let (Some(injected), Some(natural)) = (summary.causes.injected, summary.causes.natural) {
-        if injected + natural > 0 {
+        let unknown = summary.causes.unknown;
+        if injected + natural + unknown > 0 {
             for (name, value) in [("injected", injected), ("natural", natural)] {
                 let share = percent(value, c.sent);
                 let _ = writeln!(
@@ -266,12 +267,28 @@ fn requests(out: &mut String, summary: &Summary) {
                     count(value)
                 );
             }
+            if let Some(why) = &summary.causes.unknown_because {
+                let _ = writeln!(
+                    table,
+                    "<tr><th scope=\"row\">of these not known</th><td>{}</td><td class=\"l note wrap\">{}: {}</td></tr>",
+                    count(unknown),
+                    percent(unknown, c.sent),
+                    escape(why)
+                );
+            }
         }
     } else if let Some(why) = &summary.causes.unknown_because {
         let _ = writeln!(
             table,
             "<tr><th scope=\"row\">injected, natural</th><td>not known</td><td class=\"l note wrap\">{}</td></tr>",
             escape(why)
+        );
+    }
+    if summary.causes.not_kept > 0 {
+        let _ = writeln!(
+            table,
+            "<tr><th scope=\"row\">injected, not kept</th><td>{}</td><td class=\"l note wrap\">too many: failures at their time are not known</td></tr>",
+            count(summary.causes.not_kept)
         );
     }
     for (name, value) in [

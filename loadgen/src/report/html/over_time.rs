@@ -8,12 +8,16 @@ use std::fmt::Write;
 use super::super::format::{count, latency, seconds};
 use super::chart::{Band, Chart, Line, Point, Scale};
 use super::escape;
-use crate::measure::{Second, Summary, TENTHS, TenthSummary};
+use crate::measure::{Second, Summary, TENTH_NS, TENTHS, TenthSummary};
 
 /// In a run of more seconds a tenth is too narrow to be seen beside the rest.
 const FINE_SECONDS_MAX: u32 = 120;
 /// Windows of a long run that have charts of their own.
 const ZOOMS_MAX: usize = 3;
+/// How far before and after the longest stall of a long run its chart goes, in seconds.
+const STALL_AROUND: f64 = 1.0;
+/// Charts of which the tenths know the longest alone.
+const OWN_CHARTS: [&str; 3] = ["lag", "own", "stall"];
 /// How far before and after its window such a chart goes, in seconds.
 const ZOOM_AROUND: f64 = 3.0;
 
@@ -25,7 +29,7 @@ pub(super) fn charts(out: &mut String, summary: &Summary) {
     let has_lag = summary.planned_per_second.is_some() || summary.lag.max > 0;
     all.extend(has_lag.then(|| view.lag()));
     let has_own = summary.seconds.iter().any(|second| second.own_max > 0 || second.own_stall_max > 0);
-    all.extend(has_own.then(|| view.own()));
+    all.extend(has_own.then(|| view.own("own")));
     if !is_short {
         for (index, window) in summary.faults.iter().take(ZOOMS_MAX).enumerate() {
             let (from, to) = (window.start_ns as f64 / 1e9, window.end_ns as f64 / 1e9);
@@ -46,12 +50,31 @@ pub(super) fn charts(out: &mut String, summary: &Summary) {
             all.push(chart);
         }
     }
+    let stalled = summary.tenths.iter().filter(|tenth| tenth.own_stall_max > 0);
+    if let Some(worst) = stalled.max_by_key(|tenth| tenth.own_stall_max).filter(|_| !is_short) {
+        let from = worst.tenth as f64 / TENTHS as f64;
+        let to = from + worst.own_stall_max as f64 / 1e9;
+        let view = View {
+            summary,
+            from: (from - STALL_AROUND).max(0.0),
+            to: (to + STALL_AROUND).min(f64::from(end)),
+            is_fine: true,
+        };
+        let mut chart = view.own("stall");
+        chart.title = format!("The generator around its longest stall, {}", seconds(worst.tenth * TENTH_NS));
+        all.push(chart);
+    }
     for chart in all {
         let title = escape(&chart.title);
         let _ = writeln!(out, "<section><h2>{title}</h2>");
         super::scrolling(out, &format!("Chart: {title}"), &chart.svg());
         if chart.x == Scale::Time && chart.is_fine {
-            out.push_str("<p class=\"caption\">Around fault windows each step is a tenth of a second, elsewhere a second.</p>\n");
+            out.push_str("<p class=\"caption\">Around fault windows and stalls of the generator each step is a tenth of a second, elsewhere a second");
+            out.push_str(if OWN_CHARTS.contains(&chart.id) {
+                "; p99 is a second’s everywhere.</p>\n"
+            } else {
+                ".</p>\n"
+            });
         } else if chart.x == Scale::Time && !summary.tenths.is_empty() {
             // Where other charts have tenths, an effect must not seem to stand before its cause.
             out.push_str("<p class=\"caption\">Each step is a second: what began within it is drawn from its start.</p>\n");
@@ -138,24 +161,37 @@ impl View<'_> {
     }
 
     fn lag(&self) -> Chart {
-        let lines: [(_, _, OfSecond); 2] = [
-            ("max", "c", |s| (s.samples > 0).then_some(s.lag_max as f64)),
-            ("p99", "a", |s| (s.samples > 0).then_some(s.lag_p99 as f64)),
+        let lines = [
+            self.line(
+                "max",
+                "c",
+                |s| (s.samples > 0).then_some(s.lag_max as f64),
+                Some(|t| (t.samples > 0).then_some(t.lag_max as f64)),
+            ),
+            self.line("p99", "a", |s| (s.samples > 0).then_some(s.lag_p99 as f64), None),
         ];
-        let lines = lines.map(|(name, class, second)| self.line(name, class, second, None));
         let title = "Lag over time: how late requests were sent";
-        Chart { is_fine: false, ..self.chart("lag", title, Scale::LatencyLog, lines.into()) }
+        self.chart("lag", title, Scale::LatencyLog, lines.into())
     }
 
-    fn own(&self) -> Chart {
-        let lines: [(_, _, OfSecond); 3] = [
-            ("stood still", "c", |s| (s.own_stall_max > 0).then_some(s.own_stall_max as f64)),
-            ("max", "d", |s| (s.samples > 0).then_some(s.own_max as f64)),
-            ("p99", "a", |s| (s.samples > 0).then_some(s.own_p99 as f64)),
+    fn own(&self, id: &'static str) -> Chart {
+        let lines = [
+            self.line(
+                "stood still",
+                "c",
+                |s| (s.own_stall_max > 0).then_some(s.own_stall_max as f64),
+                Some(|t| (t.own_stall_max > 0).then_some(t.own_stall_max as f64)),
+            ),
+            self.line(
+                "max",
+                "d",
+                |s| (s.samples > 0).then_some(s.own_max as f64),
+                Some(|t| (t.samples > 0).then_some(t.own_max as f64)),
+            ),
+            self.line("p99", "a", |s| (s.samples > 0).then_some(s.own_p99 as f64), None),
         ];
-        let lines = lines.map(|(name, class, second)| self.line(name, class, second, None));
         let title = "The generator’s own part of the response, and how long it stood still";
-        Chart { is_fine: false, ..self.chart("own", title, Scale::LatencyLog, lines.into()) }
+        self.chart(id, title, Scale::LatencyLog, lines.into())
     }
 
     fn chart(&self, id: &'static str, title: &str, y: Scale, lines: Vec<Line>) -> Chart {

@@ -11,28 +11,44 @@ pub(super) fn windows(out: &mut String, summary: &Summary) {
         return;
     }
     out.push_str("<section><h2>Fault windows</h2>\n");
-    let mut table = String::from(
-        "<table><thead><tr><th>from</th><th>to</th><th class=\"l\">proxy</th><th class=\"l\">behavior</th><th>injected</th><th>of seen</th><th>done − asked p50</th><th>p99</th><th>p99 back after</th></tr></thead><tbody>\n",
-    );
+    // A controller is not told how many exchanges were looked at, nor how exact delays were.
+    let has_seen = summary.faults.iter().any(|fault| fault.seen.is_some());
+    let has_accuracy = summary.faults.iter().any(|fault| fault.accuracy_p50_ns.is_some());
+    let mut table = String::from("<table><thead><tr>");
+    let mut heads = vec!["from", "to", "proxy", "behavior", "injected"];
+    heads.extend(has_seen.then_some("of seen"));
+    heads.extend(has_accuracy.then_some(["done − asked p50", "p99"]).into_iter().flatten());
+    heads.push("p99 back after");
+    for head in heads {
+        let class = if ["proxy", "behavior"].contains(&head) { " class=\"l\"" } else { "" };
+        let _ = write!(table, "<th{class}>{head}</th>");
+    }
+    table.push_str("</tr></thead><tbody>\n");
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
     for fault in &summary.faults {
-        let _ = writeln!(
+        let _ = write!(
             table,
-            "<tr><td>{}</td><td>{}</td><td class=\"l\">{}</td><td class=\"l\"><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td class=\"l\">{}</td><td class=\"l\"><code>{}</code></td>",
             seconds(fault.start_ns),
             seconds(fault.end_ns),
             escape(&fault.proxy),
-            escape(&fault.behavior),
-            or_dash(fault.injected.map(count)),
-            or_dash(fault.seen.map(count)),
-            or_dash(fault.accuracy_p50_ns.map(latency)),
-            or_dash(fault.accuracy_p99_ns.map(latency)),
-            recovery(fault.around.as_ref())
+            escape(&fault.behavior)
         );
+        let mut cells = vec![or_dash(fault.injected.map(count))];
+        cells.extend(has_seen.then(|| or_dash(fault.seen.map(count))));
+        let accuracy = || [fault.accuracy_p50_ns, fault.accuracy_p99_ns].map(|ns| or_dash(ns.map(latency)));
+        cells.extend(has_accuracy.then(accuracy).into_iter().flatten());
+        cells.push(recovery(fault.around.as_ref()));
+        cells.iter().for_each(|cell| _ = write!(table, "<td>{cell}</td>"));
+        table.push_str("</tr>\n");
     }
     table.push_str("</tbody></table>\n");
     scrolling(out, "Fault windows", &table);
-    out.push_str("<p class=\"caption\">A window lasts from the instant at which its rules applied to the instant at which they were lifted or their lease ended, on the run’s own clock. Done − asked: how far injected delays were from what was asked for.</p>\n");
+    out.push_str("<p class=\"caption\">A window lasts from the instant at which its rules applied to the instant at which they were lifted or their lease ended, on the run’s own clock.");
+    if has_accuracy {
+        out.push_str(" Done − asked: how far injected delays were from what was asked for.");
+    }
+    out.push_str("</p>\n");
     around(out, &summary.faults);
     out.push_str("</section>\n");
 }
@@ -52,12 +68,12 @@ fn around(out: &mut String, faults: &[FaultWindow]) {
         return;
     }
     let mut table = String::from(
-        "<table><thead><tr><th>before, during, after</th><th>from</th><th>to</th><th>due</th><th>good replies</th><th>failed</th><th>injected</th><th>natural</th><th>p50</th><th>p95</th><th>p99</th><th>p99 if ok</th></tr></thead>\n",
+        "<table><thead><tr><th>before, during, after</th><th>from</th><th>to</th><th>due</th><th>good replies</th><th>failed</th><th>injected</th><th>natural</th><th>not known</th><th>p50</th><th>p95</th><th>p99</th><th>p99 if ok</th></tr></thead>\n",
     );
     for fault in faults {
         let Some(around) = &fault.around else { continue };
         let name = format!("{} on {}", escape(&fault.behavior), escape(&fault.proxy));
-        let _ = writeln!(table, "<tbody><tr class=\"main\"><td class=\"l\" colspan=\"12\">{name}</td></tr>");
+        let _ = writeln!(table, "<tbody><tr class=\"main\"><td class=\"l\" colspan=\"13\">{name}</td></tr>");
         for (part, stretch) in
             [("before", &around.before), ("during", &around.during), ("after", &around.after)]
         {
@@ -79,7 +95,7 @@ fn row(out: &mut String, part: &str, stretch: &Stretch) {
         count(stretch.due)
     );
     if stretch.due == 0 {
-        out.push_str(&"<td>–</td>".repeat(8));
+        out.push_str(&"<td>–</td>".repeat(9));
         out.push_str("</tr>\n");
         return;
     }
@@ -87,12 +103,13 @@ fn row(out: &mut String, part: &str, stretch: &Stretch) {
     let if_ok = if stretch.ok > 0 { latency(stretch.ok_p99) } else { "–".to_owned() };
     let _ = writeln!(
         out,
-        "<td>{}</td><td>{} <small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{if_ok}</td></tr>",
+        "<td>{}</td><td>{} <small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{if_ok}</td></tr>",
         rate(stretch.ok_per_second),
         count(stretch.failed),
         percent(stretch.failed, stretch.due),
         or_unknown(stretch.injected),
         or_unknown(stretch.natural()),
+        count(if stretch.injected.is_some() { stretch.unknown } else { stretch.failed }),
         latency(stretch.p50),
         latency(stretch.p95),
         latency(stretch.p99)
