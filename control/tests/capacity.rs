@@ -81,6 +81,7 @@ fn a_search_says_what_it_does_and_a_signal_ends_it_with_what_it_knows() {
             ["capacity at least 10/s: the search was interrupted", "so far: the search was interrupted"];
         assert!(says.iter().any(|part| text.contains(part)), "{signal}: {text}");
         assert!(text.contains("10/s  "), "its table: {text}");
+        assert!(!text.contains("nothing was measured"), "{text}");
     }
 }
 
@@ -90,15 +91,63 @@ fn a_search_has_a_bound() {
     let origin = Origin::start(OriginSettings { listen, ..OriginSettings::default() }).unwrap();
     let url = format!("http://{}/", origin.local_addr());
     let output = Command::new(FRACAS)
-        .args(["capacity", &url, "--slo", "p99<10s", "--probe", "1s", "--warm-up", "0s", "--max-time", "1s"])
+        .args(["capacity", &url, "--slo", "p99<10s", "--probe", "1s", "--warm-up", "0s", "--max-time", "2s"])
         .args(["--json"])
         .output()
         .unwrap();
-    // Not one probe fits into it.
+    // One probe fits into it, and no second one.
     assert_eq!(output.status.code(), Some(111));
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (answer["end"].as_str(), answer["probes"].as_array().unwrap().len()),
-        (Some("out_of_time"), 0)
+        (Some("out_of_time"), 1)
     );
+    // Where not even one fits, that is said before anything is sent.
+    let output = Command::new(FRACAS)
+        .args(["capacity", &url, "--slo", "p99<10s", "--probe", "1s", "--warm-up", "0s", "--max-time", "1s"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("--max-time 1 s ends before the first probe, which takes 1.05 s"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn a_search_that_is_stopped_in_its_first_probe_shows_what_it_has_measured() {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let origin = Origin::start(OriginSettings { listen, ..OriginSettings::default() }).unwrap();
+    let url = format!("http://{}/", origin.local_addr());
+    let mut search = Command::new(FRACAS)
+        .args([
+            "capacity",
+            &url,
+            "-c",
+            "2",
+            "--slo",
+            "p99<10s",
+            "--from",
+            "100/s",
+            "--probe",
+            "1m",
+            "--warm-up",
+            "0s",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(search.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("searching"));
+    // Until the target has answered some of it.
+    while origin.answered() < 20 {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &search.id().to_string()]).status().unwrap().success());
+    lines.for_each(drop);
+    let output = search.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    let row = text.lines().find(|line| line.trim_start().starts_with("100/s"));
+    assert!(row.is_some_and(|row| row.contains("cut off")), "{text}");
 }

@@ -6,9 +6,10 @@
 //!  shrink: ÷ 2 while broken ──kept──────────────────►
 //! ```
 //!
-//! A rate counts as broken only after a second probe has broken it too: one hiccup must not halve a capacity. The same
-//! holds for a probe that the generator could not make, which says nothing about the target: such a rate bounds
-//! the search from above, and the answer says that it did.
+//! A rate counts as broken only after a second probe has broken it too: one hiccup must not halve a capacity. A probe that
+//! the generator could not make says nothing about the target, and is made again, [`TRIES_MAX`] times in all. Then such a
+//! rate bounds the search from above; if that is what the search comes to, it is tried once more, for the machine may be
+//! calm by then, and the answer says what it was limited by.
 
 use crate::measure::Summary;
 use crate::measure::thresholds::{
@@ -19,6 +20,9 @@ use crate::scenario::{Metric, Slo};
 
 /// Probes after which the search ends with what it has; doubling from 1/s to 10⁹/s and bisecting take fewer.
 pub const PROBES_MAX: usize = 60;
+
+/// Probes of a rate that the generator could not make before the search goes on below it.
+pub const TRIES_MAX: usize = 3;
 
 /// What a probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +127,14 @@ pub struct Search {
     kept: Option<u64>,
     /// The lowest rate that failed twice, and what it failed of the second time.
     failed: Option<(u64, Finding)>,
-    /// The present rate has failed once.
-    in_doubt: bool,
+    /// The present rate has broken once.
+    is_broken_once: bool,
+    /// So many probes of the present rate could not be made.
+    unusable: usize,
+    /// The present rate is to be probed again.
+    again: bool,
+    /// The rate that the generator could not make was tried once more at the end.
+    has_come_back: bool,
     probes: usize,
 }
 
@@ -134,13 +144,24 @@ impl Search {
     pub fn new(from: u64, max: u64, tolerance: f64) -> Search {
         let max = max.max(1);
         let rate = from.clamp(1, max);
-        Search { rate, max, tolerance, kept: None, failed: None, in_doubt: false, probes: 0 }
+        Search {
+            rate,
+            max,
+            tolerance,
+            kept: None,
+            failed: None,
+            is_broken_once: false,
+            unusable: 0,
+            again: false,
+            has_come_back: false,
+            probes: 0,
+        }
     }
 
     /// What to do now.
     pub fn next(&self) -> Next {
         let limited_by = match (self.kept, self.failed) {
-            _ if self.in_doubt && self.probes < PROBES_MAX => return Next::Probe(self.rate),
+            _ if self.again && self.probes < PROBES_MAX => return Next::Probe(self.rate),
             (Some(kept), Some((failed, why))) if self.is_close(kept, failed) => limit_of(why),
             (None, Some((1, why))) => limit_of(why),
             (Some(kept), _) if kept >= self.max => LimitedBy::Max,
@@ -151,13 +172,13 @@ impl Search {
     }
 
     /// How many more probes there are at most, once a rate was kept and another one was not; before, it depends on how far
-    /// the capacity is.
+    /// the capacity is. Probes that the generator cannot make come on top.
     pub fn left_max(&self) -> Option<usize> {
         let (kept, (failed, _)) = (self.kept?, self.failed?);
         let ratio = (failed as f64 / kept as f64).ln() / (1.0 + self.tolerance).ln();
         let steps = ratio.log2().ceil().max(0.0) as usize;
         // A rate that breaks is tried twice.
-        Some((2 * steps + usize::from(self.in_doubt)).min(PROBES_MAX - self.probes.min(PROBES_MAX)))
+        Some((2 * steps + usize::from(self.again)).min(PROBES_MAX - self.probes.min(PROBES_MAX)))
     }
 
     /// What is known when the search is ended from outside.
@@ -168,14 +189,23 @@ impl Search {
     /// Takes the finding of the probe that [`Search::next`] asked for.
     pub fn on_probe(&mut self, finding: Finding) {
         self.probes += 1;
-        if finding == Finding::Kept {
-            self.in_doubt = false;
-            self.kept = Some(self.rate);
-        } else if !self.in_doubt {
-            self.in_doubt = true;
+        self.again = match finding {
+            Finding::Kept => false,
+            Finding::Broken => !std::mem::replace(&mut self.is_broken_once, true),
+            Finding::Unusable => {
+                self.unusable += 1;
+                self.unusable < TRIES_MAX
+            }
+        };
+        if self.again {
             return;
+        }
+        (self.is_broken_once, self.unusable) = (false, 0);
+        if finding == Finding::Kept {
+            self.kept = Some(self.rate);
+            // What the generator can make after all is no bound any more.
+            self.failed = self.failed.filter(|(failed, _)| *failed > self.rate);
         } else {
-            self.in_doubt = false;
             self.failed = Some((self.rate, finding));
         }
         self.rate = match (self.kept, self.failed) {
@@ -188,6 +218,18 @@ impl Search {
             }
             (None, None) => self.rate,
         };
+        if let (Some(kept), Some((failed, Finding::Unusable))) = (self.kept, self.failed)
+            && self.is_close(kept, failed)
+            && !std::mem::replace(&mut self.has_come_back, true)
+        {
+            // One more probe that cannot be made is enough.
+            (self.rate, self.again, self.unusable) = (failed, true, TRIES_MAX - 1);
+        }
+    }
+
+    /// How often the present rate was tried in vain because the generator could not make it.
+    pub fn tries_in_vain(&self) -> usize {
+        if self.again { self.unusable } else { 0 }
     }
 
     fn is_close(&self, kept: u64, failed: u64) -> bool {
@@ -196,7 +238,10 @@ impl Search {
 
     fn answer(&self, limited_by: LimitedBy) -> Answer {
         let failed = |of| self.failed.filter(|(_, why)| *why == of).map(|(rate, _)| rate);
-        let (broken, unusable) = (failed(Finding::Broken), failed(Finding::Unusable));
+        let (broken, mut unusable) = (failed(Finding::Broken), failed(Finding::Unusable));
+        if self.unusable > 0 {
+            unusable = unusable.or(Some(self.rate));
+        }
         Answer { kept: self.kept, broken, unusable, limited_by }
     }
 }
@@ -340,6 +385,66 @@ mod tests {
         });
         assert_eq!(answer.limited_by, LimitedBy::Generator);
         assert!((2_850..=3000).contains(&answer.kept.unwrap()), "{answer:?}");
+    }
+
+    #[test]
+    fn a_probe_that_the_generator_could_not_make_is_made_again() {
+        use Finding::{Broken, Kept, Unusable};
+        // Each rate's findings in turn; the last one stays.
+        type Case =
+            (&'static [(u64, &'static [Finding])], &'static [u64], (Option<u64>, Option<u64>, Option<u64>));
+        let cases: [Case; 6] = [
+            (
+                &[(100, &[Unusable, Unusable, Kept]), (200, &[Broken])],
+                &[100, 100, 100, 200, 200],
+                (Some(100), Some(200), None),
+            ),
+            (&[(200, &[Unusable])], &[100, 200, 200, 200, 200], (Some(100), None, Some(200))),
+            (
+                &[(200, &[Unusable, Unusable, Unusable, Broken])],
+                &[100, 200, 200, 200, 200, 200],
+                (Some(100), Some(200), None),
+            ),
+            (
+                &[(200, &[Unusable, Unusable, Unusable, Kept]), (400, &[Broken])],
+                &[100, 200, 200, 200, 200, 400, 400],
+                (Some(200), Some(400), None),
+            ),
+            // A busy moment confirms no break, and a break no busy moment.
+            (
+                &[(200, &[Broken, Unusable, Kept]), (400, &[Broken])],
+                &[100, 200, 200, 200, 400, 400],
+                (Some(200), Some(400), None),
+            ),
+            (&[(1, &[Unusable])], &[1, 1, 1], (None, None, Some(1))),
+        ];
+        for (findings, expected, (kept, broken, unusable)) in cases {
+            let mut made = std::collections::BTreeMap::new();
+            let from = expected[0];
+            let (asked, answer) = search(Search::new(from, 1_000, 1.0), |rate| {
+                let so_far: &mut usize = made.entry(rate).or_default();
+                *so_far += 1;
+                let of_rate = findings.iter().find(|(of, _)| *of == rate).map_or(&[Kept][..], |(_, all)| all);
+                of_rate[(*so_far - 1).min(of_rate.len() - 1)]
+            });
+            assert_eq!(asked, expected, "{findings:?}");
+            assert_eq!(
+                (answer.kept, answer.broken, answer.unusable),
+                (kept, broken, unusable),
+                "{findings:?}"
+            );
+            let is_generators = unusable.is_some();
+            assert_eq!(answer.limited_by == LimitedBy::Generator, is_generators, "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn a_search_that_is_stopped_says_what_the_generator_could_not_make() {
+        let mut search = Search::new(100, 1_000, 0.01);
+        search.on_probe(Finding::Unusable);
+        assert_eq!((search.tries_in_vain(), search.so_far().unusable), (1, Some(100)));
+        search.on_probe(Finding::Kept);
+        assert_eq!((search.tries_in_vain(), search.so_far().unusable), (0, None));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
-use fracas_loadgen::capacity::{Answer, Finding, LimitedBy, Next, Search};
+use fracas_loadgen::capacity::{Answer, Finding, LimitedBy, Next, Search, TRIES_MAX};
 use fracas_loadgen::measure::{Faults, Summary};
 use fracas_loadgen::report;
 use fracas_loadgen::runner::{self, Outcome};
@@ -22,13 +22,15 @@ use super::signals::Signals;
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Doubles the rate until the SLO breaks, then bisects. A rate that breaks is tried a second time. One that the generator \
-itself cannot send says nothing about the target: the search goes on below it, and the exit code is 111 if that was the \
-limit. A request that waits for a free connection waits in the response: give enough of them with -c. A rate at which \
+Doubles the rate until the SLO breaks, then bisects. A rate that breaks is tried a second time. A probe that the generator \
+itself could not make, on a busy machine, says nothing about the target: it is made up to three times, then the search goes \
+on below it and comes back to it at the end; the exit code is 111 if that was the limit. A request that waits for a free connection waits in the response: give enough of them with -c. A rate at which \
 replies come later and later is not kept, however early the probe ends. Ctrl-C, SIGTERM, SIGHUP and --max-time end the \
 search with what it knows by then.
 
-Example: fracas capacity http://127.0.0.1:8080/ --slo 'p99<50ms' --slo 'errors<0.1%' --out capacity")]
+Examples:
+  fracas capacity http://127.0.0.1:8080/ --slo 'p99<50ms' --slo 'errors<0.1%' --out capacity
+  fracas capacity :8080 --slo 'p99<50ms' --from 1k --probe 2s --warm-up 500ms --max-time 1m")]
 pub struct Args {
     /// http://HOST:PORT/PATH, or tcp://HOST:PORT (echo)
     #[arg(value_name = "URL")]
@@ -104,7 +106,8 @@ enum End {
 /// A probe that was made.
 struct Probed {
     rate: u64,
-    finding: Finding,
+    /// `None` of one that was cut short.
+    finding: Option<Finding>,
     summary: Summary,
     directory: Option<PathBuf>,
 }
@@ -126,6 +129,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     check_idle(&plan, is_given).map_err(|idle| UsageError::because(format!("--{idle}")))?;
     if args.probe < Duration::from_secs(1) {
         return Err(UsageError::because("--probe: at least 1s; a shorter probe finds luck"));
+    }
+    let first = args.one_probe();
+    if first > args.max_time {
+        return Err(UsageError::because(format!(
+            "--max-time {} ends before the first probe, which takes {}; raise it, or shorten --probe and --warm-up",
+            report::length(args.max_time),
+            report::length(first)
+        )));
     }
     if let Some(directory) = &args.out {
         files::output(directory, args.force)?;
@@ -171,6 +182,11 @@ impl Args {
         Ok(plan)
     }
 
+    /// How long a probe takes by itself.
+    fn one_probe(&self) -> Duration {
+        HEAD_START.saturating_add(self.warm_up).saturating_add(self.probe)
+    }
+
     fn command(&self, rate: u64) -> String {
         let slo: String = self.slo.iter().map(|slo| format!(" --slo '{slo}'")).collect();
         let warm_up = units::format_duration(self.warm_up);
@@ -186,7 +202,7 @@ impl Args {
 async fn search(args: &Args) -> anyhow::Result<(Answer, Vec<Probed>, End)> {
     let mut signals = Signals::listen()?;
     let begun = Instant::now();
-    let each = COOL_DOWN + HEAD_START + args.warm_up + args.probe;
+    let each = args.one_probe().saturating_add(COOL_DOWN);
     announce(args, each);
     let mut search = Search::new(whole(args.from), whole(args.max), args.tolerance);
     let mut probes: Vec<Probed> = Vec::new();
@@ -195,20 +211,27 @@ async fn search(args: &Args) -> anyhow::Result<(Answer, Vec<Probed>, End)> {
             Next::Done(answer) => return Ok((answer, probes, End::Found)),
             Next::Probe(rate) => rate,
         };
-        if let Some(last) = probes.last() {
-            tokio::select! {
-                () = tokio::time::sleep(cool_down(&last.summary)) => {}
-                () = signals.next() => return Ok((search.so_far(), probes, End::Interrupted)),
-            }
-        }
-        if Instant::now().since(begun) + each > args.max_time {
+        let pause = probes.last().map_or(Duration::ZERO, |last| cool_down(&last.summary));
+        if Instant::now().since(begun) + pause + args.one_probe() > args.max_time {
             return Ok((search.so_far(), probes, End::OutOfTime));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = signals.next() => return Ok((search.so_far(), probes, End::Interrupted)),
         }
         let plan = args.plan(rate)?;
         let mut line = Line::new(args.json, probes.len() + 1, rate, left(&search, each));
         let outcome = match probe(&plan, &mut line, &mut signals).await {
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => {
+            Ok(Probing::Made(outcome)) => outcome,
+            Ok(Probing::CutShort(outcome)) => {
+                let summary = runner::summarize(&outcome, &plan, Faults::default(), args.command(rate));
+                line.end("interrupted");
+                if summary.counts.planned > 0 {
+                    probes.push(Probed { rate, finding: None, summary, directory: None });
+                }
+                return Ok((search.so_far(), probes, End::Interrupted));
+            }
+            Ok(Probing::NotBegun) => {
                 line.end("interrupted");
                 return Ok((search.so_far(), probes, End::Interrupted));
             }
@@ -221,13 +244,13 @@ async fn search(args: &Args) -> anyhow::Result<(Answer, Vec<Probed>, End)> {
         };
         let summary = runner::summarize(&outcome, &plan, Faults::default(), args.command(rate));
         let finding = Finding::of(&summary);
-        line.end(&describe(finding, &summary));
+        search.on_probe(finding);
+        line.end(&format!("{}{}", describe(finding, &summary), again(&search)));
         let directory = args.out.as_ref().map(|out| out.join(format!("{:03}-{rate}", probes.len() + 1)));
         if let Some(directory) = &directory {
             report::write_run_dir(directory, &summary, &outcome.timeline, &[])?;
         }
-        search.on_probe(finding);
-        probes.push(Probed { rate, finding, summary, directory });
+        probes.push(Probed { rate, finding: Some(finding), summary, directory });
     }
 }
 
@@ -251,7 +274,8 @@ fn announce(args: &Args, each: Duration) {
 fn left(search: &Search, each: Duration) -> String {
     search.left_max().map_or(String::new(), |probes| {
         let seconds = each.as_secs_f64() * probes as f64;
-        format!(", at most {probes} probes or {seconds:.0} s left")
+        let and_not = if search.tries_in_vain() > 0 { " once the generator keeps up" } else { "" };
+        format!(", at most {probes} probes or {seconds:.0} s left{and_not}")
     })
 }
 
@@ -262,8 +286,26 @@ fn cool_down(last: &Summary) -> Duration {
     COOL_DOWN + Duration::from_secs_f64(seconds).min(COOL_DOWN_MAX)
 }
 
-/// Makes one probe; `None` when a signal ended it.
-async fn probe(plan: &Plan, line: &mut Line, signals: &mut Signals) -> anyhow::Result<Option<Outcome>> {
+/// Says that a probe is made again because the generator could not make it.
+fn again(search: &Search) -> String {
+    match search.tries_in_vain() {
+        0 => String::new(),
+        tries => format!("; the generator could not make it: trying again ({} of {TRIES_MAX})", tries + 1),
+    }
+}
+
+/// What became of a probe.
+enum Probing {
+    /// It ended by itself.
+    Made(Outcome),
+    /// A signal ended it.
+    CutShort(Outcome),
+    /// A signal came before its load began.
+    NotBegun,
+}
+
+/// Makes one probe.
+async fn probe(plan: &Plan, line: &mut Line, signals: &mut Signals) -> anyhow::Result<Probing> {
     let opened = {
         let plan = plan.clone();
         // In a thread: it waits for the connects, and a signal must be heard meanwhile.
@@ -272,7 +314,7 @@ async fn probe(plan: &Plan, line: &mut Line, signals: &mut Signals) -> anyhow::R
     line.show(Duration::ZERO, 0);
     let prepared = tokio::select! {
         prepared = opened => prepared.context("opening the connections broke off")??,
-        () = signals.next() => return Ok(None),
+        () = signals.next() => return Ok(Probing::NotBegun),
     };
     let start = Instant::now() + HEAD_START;
     let running = prepared.start(start);
@@ -288,7 +330,7 @@ async fn probe(plan: &Plan, line: &mut Line, signals: &mut Signals) -> anyhow::R
         }
     }
     let outcome = running.wait();
-    Ok((!interrupted).then_some(outcome))
+    Ok(if interrupted { Probing::CutShort(outcome) } else { Probing::Made(outcome) })
 }
 
 /// Writes to standard error, which may be gone.
@@ -380,8 +422,18 @@ fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
         (None, LimitedBy::Generator) => {
             "the generator could make no usable probe; run it on a machine with time to spare\n".to_owned()
         }
-        (None, _) => format!("no rate has kept the SLO so far: the search {}\n", end.because()),
+        (None, _) => {
+            let generator = match (answer.broken, answer.unusable) {
+                (None, Some(rate)) => format!("; the generator could not make {}", per_second(rate)),
+                _ => String::new(),
+            };
+            format!("no rate has kept the SLO so far{generator}: the search {}\n", end.because())
+        }
     });
+    if probes.is_empty() {
+        out.push_str("nothing was measured yet\n");
+        return out;
+    }
     let mut sorted: Vec<&Probed> = probes.iter().collect();
     sorted.sort_by_key(|probe| probe.rate);
     let ms = report::latency;
@@ -392,7 +444,7 @@ fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
         out.push_str(&format!(
             "{:>11}  {:<8} {:>11} {:>13} {:>13} {:>13} {:>9}\n",
             per_second(*rate),
-            finding.name(),
+            name_of(*finding),
             report::rate(summary.ok_per_second).trim_end_matches("/s"),
             ms(summary.response.p50),
             ms(summary.response.p99),
@@ -401,6 +453,11 @@ fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
         ));
     }
     out
+}
+
+/// A finding for tables and JSON.
+fn name_of(finding: Option<Finding>) -> &'static str {
+    finding.map_or("cut off", Finding::name)
 }
 
 impl End {
@@ -431,7 +488,7 @@ fn as_json(args: &Args, answer: &Answer, probes: &[Probed], end: &End) -> String
         .map(|Probed { rate, finding, summary, directory }| {
             json!({
                 "rate_per_second": rate,
-                "finding": finding.name(),
+                "finding": name_of(*finding),
                 "verdict": summary.verdict,
                 "reasons": summary.reasons,
                 "ok_per_second": summary.ok_per_second,
@@ -500,6 +557,10 @@ mod tests {
         let limited_by = LimitedBy::Unfinished;
         let answer = Answer { kept: Some(197), broken: None, unusable: Some(200), limited_by };
         let text = as_text(&answer, &[], &End::OutOfTime);
+        assert!(text.ends_with("nothing was measured yet\n"), "{text}");
         assert!(text.contains("at least 197/s (the generator could not make 200/s): the search"), "{text}");
+        let answer = Answer { kept: None, broken: None, unusable: Some(100), limited_by };
+        let text = as_text(&answer, &[], &End::OutOfTime);
+        assert!(text.contains("so far; the generator could not make 100/s: the search was out"), "{text}");
     }
 }
