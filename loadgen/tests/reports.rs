@@ -205,6 +205,38 @@ fn the_summary_fits_a_terminal() {
 }
 
 #[test]
+fn the_summary_fits_narrow_terminals_and_says_the_same() {
+    let (mut summary, _) = run();
+    summary.counts.error = 1_000;
+    summary.own.stall_max_ns = 1_000_000_000;
+    summary.causes.injected = Some(7);
+    summary.causes.natural = Some(8);
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let wide = String::from_utf8(report::text(&summary, false)).unwrap();
+    for columns in [40, 60, 80, 100, 139] {
+        for colour in [false, true] {
+            let text = String::from_utf8(report::text_within(&summary, colour, columns)).unwrap();
+            let plain = ["\x1b[1;31m", "\x1b[1;32m", "\x1b[1;33m", "\x1b[32m", "\x1b[0m"];
+            let text = plain.iter().fold(text, |text, code| text.replace(code, ""));
+            let widest = text.lines().max_by_key(|line| line.chars().count()).unwrap();
+            assert!(widest.chars().count() <= columns, "{columns}: {widest}");
+            // Everything but the table of percentiles stands there word for word.
+            for line in wide.lines().filter(|line| !line.is_empty()) {
+                let of_table = ["response  ", "  if ok", "service", "lag", "own part", "            "];
+                if !of_table.iter().any(|start| line.starts_with(start)) {
+                    assert!(words(&text).contains(&words(line)), "{columns}: {line}\n{text}");
+                }
+            }
+            for name in ["p99.99", "response", "if ok", "own part"] {
+                assert!(text.contains(name), "{columns}: {name}\n{text}");
+            }
+            assert!(text.contains(&report::latency(summary.response.p99_9)), "{columns}\n{text}");
+        }
+    }
+    assert_eq!(report::text_within(&summary, false, 400), report::text(&summary, false));
+}
+
+#[test]
 fn what_failed_is_said_before_what_may_be_believed() {
     let (mut summary, _) = run();
     let first = |summary: &Summary| {

@@ -9,6 +9,7 @@ use anyhow::Context;
 use fracas_dataplane::clock::Instant;
 use fracas_loadgen::arrival::Shard;
 use fracas_loadgen::capacity::{Answer, Finding, LimitedBy, Next, Search, TRIES_MAX};
+use fracas_loadgen::measure::thresholds::REPLIED_RATIO_KEPT;
 use fracas_loadgen::measure::{Faults, Summary};
 use fracas_loadgen::report;
 use fracas_loadgen::runner::{self, Outcome};
@@ -380,8 +381,19 @@ fn describe(finding: Finding, summary: &Summary) -> String {
         Finding::Unusable => summary.reasons.first().map_or(String::new(), |reason| format!("; {reason}")),
         Finding::Broken if summary.slo_passed() => {
             match summary.growth_ratio.filter(|growth| *growth > 0.0) {
-                Some(growth) => format!("; the replies fall behind, by {:.0} ms a second", growth * 1e3),
-                None => "; too few requests were answered".to_owned(),
+                Some(growth) => format!("; good replies fall behind, by {:.0} ms a second", growth * 1e3),
+                None => {
+                    let failed = summary.counts.error + summary.counts.timeout;
+                    let (failed, due) = (report::count(failed), report::count(summary.counts.planned));
+                    match summary.answered_ratio.filter(|ratio| *ratio < REPLIED_RATIO_KEPT) {
+                        Some(ratio) => {
+                            format!("; only {:.1} % of what was due ended within the probe", ratio * 100.0)
+                        }
+                        None => format!(
+                            "; {failed} of {due} requests failed or timed out, and no --slo is about errors"
+                        ),
+                    }
+                }
             }
         }
         _ => String::new(),
@@ -437,7 +449,7 @@ fn as_text(answer: &Answer, probes: &[Probed], end: &End) -> String {
     let mut sorted: Vec<&Probed> = probes.iter().collect();
     sorted.sort_by_key(|probe| probe.rate);
     let ms = report::latency;
-    out.push_str("\n       rate  finding         ok/s  response p50           p99           max    failed\n");
+    out.push_str("\n       rate  finding         ok/s  response p50           p99           max    not ok\n");
     for Probed { rate, finding, summary, .. } in sorted {
         let counts = &summary.counts;
         let failed = counts.planned - counts.ok.min(counts.planned);

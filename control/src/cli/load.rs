@@ -22,6 +22,7 @@ use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
 use super::files;
 use super::signals::Signals;
 use live::Live;
+pub use live::columns_of;
 use via::Via;
 
 /// Between the word and the start, so that every thread has heard it in time.
@@ -104,7 +105,11 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
     let write = |directory| report::write_run_dir(directory, &summary, &outcome.timeline, &events);
     let written = args.out.as_deref().map_or(Ok(()), write);
     let mut out = std::io::stdout();
-    let mut text = if args.json { report::json(&summary) } else { report::text(&summary, out.is_terminal()) };
+    let mut text = if args.json {
+        report::json(&summary)
+    } else {
+        report::text_within(&summary, out.is_terminal(), columns_of(&out))
+    };
     if !args.json {
         for note in outcome.notes() {
             text.extend(format!("note: {note}\n").into_bytes());

@@ -9,6 +9,7 @@ use fracas_loadgen::report;
 
 use super::exit::UsageError;
 use super::files;
+use super::load::columns_of;
 
 /// Flags of `fracas report`.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Print a run's summary again
+    #[command(after_help = "Example: fracas report show runs/monday")]
     Show {
         /// A run directory
         #[arg(value_name = "DIR", required = true)]
@@ -30,6 +32,7 @@ enum Verb {
         json: bool,
     },
     /// Compare two runs: each figure, and its ratio
+    #[command(after_help = "Example: fracas report diff runs/monday runs/tuesday")]
     Diff {
         /// The run directory to compare with
         before: PathBuf,
@@ -48,8 +51,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Verb::Show { directories, json } => {
             for directory in &directories {
                 let summary = read(directory)?;
-                let text =
-                    if json { report::json(&summary) } else { report::text(&summary, out.is_terminal()) };
+                let text = if json {
+                    report::json(&summary)
+                } else {
+                    report::text_within(&summary, out.is_terminal(), columns_of(&out))
+                };
                 out.write_all(&text)?;
             }
         }

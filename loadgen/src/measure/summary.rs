@@ -54,8 +54,8 @@ pub struct Summary {
     pub warm_up_ns: u64,
     /// Requests due a second; `None` in a closed model, which plans none.
     pub planned_per_second: Option<f64>,
-    /// Of the requests due early enough for a reply within the run, the share that had one, good or bad; `None` in a
-    /// closed model.
+    /// Of the requests due early enough for a reply within the run, the share that had ended by its end: with a reply, good
+    /// or bad, or given up as an error or a timeout. `None` in a closed model.
     #[serde(default)]
     pub answered_ratio: Option<f64>,
     /// Good replies a second within the measured part.
@@ -76,7 +76,7 @@ pub struct Summary {
     /// Of the timeouts, those that never had a connection: all were taken, or being opened.
     #[serde(default)]
     pub timeouts_without_connection: u64,
-    /// By how much the replies came later with every second of the run, in seconds: above 0, and steadily, more is due
+    /// By how much the good replies came later with every second of the run, in seconds: above 0, and steadily, more is due
     /// than is answered. `None` in a closed model, and where there are too few replies to tell.
     #[serde(default)]
     pub growth_ratio: Option<f64>,

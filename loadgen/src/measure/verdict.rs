@@ -160,7 +160,7 @@ fn stood_still(signals: &Signals) -> Vec<(Grade, String)> {
         found.push((
             grade,
             format!(
-                "{who} stood still for {stall:.2} s from second {second} on, {:.2} s in all, summed over its workers; {touched} requests ({percent:.1} %) were touched; let nothing stop it or take its cores",
+                "{who} stood still for {stall:.2} s from second {second} on, {:.2} s in all, summed over its workers; {touched} requests of the run ({percent:.1} %) bear 1 ms or more of its lateness; let nothing stop it or take its cores",
                 own.stall_ns as f64 / 1e9
             ),
         ));
@@ -235,7 +235,7 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
             say(
                 Grade::Suspect,
                 format!(
-                    "replies came {ms:.0} ms later with every second of the run: about {percent:.0} % of the asked rate can be answered; the target or the connections are saturated"
+                    "good replies came {ms:.0} ms later with every second of the run: about {percent:.0} % of the asked rate can be answered; the target or the connections are saturated"
                 ),
             );
         } else if ratio < REPLIED_RATIO_SUSPECT {
@@ -243,7 +243,7 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
             say(
                 Grade::Suspect,
                 format!(
-                    "only {percent:.1} % of the asked rate was answered within the run; the target or the connections are saturated"
+                    "only {percent:.1} % of the requests that were due in time to end within the run did, with a reply, an error or a timeout; the target or the connections are saturated"
                 ),
             );
         }
@@ -413,7 +413,11 @@ mod tests {
             (Signals { own_lag_p99_ns: 10_000_001, ..good() }, Grade::Invalid, "was late"),
             (Signals { dropped: 10, ..good() }, Grade::Suspect, "10 of 1000 due"),
             (Signals { dropped: 11, ..good() }, Grade::Invalid, "11 of 1000 due"),
-            (Signals { answered_ratio: 0.949, ..good() }, Grade::Suspect, "only 94.9 %"),
+            (
+                Signals { answered_ratio: 0.949, ..good() },
+                Grade::Suspect,
+                "only 94.9 % of the requests that were due in time to end within the run did, with a reply, an error or a timeout",
+            ),
             (Signals { worker_busy_max: Some(0.81), ..good() }, Grade::Suspect, "81 % busy"),
             (Signals { worker_busy_max: Some(0.96), ..good() }, Grade::Invalid, "96 % busy"),
             (closed(0.81), Grade::Suspect, "81 % busy: replies waited for it"),
@@ -424,8 +428,16 @@ mod tests {
             (short_of(10, 0, true), Grade::Suspect, "10 of 20 connects"),
             (short_of(11, 0, true), Grade::Invalid, "11 of 21 connects"),
             (Signals { connect_failures_opening: 1, ..good() }, Grade::Suspect, "1 of 11 connects before"),
-            (Signals { growth_ratio: 0.1, ..good() }, Grade::Suspect, "100 ms later with every second"),
-            (stalled(60, 2), Grade::Suspect, "the generator stood still for 0.06 s from second 4 on"),
+            (
+                Signals { growth_ratio: 0.1, ..good() },
+                Grade::Suspect,
+                "good replies came 100 ms later with every second",
+            ),
+            (
+                stalled(60, 2),
+                Grade::Suspect,
+                "the generator stood still for 0.06 s from second 4 on, 0.06 s in all, summed over its workers; 3 requests of the run (0.0 %) bear 1 ms or more of its lateness",
+            ),
             (stalled(1_000, 10), Grade::Invalid, "stood still for 1.00 s"),
             (Signals { own_of_nodes: nodes, ..stalled(1_000, 100) }, Grade::Suspect, "node b stood still"),
             (starved(600_000), Grade::Suspect, "wait for a core for 6 % of the time, 0.6 ms each time"),

@@ -28,7 +28,7 @@ pub fn diff(before: &Summary, after: &Summary) -> Vec<u8> {
     let share = |s: &Summary| percent(failed(s), s.counts.planned);
     let ratio = failed(after) as f64 * before.counts.planned as f64
         / (failed(before) as f64 * after.counts.planned as f64);
-    row("failed", share(before), share(after), Some(ratio));
+    row("not ok", share(before), share(after), Some(ratio));
     if before.verdict == Grade::Invalid || after.verdict == Grade::Invalid {
         out.push_str("\nan invalid run says nothing: repeat it before comparing\n");
     }

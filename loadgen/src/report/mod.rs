@@ -2,6 +2,7 @@
 //! Only [`check_run_dir`] and [`write_run_dir`] touch the disk.
 
 mod diff;
+mod fit;
 mod format;
 mod hgrm;
 mod hlog;
@@ -17,4 +18,4 @@ pub use hlog::hlog;
 pub use html::html;
 pub use json::{ReadError, json, read_json};
 pub use run_dir::{RunDirError, check_run_dir, write_run_dir};
-pub use text::text;
+pub use text::{text, text_within};

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use super::fit::fit;
 use super::format::{bytes, count, latency, percent, plan, plural, rate, seconds};
 use crate::measure::thresholds::{RUN_DELAY_MEAN_SUSPECT_NS, STALL_FROM_NS, TOUCHED_FROM_NS};
 use crate::measure::{Around, FaultWindow, Grade, PERCENTILES, Series, Stretch, Summary};
@@ -14,8 +15,22 @@ const AROUND_MAX: usize = 2;
 /// The share of failed requests, one in so many, from which good replies are shown by themselves.
 const GOOD_APART_FROM: u64 = 100;
 
-/// Writes the summary; `colour` adds ANSI colours to the verdict and the objectives.
+/// From so many columns on the percentiles have their notes beside them.
+const NOTES_FROM: usize = 140;
+/// From so many columns on each series is a row; in a narrower terminal it is a column.
+const ROWS_FROM: usize = 90;
+
+/// Writes the summary, as wide as it is; `colour` adds ANSI colours to the verdict and the objectives.
 pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
+    text_within(summary, colour, usize::MAX)
+}
+
+/// Writes the summary for a terminal of so many columns, 20 or more.
+pub fn text_within(summary: &Summary, colour: bool, columns: usize) -> Vec<u8> {
+    fit(&written(summary, colour, columns), columns).into_bytes()
+}
+
+fn written(summary: &Summary, colour: bool, columns: usize) -> String {
     let mut out = String::new();
     let paint = |text: &str, code: &str| {
         if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
@@ -52,23 +67,23 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
     cut(&mut out, &summary.reasons, |reason| format!("  because {reason}"));
     let _ = writeln!(out, "  {}\n", plan(&summary.plan));
 
-    let _ = write!(out, "{:<9}", "");
-    PERCENTILES.iter().map(|(name, _)| *name).chain(["max", "mean"]).for_each(|name| {
-        let _ = write!(out, "{name:>9}");
-    });
-    out.push('\n');
     let lag_note = match summary.planned_per_second {
         Some(_) => "sent − due",
         None => "sent − due; a closed model has no schedule",
     };
-    series_row(&mut out, "response", &summary.response, "reply − due: what a user waits");
     let failed = summary.counts.error + summary.counts.timeout;
+    let mut all = vec![("response", &summary.response, "reply − due: what a user waits")];
     if let Some(good) = summary.response_of("ok").filter(|_| failed * GOOD_APART_FROM > summary.counts.sent) {
-        series_row(&mut out, "  if ok", good, "of good replies alone");
+        all.push(("  if ok", good, "of good replies alone"));
     }
-    series_row(&mut out, "service", &summary.service, "reply − sent");
-    series_row(&mut out, "lag", &summary.lag, lag_note);
-    series_row(&mut out, "own part", &summary.own_lag, "of response: the generator's, not the target's");
+    all.push(("service", &summary.service, "reply − sent"));
+    all.push(("lag", &summary.lag, lag_note));
+    all.push(("own part", &summary.own_lag, "of response: the generator's, not the target's"));
+    if columns >= ROWS_FROM {
+        rows_of_series(&mut out, &all, columns >= NOTES_FROM);
+    } else {
+        columns_of_series(&mut out, &all, columns);
+    }
     notes(&mut out, summary);
 
     let c = &summary.counts;
@@ -152,7 +167,7 @@ pub fn text(summary: &Summary, colour: bool) -> Vec<u8> {
         let word = if slo.passed { paint("pass", "32") } else { paint("FAIL", "1;31") };
         format!("slo       {word}  {} (is {})", slo.slo, slo.actual)
     });
-    out.into_bytes()
+    out
 }
 
 /// What the generator did wrong or waited for; `None` when that is nothing to speak of.
@@ -269,26 +284,58 @@ fn stretch_row(out: &mut String, name: &str, stretch: &Stretch) {
     let _ = writeln!(out, "  {name:<7} {ok:>9} ok  p50 {p50:>7}  p95 {p95:>7}  p99 {p99:>7}  {failed}");
 }
 
-fn series_row(out: &mut String, name: &str, series: &Series, note: &str) {
-    let _ = write!(out, "{name:<9}");
-    for ((percentile, _), value) in PERCENTILES.iter().zip(series.percentiles()) {
-        let mark = if series.under_sampled.iter().any(|thin| thin == percentile) { "*" } else { "" };
-        let value = if series.count == 0 { "–".to_owned() } else { format!("{}{mark}", latency(value)) };
-        let _ = write!(out, "{value:>9}");
+type Named<'a> = (&'a str, &'a Series, &'a str);
+
+/// The percentiles of a series, its maximum and its mean.
+fn cells(series: &Series) -> Vec<String> {
+    if series.count == 0 {
+        return vec!["–".to_owned(); PERCENTILES.len() + 2];
     }
-    let last = if series.count == 0 {
-        ["–".to_owned(), "–".to_owned()]
-    } else {
-        [latency(series.max), latency(series.mean)]
+    let of = |((percentile, _), value): (&(&str, _), u64)| {
+        let mark = if series.under_sampled.iter().any(|thin| thin == percentile) { "*" } else { "" };
+        format!("{}{mark}", latency(value))
     };
-    let _ = writeln!(out, "{:>9}{:>9}   {note}", last[0], last[1]);
+    let percentiles = PERCENTILES.iter().zip(series.percentiles()).map(of);
+    percentiles.chain([latency(series.max), latency(series.mean)]).collect()
+}
+
+fn heads() -> impl Iterator<Item = &'static str> {
+    PERCENTILES.iter().map(|(name, _)| *name).chain(["max", "mean"])
+}
+
+fn rows_of_series(out: &mut String, all: &[Named<'_>], has_notes: bool) {
+    let _ = write!(out, "{:<9}", "");
+    heads().for_each(|name| _ = write!(out, "{name:>9}"));
+    out.push('\n');
+    for (name, series, note) in all {
+        let _ = write!(out, "{name:<9}");
+        cells(series).iter().for_each(|cell| _ = write!(out, "{cell:>9}"));
+        let _ = if has_notes { writeln!(out, "   {note}") } else { writeln!(out) };
+    }
+}
+
+/// As many series beside each other as there is room for.
+fn columns_of_series(out: &mut String, all: &[Named<'_>], columns: usize) {
+    const HEAD: usize = 6;
+    const CELL: usize = 9;
+    for block in all.chunks((columns.saturating_sub(HEAD) / CELL).max(1)) {
+        let _ = write!(out, "{:<HEAD$}", "");
+        block.iter().for_each(|(name, ..)| _ = write!(out, "{:>CELL$}", name.trim()));
+        out.push('\n');
+        let all_cells: Vec<_> = block.iter().map(|(_, series, _)| cells(series)).collect();
+        for (row, head) in heads().enumerate() {
+            let _ = write!(out, "{head:<HEAD$}");
+            all_cells.iter().for_each(|cells| _ = write!(out, "{:>CELL$}", cells[row]));
+            out.push('\n');
+        }
+    }
 }
 
 fn notes(out: &mut String, summary: &Summary) {
     if summary.response.lower_bounds > 0 {
         let _ = writeln!(
             out,
-            "          response holds {} lower bounds: timeouts and what was unanswered at the end",
+            "          response holds {} lower bounds: timeouts, and what was unanswered or unsent at the end",
             count(summary.response.lower_bounds)
         );
     }

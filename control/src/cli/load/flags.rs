@@ -16,17 +16,17 @@ use crate::cli::files;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  fracas load http://127.0.0.1:8080/ -c 100 -d 30s                 closed model: 100 users, as fast as replies come
-  fracas load http://127.0.0.1:8080/ -c 100 -r 5000/s -d 30s       open model: 5,000 requests a second, whatever comes
-  fracas load checkout.yml --out results --slo 'p99<50ms'          a run file; exit code 99 if the SLO fails
-  fracas load results/run.json --out again                         the same once more
-  fracas load tcp://127.0.0.1:7000 -c 10 -n 100000 --payload 64    raw TCP echo")]
+  fracas load :8080 -c 100 -d 30s                closed model: 100 users, as fast as replies come
+  fracas load :8080 -c 100 -r 5000/s -d 30s      open model: 5,000 a second, whatever comes
+  fracas load run.yml --out results --slo 'p99<50ms'    a run file; exit code 99 if it is missed
+  fracas load results/run.json --out again       the same once more
+  fracas load tcp://:7000 -c 10 -n 100000 --payload 64    raw TCP echo")]
 pub struct Args {
     /// http://HOST:PORT/PATH or HOST:PORT, tcp://HOST:PORT (echo), a run file (.yml), or a run.json to run again
     #[arg(value_name = "URL|FILE", required_unless_present = "example")]
     target: Option<String>,
     /// Connections [default: 1]; in the closed model, one for each user
-    #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, short, value_parser = connections)]
     connections: Option<u32>,
     /// Requests due a second, such as 20k/s: the open model. Without it, the closed one
     #[arg(long, short, value_name = "RATE", allow_hyphen_values = true)]
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, short, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration, conflicts_with = "requests")]
     duration: Option<Duration>,
     /// How many requests to measure
-    #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = requests)]
     requests: Option<u64>,
     /// Load before the measured part, and beside its --duration: counted, but in no percentile
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
@@ -287,6 +287,25 @@ fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn requests(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => {
+            Err("a run of no requests measures nothing; say 1 or more, or -d TIME for as many as fit"
+                .to_owned())
+        }
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a whole number of requests, such as 1000".to_owned()),
+    }
+}
+
+fn connections(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("a request needs a connection; say 1 or more".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err(format!("write a whole number of connections, from 1 to {}", u32::MAX)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -404,6 +423,17 @@ mod tests {
             "no-such-file.yml",
         ] {
             assert!(plan(words).is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn no_requests_and_no_connections_are_refused_with_what_to_do() {
+        assert_eq!((requests("1"), connections("7")), (Ok(1), Ok(7)));
+        assert!(requests("0").unwrap_err().contains("say 1 or more, or -d TIME"));
+        assert!(connections("0").unwrap_err().contains("say 1 or more"));
+        for text in ["", "-1", "x", "1.5", "99999999999999999999"] {
+            assert!(requests(text).unwrap_err().contains("such as"), "{text}");
+            assert!(connections(text).unwrap_err().contains("from 1 to"), "{text}");
         }
     }
 }

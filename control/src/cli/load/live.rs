@@ -107,10 +107,11 @@ impl Live {
             let fault =
                 if faults.is_empty() { String::new() } else { format!("  fault: {}", faults.join(", ")) };
             say(&format!(
-                "{:>4} s  {}  in all: errors {}  dropped {}{fault}",
+                "{:>4} s  {}  in all: errors {}  timeouts {}  dropped {}{fault}",
                 self.last_second,
                 self.second.join("  "),
-                count(now.error + now.timeout),
+                count(now.error),
+                count(now.timeout),
                 count(now.dropped)
             ));
         }
@@ -168,6 +169,12 @@ fn say(line: &str) {
 
 fn write(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// How wide the terminal of an output is, if it is one; what is no terminal has no width.
+pub fn columns_of(output: &impl std::os::fd::AsFd) -> usize {
+    terminal_size::terminal_size_of(output)
+        .map_or(usize::MAX, |(terminal_size::Width(columns), _)| columns.into())
 }
 
 /// How wide the terminal is now; it may be drawn wider and narrower while the load runs.

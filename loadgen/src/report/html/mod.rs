@@ -117,9 +117,13 @@ fn tiles(out: &mut String, summary: &Summary) {
         ),
         ("good replies", rate(summary.ok_per_second), asked),
         (
-            "failed",
+            "not ok",
             percent(failed, counts.planned),
-            format!("{} of {}", count(failed), count(counts.planned)),
+            format!(
+                "{} of {}: failed, timed out, unanswered or unsent",
+                count(failed),
+                count(counts.planned)
+            ),
         ),
     ];
     out.push_str("<dl class=\"tiles\">\n");
@@ -185,8 +189,13 @@ fn percentiles(out: &mut String, summary: &Summary) {
             "Response holds {} lower bounds: requests that timed out, or were unanswered or unsent at the end, count with the time they had waited. ",
             count(summary.response.lower_bounds)
         );
-    } else {
+    } else if summary.counts.dropped == 0 {
         out.push_str("Response holds every request that was due: good, failed, timed out, unanswered. ");
+    }
+    let late = summary.counts.dropped.saturating_sub(summary.counts.unsent);
+    if late > 0 {
+        let late = plural(late, "request");
+        let _ = write!(out, "{late} dropped as too late to be sent: in no series. ");
     }
     if !summary.plan.keep_alive {
         out.push_str("Response and service hold the connect of each request. ");
@@ -229,7 +238,7 @@ fn requests(out: &mut String, summary: &Summary) {
         ("timeout", c.timeout, "no reply in time"),
         ("in flight at the end", c.censored, "age counted as lower bound"),
         ("dropped", c.dropped, "never sent = planned − sent"),
-        ("warm-up", summary.warm_up_counts.planned, "counted apart, in no other figure"),
+        ("warm-up", summary.warm_up_counts.planned, "counted apart: in no percentile, count or rate"),
     ];
     for (name, value, note) in rows {
         let _ = writeln!(

@@ -156,7 +156,7 @@ impl View<'_> {
             ("failed", "c", |s| Some(s.failed as f64), |t| Some(t.failed as f64 * TENTHS_IN_SECOND)),
         ];
         let lines = lines.map(|(name, class, second, tenth)| self.line(name, class, second, Some(tenth)));
-        let title = "Requests a second: planned by due time, replies by the time they came";
+        let title = "Requests a second: planned by due time, ok and failed by the time they ended";
         self.chart(id, title, Scale::Linear, lines.into())
     }
 
