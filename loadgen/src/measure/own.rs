@@ -20,13 +20,15 @@ pub struct Own {
     pub connects_paced: u64,
     /// Users paused because their connect had failed, summed over the users.
     pub users_paused_ns: u64,
+    /// Measured timeouts of which half of the wait or more was the generator's own part, by their due time.
+    pub timeouts: u64,
 }
 
 impl Own {
     /// In the order of the fields; all but the first add up.
-    pub(super) fn all(&self) -> [u64; 8] {
+    pub(super) fn all(&self) -> [u64; 9] {
         let Own { stall_max_ns, stall_ns, run_delay_ns, runs, preemptions, .. } = *self;
-        let Own { requests_touched, connects_paced, users_paused_ns, .. } = *self;
+        let Own { requests_touched, connects_paced, users_paused_ns, timeouts, .. } = *self;
         [
             stall_max_ns,
             stall_ns,
@@ -36,10 +38,11 @@ impl Own {
             requests_touched,
             connects_paced,
             users_paused_ns,
+            timeouts,
         ]
     }
 
-    pub(super) fn all_mut(&mut self) -> [&mut u64; 8] {
+    pub(super) fn all_mut(&mut self) -> [&mut u64; 9] {
         [
             &mut self.stall_max_ns,
             &mut self.stall_ns,
@@ -49,6 +52,7 @@ impl Own {
             &mut self.requests_touched,
             &mut self.connects_paced,
             &mut self.users_paused_ns,
+            &mut self.timeouts,
         ]
     }
 

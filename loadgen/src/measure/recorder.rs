@@ -116,7 +116,11 @@ impl Recorder {
             self.fine_at(at).queued(tenth);
         }
         let seen_late = seen_late.min(done.since(sent));
-        self.own_part(at, due, nanos(ready, sent) + as_nanos(seen_late));
+        let own_ns = nanos(ready, sent) + as_nanos(seen_late);
+        self.own_part(at, due, own_ns);
+        if outcome == Outcome::Timeout {
+            self.own_timeout(at, own_ns, nanos(due, done));
+        }
     }
 
     /// A request found no connection until its timeout: attempted, and so counted as sent. It is in `response` and
@@ -128,11 +132,13 @@ impl Recorder {
         if at.is_some() {
             let (at, tenth) = (self.slot_index(due), self.tenth(due));
             // Else it was the generator that held it back.
-            if own <= now.since(due) / 2 {
+            if own * 2 < now.since(due) {
                 self.fine_at(at).queued(tenth);
             }
             self.lag(at, due, nanos(due, now));
-            self.own_part(at, due, as_nanos(own.min(now.since(due))));
+            let own_ns = as_nanos(own.min(now.since(due)));
+            self.own_part(at, due, own_ns);
+            self.own_timeout(at, own_ns, nanos(due, now));
         }
     }
 
@@ -172,6 +178,11 @@ impl Recorder {
         self.record_at(at, LAG, lag_ns);
         let tenth = self.tenth(due);
         self.fine_at(at).longest(tenth, Longest::Lag, lag_ns);
+    }
+
+    /// A request that waited so long timed out, and so much of that was the generator's own.
+    fn own_timeout(&mut self, at: usize, own_ns: u64, waited_ns: u64) {
+        self.slots[at].interval.own.timeouts += u64::from(own_ns >= waited_ns.div_ceil(2));
     }
 
     fn own_part(&mut self, at: usize, due: Instant, own_ns: u64) {
@@ -457,13 +468,38 @@ mod tests {
         let first = Own { stall_max_ns: 1_050_000_000, stall_ns: 1_050_000_000, ..Own::default() };
         let first = Own { requests_touched: 2, ..first };
         let second = Own { run_delay_ns: 300, runs: 2, preemptions: 1, ..Own::default() };
-        let second = Own { users_paused_ns: 100_000_000, requests_touched: 1, ..second };
+        let second = Own { users_paused_ns: 100_000_000, requests_touched: 1, timeouts: 1, ..second };
         assert_eq!(seconds, [(0, first), (1, second), (2, Own::default())]);
         let own = timeline.own_lag();
         assert_eq!((own.count(), own.count_above(1_040_000_000)), (3, 2));
         assert_eq!(timeline.service().count(), 2, "one was never sent");
         let in_time: u64 = timeline.intervals().map(|i| i.ended_in_time).sum();
         assert_eq!(in_time, 2, "the timeout came behind the end");
+    }
+
+    #[test]
+    fn a_timeout_that_the_generator_made_is_its_own() {
+        let mut recorder = Recorder::new(START);
+        let timeout = |ready, sent, seen_late| Sample {
+            ready: at_ms(ready),
+            seen_late: Duration::from_millis(seen_late),
+            ..sample(100, sent, 200, Outcome::Timeout)
+        };
+        // Sent late by half of the time, by less, picked up late, and what waited for the target.
+        for sample in
+            [timeout(100, 150, 0), timeout(100, 149, 0), timeout(100, 100, 50), timeout(190, 190, 0)]
+        {
+            run(&mut recorder, &sample);
+        }
+        for own in [50, 49] {
+            recorder.planned(at_ms(100), false);
+            recorder.timed_out_waiting(at_ms(100), at_ms(200), Duration::from_millis(own), false);
+        }
+        let timeline = recorder.finish();
+        let interval = timeline.intervals().next().unwrap();
+        assert_eq!((interval.counts.timeout, interval.own.timeouts), (6, 3));
+        // Of the three that are not its own, two waited for a connection.
+        assert_eq!(interval.tenths[1].queued, 2, "{:?}", interval.tenths[1]);
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl Summary {
             planned: counts.planned,
             sent: counts.sent,
             ok: counts.ok,
+            timeout: counts.timeout,
             dropped: counts.dropped,
             commonest_error: commonest_error(&timeline, &counts),
             own_lag_p99_ns: own_lag.percentile(99.0),
@@ -282,6 +283,7 @@ fn own_summary(timeline: &Timeline, user_time: Duration) -> OwnSummary {
         connects_paced: all.connects_paced,
         users_paused_ns: all.users_paused_ns,
         users_paused_ratio: ratio(all.users_paused_ns as f64, nanos(user_time) as f64),
+        timeouts: all.timeouts,
     }
 }
 

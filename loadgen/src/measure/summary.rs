@@ -279,6 +279,9 @@ pub struct OwnSummary {
     pub users_paused_ns: u64,
     /// The same, by the time that the users had; 0 in an open model.
     pub users_paused_ratio: f64,
+    /// Timeouts of which half of the wait or more was the generator's own part: it made them, not the target.
+    #[serde(default)]
+    pub timeouts: u64,
 }
 
 /// A tenth of a second of the run, 1.6 % off at most. Latencies and their failures are those of the requests *due* in it;

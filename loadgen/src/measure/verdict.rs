@@ -90,6 +90,7 @@ pub(super) struct Signals {
     pub planned: u64,
     pub sent: u64,
     pub ok: u64,
+    pub timeout: u64,
     pub dropped: u64,
     pub commonest_error: Option<&'static str>,
     pub own_lag_p99_ns: u64,
@@ -175,6 +176,18 @@ fn stood_still(signals: &Signals) -> Vec<(Grade, String)> {
             ),
         ));
     }
+    // Those are figures of the generator, as what it never sent.
+    let own_timeouts = signals.own.timeouts;
+    if own_timeouts > 0 {
+        let is_invalid = ratio(own_timeouts, signals.planned) > DROPPED_RATIO_INVALID;
+        found.push((
+            if is_invalid { Grade::Invalid } else { Grade::Suspect },
+            format!(
+                "of {} timeouts {own_timeouts} are the generator's own: it was late for half of their time or more; give requests a longer --timeout, or the generator a core of its own",
+                signals.timeout
+            ),
+        ));
+    }
     if ratio(connects_paced, signals.planned) > PACED_RATIO_SUSPECT {
         found.push((
             Grade::Suspect,
@@ -243,7 +256,7 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
             say(
                 Grade::Suspect,
                 format!(
-                    "only {percent:.1} % of the requests that were due in time to end within the run did, with a reply, an error or a timeout; the target or the connections are saturated"
+                    "only {percent:.1} % of the requests that were due early enough for a reply within the run had ended by then, with a reply, an error or a timeout; the target or the connections are saturated"
                 ),
             );
         }
@@ -358,6 +371,10 @@ mod tests {
         Signals { own, worker_ns: 1_000_000_000, ..good() }
     }
 
+    fn own_timeouts(timeouts: u64) -> Signals {
+        Signals { own: OwnSummary { timeouts, ..OwnSummary::default() }, timeout: 40, ..good() }
+    }
+
     fn paced(connects_paced: u64) -> Signals {
         Signals { own: OwnSummary { connects_paced, ..OwnSummary::default() }, ..good() }
     }
@@ -416,7 +433,7 @@ mod tests {
             (
                 Signals { answered_ratio: 0.949, ..good() },
                 Grade::Suspect,
-                "only 94.9 % of the requests that were due in time to end within the run did, with a reply, an error or a timeout",
+                "only 94.9 % of the requests that were due early enough for a reply within the run had ended by then, with a reply, an error or a timeout",
             ),
             (Signals { worker_busy_max: Some(0.81), ..good() }, Grade::Suspect, "81 % busy"),
             (Signals { worker_busy_max: Some(0.96), ..good() }, Grade::Invalid, "96 % busy"),
@@ -441,6 +458,12 @@ mod tests {
             (stalled(1_000, 10), Grade::Invalid, "stood still for 1.00 s"),
             (Signals { own_of_nodes: nodes, ..stalled(1_000, 100) }, Grade::Suspect, "node b stood still"),
             (starved(600_000), Grade::Suspect, "wait for a core for 6 % of the time, 0.6 ms each time"),
+            (
+                own_timeouts(10),
+                Grade::Suspect,
+                "of 40 timeouts 10 are the generator's own: it was late for half",
+            ),
+            (own_timeouts(11), Grade::Invalid, "of 40 timeouts 11 are the generator's own"),
             (paced(11), Grade::Suspect, "11 requests waited for the connect rate"),
             (Signals { connections_opened: 9, ..good() }, Grade::Suspect, "only 9 of 10"),
             (Signals { saturated: 1, ..good() }, Grade::Suspect, "above 1 h"),

@@ -189,6 +189,13 @@ pub(super) fn own(summary: &Summary) -> Option<String> {
         parts
             .push(format!("{} ({share}) bear {over} or more of it", plural(own.requests_touched, "request")));
     }
+    if own.timeouts > 0 {
+        let all = count(summary.counts.timeout);
+        parts.push(format!(
+            "{} of {all} timeouts are its own: it was late for half of their time or more",
+            count(own.timeouts)
+        ));
+    }
     if own.connects_paced > 0 {
         parts.push(format!("{} waited for the connect rate", plural(own.connects_paced, "request")));
     }
