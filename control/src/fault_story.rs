@@ -212,6 +212,12 @@ impl Story {
         let timeout = self.timeout.unwrap_or(Duration::MAX);
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let on_axis = |at_ns: u64| at_ns.saturating_sub(start_ns).min(ran_ns);
+        // Where delays were decided on that nobody told of: all that were over before the run was are told.
+        let untold_of = |window: &Window, figures: &Figures| {
+            let (from, to_ns) = (on_axis(window.from_ns), window.to_ns.map_or(ran_ns, on_axis));
+            let from_ns = from.max(ran_ns.saturating_sub(figures.untold_of_ns?));
+            (from_ns < to_ns).then_some(Span { from_ns, to_ns })
+        };
         let mut windows = Vec::new();
         let mut injections = Injections::default();
         let (mut is_any_on_the_way, mut is_any_behind) = (false, false);
@@ -228,14 +234,9 @@ impl Story {
                 proxy.kept.lay(&mut injections, start_ns, ran_ns);
                 for (window, figures) in &met {
                     let (from, to) = (on_axis(window.from_ns), window.to_ns.map_or(ran_ns, on_axis));
-                    if let Some(longest_ns) =
-                        figures.untold_of_ns.filter(|ns| is_cause(Duration::from_nanos(*ns), timeout))
-                    {
-                        // Told are all that were over before the run was.
-                        let from_ns = from.max(ran_ns.saturating_sub(longest_ns));
-                        if from_ns < to {
-                            injections.is_vague(Span { from_ns, to_ns: to });
-                        }
+                    let is_long = |longest_ns| is_cause(Duration::from_nanos(longest_ns), timeout);
+                    if figures.untold_of_ns.is_some_and(is_long) {
+                        untold_of(window, figures).into_iter().for_each(|span| injections.is_vague(span));
                     }
                     let untold_from = from.max(to.saturating_sub(figures.untold_within_ns));
                     // What was decided on within the last timeout has not timed out when the run ends; in the middle of
@@ -255,16 +256,21 @@ impl Story {
             } else {
                 is_any_behind |= !met.is_empty();
             }
-            windows.extend(met.into_iter().map(|(window, figures)| FaultWindow {
-                proxy: name.clone(),
-                behavior: window.behavior,
-                start_ns: on_axis(window.from_ns),
-                end_ns: window.to_ns.map_or(ran_ns, on_axis),
-                injected: Some(figures.injected),
-                seen: figures.seen,
-                accuracy_p50_ns: figures.late_p50,
-                accuracy_p99_ns: figures.late_p99,
-                around: None,
+            windows.extend(met.into_iter().map(|(window, figures)| {
+                FaultWindow {
+                    // Where nothing was told and not all is, 0 would be a lie.
+                    injected: Some(figures.injected).filter(|injected| {
+                        *injected > 0 || window.to_ns.is_none() || untold_of(&window, &figures).is_none()
+                    }),
+                    proxy: name.clone(),
+                    behavior: window.behavior,
+                    start_ns: on_axis(window.from_ns),
+                    end_ns: window.to_ns.map_or(ran_ns, on_axis),
+                    seen: figures.seen,
+                    accuracy_p50_ns: figures.late_p50,
+                    accuracy_p99_ns: figures.late_p99,
+                    around: None,
+                }
             }));
         }
         windows.sort_by_key(|window| window.start_ns);

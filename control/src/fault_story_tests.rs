@@ -410,6 +410,8 @@ fn delays_of_replaced_rules_that_nobody_told_to_be_over_are_not_known() {
     for (proxy, events, stats, expected, what) in cases {
         let story = story_of(Duration::from_millis(1_000), &proxy, &events);
         assert_eq!(known(&story, std::slice::from_ref(stats)), vague(&expected), "{what}");
+        let windows = story.faults(START, 10_000_000_000, |_| true, std::slice::from_ref(stats)).windows;
+        assert!(windows[0].injected != Some(0) || expected.is_empty(), "{what}: 0 would be a lie");
     }
     let short = story_of(Duration::from_secs(2), &base, &[asked(2_000, 900), replaced]);
     assert_eq!(known(&short, &[none]), vague(&[]), "no timeout of 2 s comes from 900 ms");
