@@ -13,7 +13,7 @@ use fracas_loadgen::scenario::{behaviors_of, is_cause};
 use fracas_proto::v1::{self, Event, EventKind, LeaseState};
 
 use crate::outwaited::DELAY;
-use kept::{Kept, Room, take};
+use kept::{Kept, Room, Tally, take};
 
 /// What a window of a listener that was closed by hand is called.
 const SWITCHED_OFF: &str = "switched off";
@@ -63,15 +63,6 @@ struct Window {
     behavior: String,
     from_ns: u64,
     to_ns: Option<u64>,
-}
-
-/// What was injected by one owner.
-#[derive(Clone, Debug, Default)]
-struct Tally {
-    count: u64,
-    lateness: Vec<u64>,
-    /// The shortest and the longest time that was asked of a delay.
-    asked_ns: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -451,44 +442,6 @@ impl Proxy {
 const NO_LIMIT: u64 = 1 << 40;
 /// An event may be a turn older or newer than the change that it is of.
 const ORPHAN_SLACK_NS: u64 = 20_000_000;
-
-impl Tally {
-    fn add(&mut self, late_ns: Option<u64>, asked_ns: Option<u64>, room: &mut Room) {
-        self.count += 1;
-        self.lateness.extend(late_ns.filter(|_| take(&mut room.lateness)));
-        self.asked(asked_ns.map(|asked| (asked, asked)));
-    }
-
-    fn asked(&mut self, other: Option<(u64, u64)>) {
-        let both = self
-            .asked_ns
-            .zip(other)
-            .map(|((from, to), (other_from, other_to))| (from.min(other_from), to.max(other_to)));
-        self.asked_ns = both.or(self.asked_ns).or(other);
-    }
-
-    /// No delay is longer: a time that is the same each time, or twice the longest of those that were drawn.
-    fn longest_ns(&self) -> u64 {
-        match self.asked_ns {
-            Some((from, to)) if from == to => to,
-            Some((_, to)) => to.saturating_mul(2),
-            None => u64::MAX,
-        }
-    }
-
-    fn merge(&mut self, other: &Tally) {
-        self.count += other.count;
-        self.lateness.extend(&other.lateness);
-        self.asked(other.asked_ns);
-    }
-
-    fn late(&self, percent: usize) -> Option<u64> {
-        let mut sorted = self.lateness.clone();
-        sorted.sort_unstable();
-        let rank = (sorted.len() * percent).div_ceil(100);
-        sorted.get(rank.saturating_sub(1)).copied()
-    }
-}
 
 /// What the client of an injected fault must see, and how long after; `None` for one that is no failure by itself.
 fn failure_of(event: &Event) -> Option<(u64, Failure)> {

@@ -155,3 +155,22 @@ fn a_target_that_stands_still_is_not_the_generator() {
         assert!(summary.response.max > 980_000_000);
     }
 }
+
+#[test]
+fn timeouts_that_a_stop_has_made_are_the_generators_and_those_of_a_silent_target_are_not() {
+    let mut plan = plan(50, open("1000/s"));
+    plan.response_timeout = ms(300);
+    // Due in the first 0.7 s of the stop, and given up when it was over.
+    let of_stop = summary(&plan, &[("", stopped(&plan, ms(1), ms(1_000)))]);
+    assert_eq!(of_stop.own.timeouts, of_stop.counts.timeout);
+    assert!((699..=702).contains(&of_stop.counts.timeout), "{:?}", of_stop.counts);
+    assert_eq!(of_stop.verdict, Grade::Invalid);
+    let said =
+        |reason: &String| reason.contains("are the generator's own: it was late for half of their time");
+    assert!(of_stop.reasons.iter().any(said), "{:?}", of_stop.reasons);
+    // A target that takes longer than the timeout.
+    let of_target = summary(&plan, &[("", stopped(&plan, ms(400), ms(0)))]);
+    assert!(of_target.counts.timeout > 5_000, "{:?}", of_target.counts);
+    assert_eq!(of_target.own.timeouts, 0);
+    assert!(!of_target.reasons.iter().any(said), "{:?}", of_target.reasons);
+}

@@ -96,6 +96,57 @@ impl Kept {
     }
 }
 
+/// What was injected by one owner.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// How many.
+    pub count: u64,
+    lateness: Vec<u64>,
+    /// The shortest and the longest time that was asked of a delay.
+    asked_ns: Option<(u64, u64)>,
+}
+
+impl Tally {
+    /// Counts one: how late it was, and how long it was asked for, if it is a delay.
+    pub fn add(&mut self, late_ns: Option<u64>, asked_ns: Option<u64>, room: &mut Room) {
+        self.count += 1;
+        self.lateness.extend(late_ns.filter(|_| take(&mut room.lateness)));
+        self.asked(asked_ns.map(|asked| (asked, asked)));
+    }
+
+    fn asked(&mut self, other: Option<(u64, u64)>) {
+        let both = self
+            .asked_ns
+            .zip(other)
+            .map(|((from, to), (other_from, other_to))| (from.min(other_from), to.max(other_to)));
+        self.asked_ns = both.or(self.asked_ns).or(other);
+    }
+
+    /// No delay is longer: a time that is the same each time, or twice the longest of those that were drawn.
+    pub fn longest_ns(&self) -> u64 {
+        match self.asked_ns {
+            Some((from, to)) if from == to => to,
+            Some((_, to)) => to.saturating_mul(2),
+            None => u64::MAX,
+        }
+    }
+
+    /// Adds another's.
+    pub fn merge(&mut self, other: &Tally) {
+        self.count += other.count;
+        self.lateness.extend(&other.lateness);
+        self.asked(other.asked_ns);
+    }
+
+    /// So many per cent of the delays were late by this or less; `None` when none is known.
+    pub fn late(&self, percent: usize) -> Option<u64> {
+        let mut sorted = self.lateness.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100);
+        sorted.get(rank.saturating_sub(1)).copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

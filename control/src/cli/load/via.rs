@@ -205,7 +205,7 @@ impl Via {
         proxies.iter().for_each(|proxy| watched.story.listens(proxy));
         if watched.lost > 0 {
             note(&format!(
-                "{} proxy events were too many to tell; what was injected outside leases is a lower bound",
+                "{} proxy events were too many to tell; of failures meanwhile it is not known whether they were injected",
                 watched.lost
             ));
         }
