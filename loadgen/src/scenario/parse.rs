@@ -39,7 +39,7 @@ pub fn parse(file: &str, text: &str) -> Result<Plan, ParseError> {
         let size = text.len() >> 20;
         let problem =
             format!("{size} MiB are too long for a run file; at most {} MiB", RUN_FILE_BYTES_MAX >> 20);
-        return Err(ParseError { file: file.to_owned(), line: 1, column: 1, problem });
+        return Err(ParseError::new(file, 1, 1, &problem));
     }
     let options = serde_saphyr::options! { with_snippet: false };
     let raw: RunFile =
@@ -88,12 +88,7 @@ struct Places<'a> {
 
 impl Places<'_> {
     fn error_at(&self, place: Location, key: &str, problem: &str) -> ParseError {
-        ParseError {
-            file: self.file.to_owned(),
-            line: place.line().max(1),
-            column: place.column().max(1),
-            problem: format!("{key}: {problem}"),
-        }
+        ParseError::new(self.file, place.line(), place.column(), &format!("{key}: {problem}"))
     }
 
     /// The place of `key`, or of the value that holds it.

@@ -16,6 +16,18 @@ pub struct ParseError {
     pub problem: String,
 }
 
+impl ParseError {
+    /// What the file itself says may be quoted in `problem`: it stays on one line, and is no word to the terminal.
+    pub(super) fn new(file: &str, line: u64, column: u64, problem: &str) -> ParseError {
+        let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let problem = problem.chars().take(PROBLEM_CHARS_MAX).map(shown).collect();
+        ParseError { file: file.to_owned(), line: line.max(1), column: column.max(1), problem }
+    }
+}
+
+/// More is a file quoted, not a mistake told.
+const PROBLEM_CHARS_MAX: usize = 1000;
+
 /// A mistake that the YAML reader found.
 pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
     let error = error.without_snippet();
@@ -52,7 +64,7 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
             }
         }
     };
-    ParseError { file: file.to_owned(), line, column: place.column().max(1), problem }
+    ParseError::new(file, line, place.column(), &problem)
 }
 
 /// What to write where keys and values belong.
@@ -108,4 +120,25 @@ fn key_on_line(text: &str, line: u64) -> Option<&str> {
     let key = key.trim().trim_start_matches(['-', '{', ' ']);
     let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     plain.then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_stays_on_one_line_and_never_reaches_the_terminal_as_it_is() {
+        for text in ["{\"r\\n> >\": 1}", "{r\r\r>: 1}", "{\"\\e[2J\": 1}", "name: \"\\u0007\"\nx: 1\n"] {
+            let error = crate::scenario::parse("f", text).expect_err(text).to_string();
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
+        let long = format!("{}: 1\n", "k".repeat(100_000));
+        let error = crate::scenario::parse("f", &long).expect_err("no such key").to_string();
+        assert!(error.len() < 2000, "{} bytes", error.len());
+    }
+
+    #[test]
+    fn a_place_is_counted_from_1() {
+        assert_eq!(ParseError::new("f", 0, 0, "x").to_string(), "f:1:1: x");
+    }
 }
