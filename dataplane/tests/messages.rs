@@ -743,7 +743,19 @@ fn nonsense_in_the_chunks_of_a_reply_and_endless_parts_end_the_connection() {
 
 #[test]
 fn what_is_no_request_is_answered_400_and_closes() {
-    for nonsense in ["\x16\x03\x01\x02\0", "GET /\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "hello\r\n"] {
+    for nonsense in [
+        "\x16\x03\x01\x02\0",
+        "GET /\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "hello\r\n",
+        // RFC 9112 §3.2: for which host it is must be said, once.
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nhost: b\r\nContent-Length: 2\r\n\r\nok",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
         let mut world = World::calm(Vec::new());
         let client = world.dial();
         client.write(nonsense.as_bytes());
@@ -751,9 +763,41 @@ fn what_is_no_request_is_answered_400_and_closes() {
         assert!(client.read().starts_with(b"HTTP/1.1 400 Bad Request\r\n"), "{nonsense:?}");
         assert!(client.state().eof);
         assert_eq!(world.counters().protocol_errors, 1);
+        let told: Vec<String> = world.events().iter().map(|event| event.detail.to_string()).collect();
+        assert!(told.len() == 1 && told[0].starts_with("client: not a valid request: "), "{told:?}");
         assert!(world.server.accept().is_none());
         world.assert_empty(&[&client]);
     }
+}
+
+#[test]
+fn a_request_behind_a_good_one_that_names_no_host_is_refused_in_its_turn() {
+    let mut world = World::calm(Vec::new());
+    let (client, server) = world.pair();
+    client.write(&[GET, b"GET /2 HTTP/1.1\r\n\r\n", GET].concat());
+    world.settle();
+    assert_eq!(server.read(), GET);
+    server.write(OK);
+    world.settle();
+    let got = text(&client.read());
+    assert!(got.starts_with(&text(OK)) && got.contains("HTTP/1.1 400 Bad Request\r\n"), "{got}");
+    assert!(client.state().eof);
+    server.shutdown_write();
+    world.run(6 * SECOND);
+    world.assert_empty(&[&client, &server]);
+}
+
+#[test]
+fn http_1_0_needs_no_host() {
+    let mut world = World::calm(Vec::new());
+    let (client, server) = world.pair();
+    let request = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    client.write(request);
+    world.settle();
+    assert_eq!(server.read(), request);
+    server.write(OK);
+    world.settle();
+    assert_eq!((client.read(), world.counters().protocol_errors), (OK.to_vec(), 0));
 }
 
 /// How long after `start` the bytes that follow arrive, in milliseconds.

@@ -22,6 +22,7 @@
 mod body;
 mod error_reply;
 mod head;
+mod host;
 mod reply;
 mod reply_head;
 mod request;

@@ -61,7 +61,7 @@ fn drive_requests(framer: &mut RequestFramer, pieces: &[&[u8]]) -> Vec<Said> {
                     break;
                 }
                 Event::Invalid(_) => {
-                    let again = framer.advance(b"GET / HTTP/1.1\r\n\r\n").event;
+                    let again = framer.advance(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").event;
                     assert_eq!(again, step.event, "it stays invalid");
                     said.push(Said::Invalid);
                     return said;
@@ -98,7 +98,11 @@ fn drive_replies(framer: &mut ReplyFramer, pieces: &[&[u8]]) -> Vec<Said> {
                     said.push(make(std::mem::take(&mut head)));
                 }
                 Event::Body => join(&mut said, used, Said::Body),
-                Event::Surplus => join(&mut said, used, Said::Surplus),
+                Event::Surplus => {
+                    // What seemed to begin a head was the beginning of this.
+                    head.extend_from_slice(used);
+                    join(&mut said, &std::mem::take(&mut head), Said::Surplus);
+                }
                 Event::End => {
                     join(&mut said, used, Said::Body);
                     said.push(Said::End);
@@ -196,13 +200,13 @@ fn a_head_in_pieces_is_held_back_and_given_whole() {
     let mut framer = RequestFramer::new();
     assert_eq!(framer.advance(b"GET / HT"), Step::new(8, Event::NeedMore));
     assert_eq!((framer.held_bytes(), framer.take_head_bytes()), (8, None));
-    let rest = b"TP/1.1\r\nA: b\r\n\r\nGET /next";
+    let rest = b"TP/1.1\r\nHost: x\r\nA: b\r\n\r\nGET /next";
     let step = framer.advance(rest);
-    assert_eq!((step.event, step.used), (Event::Head, 16));
+    assert_eq!((step.event, step.used), (Event::Head, 25));
     assert_eq!(framer.head(rest).header("a"), Some(&b"b"[..]));
-    assert_eq!(framer.take_head_bytes().as_deref(), Some(&b"GET / HTTP/1.1\r\nA: b\r\n\r\n"[..]));
-    assert_eq!(framer.advance(&rest[16..]), Step::new(0, Event::End));
-    assert_eq!(framer.advance(&rest[16..]), Step::new(9, Event::NeedMore));
+    assert_eq!(framer.take_head_bytes().as_deref(), Some(&b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n\r\n"[..]));
+    assert_eq!(framer.advance(&rest[25..]), Step::new(0, Event::End));
+    assert_eq!(framer.advance(&rest[25..]), Step::new(9, Event::NeedMore));
 }
 
 #[test]
@@ -236,6 +240,26 @@ fn requests_that_readers_could_frame_differently_are_refused() {
         "A: b\0\r\n",
         "A: b\r\n\n",
         "A\u{e9}: b\r\n",
+        ": b\r\n",
+        "A\t: b\r\n",
+        "A: b\r\n\tfolded\r\n",
+        "A: b\x7f\r\n",
+        "A: b\r\r\n",
+        "Content-Length: 5;\r\n",
+        "Content-Length: \x0b5\r\n",
+        "Content-Length: 5.0\r\n",
+        "Content-Length: 5\r\n 0\r\n",
+        "Content-Length: 0\r\nContent-Length: \r\n",
+        "Content-Length: 1\r\nTransfer-Encoding: identity\r\n",
+        "Transfer-Encoding: \r\n",
+        "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: chunked;x=y\r\n",
+        "Transfer-Encoding: \"chunked\"\r\n",
+        "Transfer-Encoding: chunked\r\n , identity\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Host: x\r\n",
+        "Host: y\r\n",
+        "host:\r\n",
     ] {
         let text = format!("POST / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
         assert_eq!(requests(&[text.as_bytes()]), [Said::Invalid], "{fields:?}");
@@ -247,29 +271,61 @@ fn requests_that_readers_could_frame_differently_are_refused() {
         "\nGET / HTTP/1.1\r\n\r\n",
         "\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-        "CONNECT a:1 HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
+        "CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
         "GET / HTTP/2.0\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        "GET  / HTTP/1.1\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x y\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x,\r\n y\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: user@x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: http://x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x:80:81\r\n\r\n",
+        "GET / HTTP/1.1\r\nX: y\r\n\r\n",
+        "GET http://y/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET x HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: /\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: x\r\n\r\n",
+        "GET / http/1.1\r\nHost: x\r\n\r\n",
+        "GET /\tHTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /\r HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
+        " GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\n Host: x\r\n\r\n",
+        "GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /\u{e9} HTTP/1.1\r\nHost: x\r\n\r\n",
         "GET /\r\n\r\n",
         "\x16\x03\x01\x02\x00",
     ] {
         assert_eq!(requests(&[text.as_bytes()]), [Said::Invalid], "{text:?}");
+        let bytewise: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        assert_eq!(requests(&bytewise), [Said::Invalid], "{text:?} byte by byte");
+    }
+    for text in [
+        "GET / HTTP/1.0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+        "GET / HTTP/1.1\r\nHOST: [::1]:80 \r\n\r\n",
+        "GET http://x/ HTTP/1.1\r\nHost: X:80\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
+        assert_eq!(requests(&[text.as_bytes()]), [head(text), Said::End], "{text:?}");
     }
     // Repeated and equal is not ambiguous.
-    let same = "POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n";
+    let same = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n";
     assert_eq!(requests(&[same.as_bytes(), b"x"]), [head(same), body("x"), Said::End]);
 }
 
 #[test]
 fn heads_are_bounded_in_bytes_and_fields() {
-    let with_fields = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
+    let with_fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(count));
     assert_eq!(
-        requests(&[with_fields(HEADERS_MAX).as_bytes()]),
-        [head(&with_fields(HEADERS_MAX)), Said::End]
+        requests(&[with_fields(HEADERS_MAX - 1).as_bytes()]),
+        [head(&with_fields(HEADERS_MAX - 1)), Said::End]
     );
-    assert_eq!(requests(&[with_fields(HEADERS_MAX + 1).as_bytes()]), [Said::Invalid]);
-    let long = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+    assert_eq!(requests(&[with_fields(HEADERS_MAX).as_bytes()]), [Said::Invalid]);
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
     assert_eq!(requests(&[long.as_bytes()]), [Said::Invalid]);
     assert_eq!(requests(&long.as_bytes().chunks(999).collect::<Vec<_>>()), [Said::Invalid]);
     let mut framer = RequestFramer::new();
@@ -283,7 +339,7 @@ fn heads_are_bounded_in_bytes_and_fields() {
 fn what_follows_connect_and_upgrade_waits_for_the_reply() {
     for text in [
         "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
-        "GET /chat HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     ] {
         let after = b"\x81\x05hello";
         let mut framer = RequestFramer::new();
@@ -297,20 +353,20 @@ fn what_follows_connect_and_upgrade_waits_for_the_reply() {
         let mut framer = RequestFramer::new();
         assert_eq!(drive_requests(&mut framer, &[text.as_bytes()]).last(), Some(&Said::AwaitReply));
         framer.decline();
-        let next = "GET / HTTP/1.1\r\n\r\n";
+        let next = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         assert_eq!(drive_requests(&mut framer, &[next.as_bytes()]), [head(next), Said::End]);
     }
 }
 
 #[test]
 fn a_switch_that_is_declined_before_the_request_ends_is_no_switch() {
-    let upgrade = "POST / HTTP/1.1\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\n";
+    let upgrade = "POST / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\n";
     let mut framer = RequestFramer::new();
     assert_eq!(drive_requests(&mut framer, &[upgrade.as_bytes(), b"12"]), [head(upgrade), body("12")]);
     assert!(!framer.is_whole());
     // The reply came early, or was made by a rule.
     framer.decline();
-    let next = "GET / HTTP/1.1\r\n\r\n";
+    let next = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let rest = format!("345{next}");
     assert_eq!(
         drive_requests(&mut framer, &[rest.as_bytes()]),
@@ -445,14 +501,14 @@ fn the_end_of_the_connection_ends_some_replies_and_cuts_others() {
 #[test]
 fn connections_persist_as_both_sides_say() {
     for (request, reply, expected) in [
-        ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true),
         (
-            "GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: x, Close\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
             false,
         ),
         (
-            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             false,
         ),
@@ -462,8 +518,8 @@ fn connections_persist_as_both_sides_say() {
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
             true,
         ),
-        ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
-        ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", false),
     ] {
         let mut requests = RequestFramer::new();
         requests.advance(request.as_bytes());
@@ -482,14 +538,14 @@ fn connections_persist_as_both_sides_say() {
 fn traffic() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => Just("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
-        4 => Just("POST /b HTTP/1.1\r\nContent-Length: 7\r\n\r\n1234567"),
-        4 => Just("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\nA: b\r\n\r\n"),
+        4 => Just("POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n1234567"),
+        4 => Just("PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\nA: b\r\n\r\n"),
         4 => Just("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"),
         4 => Just("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"),
         2 => Just("HTTP/1.1 100 Continue\r\n\r\n"),
         1 => Just("HTTP/1.1 204 No\r\n\r\n"),
         1 => Just("HTTP/1.1 200 OK\r\n\r\nrest"),
-        1 => Just("GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n"),
+        1 => Just("GET / HTTP/1.1\r\nHost: x\r\nUpgrade: x\r\n\r\n"),
         1 => Just("Content-Length: 3\r\n"),
         1 => Just("Transfer-Encoding: chunked\r\n"),
         1 => Just("\r\n"),
