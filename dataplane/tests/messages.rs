@@ -585,6 +585,7 @@ fn replies_whose_end_nobody_knows_are_handed_on_and_end_the_connection() {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nok",
         "220 mail.example ready\r\n",
         "<html>no head at all</html>\n",
+        &format!("HTTP/1.1 200 OK\r\nContent-Length:{}2\r\n\r\nok", " ".repeat(17 * 1024)),
     ] {
         let (front, back) = reply.split_at(reply.len() - 2);
         for ends in [false, true] {

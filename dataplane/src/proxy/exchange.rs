@@ -257,7 +257,8 @@ impl Connection {
             exchanges.deadline.map(|deadline| cx.timers.cancel(deadline));
             return cx.let_go(self.proxy, exchanges.held_bytes);
         }
-        let held = exchanges.requests.held_bytes() + exchanges.parked.len() + exchanges.made_bytes;
+        let pieces = exchanges.requests.held_bytes() + exchanges.replies.kept_bytes();
+        let held = pieces + exchanges.parked.len() + exchanges.made_bytes;
         if held != exchanges.held_bytes {
             cx.let_go(self.proxy, exchanges.held_bytes);
             cx.hold(self.proxy, held);

@@ -471,6 +471,90 @@ fn a_body_that_must_not_be_there_does_not_break_the_next_reply() {
     );
 }
 
+/// What of a reply must not depend on how it is cut: all but whose a body is that must not be there (the last bytes of a
+/// short one may be told with the head behind it), and how much of a body is told before what is wrong in it.
+fn outcome(said: Vec<Said>) -> Vec<Said> {
+    let is_framing = |said: &Said| !matches!(said, Said::Body(_) | Said::Surplus(_));
+    let from_status_line = |said| match said {
+        Said::Head(bytes) => {
+            let at = bytes.windows(5).rposition(|five| five == b"HTTP/").unwrap_or(0);
+            Said::Head(bytes[at..].to_vec())
+        }
+        other => other,
+    };
+    said.into_iter().filter(is_framing).map(from_status_line).collect()
+}
+
+#[test]
+fn replies_are_framed_alike_wherever_they_are_cut() {
+    let ok = |fields: &str, rest: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n{rest}");
+    let (blanks, word) = (" ".repeat(1500), "x".repeat(1500));
+    let (many, long) = (" ".repeat(20_000), "x".repeat(20_000));
+    let next = ok("Content-Length: 2\r\n", "ok");
+    let get = [Asked::method("GET"), Asked::method("GET")];
+    let head = [Asked::method("HEAD"), Asked::method("GET")];
+    let cases = [
+        // Longer than what was once looked at of a line in pieces.
+        (get, ok(&format!("Content-Length:{blanks}2\r\n"), "ok")),
+        (get, ok(&format!("Content-Length{blanks}: 2\r\n"), "ok")),
+        (get, ok(&format!("Transfer-Encoding: {word}, chunked\r\n"), "2\r\nok\r\n0\r\n\r\n")),
+        (get, ok(&format!("Transfer-Encoding:\r\n{blanks}chunked\r\n"), "2\r\nok\r\n0\r\n\r\n")),
+        (get, ok(&format!("Connection: {word}, close\r\nContent-Length: 2\r\n"), "ok")),
+        (get, format!("HTTP/1.1{blanks}200 OK\r\nContent-Length: 2\r\n\r\nok")),
+        (get, format!("HTTP/1.1 200 {long}\r\nContent-Length: 2\r\n\r\nok")),
+        (get, ok(&format!("Cookie: {long}\r\n {long}\r\nContent-Length: 2\r\n"), "ok")),
+        // Longer than what is ever looked at.
+        (get, ok(&format!("Content-Length:{many}2\r\n"), "ok")),
+        (get, ok(&format!("Content-Length{many}: 2\r\n"), "ok")),
+        (get, ok(&format!("Content-Length: 2\r\n{many}5\r\n"), "ok")),
+        (get, ok(&format!("Transfer-Encoding: {long}, chunked\r\n"), "2\r\nok\r\n0\r\n\r\n")),
+        (get, ok(&format!("Connection: {long}, close\r\nContent-Length: 2\r\n"), "ok")),
+        (get, format!("HTTP/1.1{many}200 OK\r\nContent-Length: 2\r\n\r\nok")),
+        (get, ok(&format!("C{long}: 2\r\nT{many}: chunked\r\nContent-Length: 2\r\n"), "ok")),
+        // A body that must not be there, and begins like a reply.
+        (head, ok("Content-Length: 5\r\n", &format!("HELLO{next}"))),
+        (head, ok("Content-Length: 1\r\n", &format!("H{next}"))),
+        (head, ok("Content-Length: 2\r\n", &format!("HT{next}"))),
+        (head, ok("Content-Length: 4\r\n", &format!("ICE!{next}"))),
+        (head, ok("Content-Length: 5\r\n", &next)),
+        (head, ok("Transfer-Encoding: chunked\r\n", &next)),
+        (get, format!("HTTP/1.1 304 Same\r\nContent-Length: 6\r\n\r\nhttp:/{next}")),
+        // The rest of the kinds.
+        (
+            get,
+            format!(
+                "HTTP/1.1 100 Go on\r\n\r\n\r\n{}",
+                ok("Transfer-Encoding: chunked\r\n", "2;x\nok\n0\na: b\n\n")
+            ),
+        ),
+        (get, ok("Content-Length: 2\r\n", &format!("ok\r\n{next}"))),
+        (get, "HTTP/1.1 200 OK\nA: b\n c\nContent-Length:\n 2\n\nok".to_owned()),
+        (get, ok("Content-Length: 2\r\nContent-Length: 3\r\n", "ok")),
+        (get, ok("Transfer-Encoding: chunked, x\r\n", "ok")),
+        (get, ok("Transfer-Encoding: chunked\r\n", "x\r\n")),
+        (get, "SSH-2.0 server\r\n".to_owned()),
+        (get, ok("", "until the end")),
+    ];
+    for (asked, text) in cases {
+        let shown = &text[..text.len().min(100)];
+        let drive = |pieces: &[&[u8]]| {
+            let mut framer = ReplyFramer::new();
+            asked.iter().for_each(|asked| framer.expect(*asked));
+            let said = outcome(drive_replies(&mut framer, pieces));
+            (said, framer.persists(), framer.expected())
+        };
+        let whole = drive(&[text.as_bytes()]);
+        let bytewise: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        assert_eq!(drive(&bytewise), whole, "{shown:?} byte by byte");
+        // Every place in a short one; in a long one those near its ends, and some between.
+        let places = (0..text.len()).filter(|at| *at < 400 || text.len() - at < 400 || at % 997 == 0);
+        for at in places {
+            let (one, other) = text.as_bytes().split_at(at);
+            assert_eq!(drive(&[one, other]), whole, "{shown:?} cut at {at}");
+        }
+    }
+}
+
 #[test]
 fn a_reply_that_begins_before_its_request_is_known_is_unasked() {
     let mut framer = ReplyFramer::new();
