@@ -965,6 +965,33 @@ fn a_reply_that_is_held_for_longer_than_a_side_may_linger_is_not_cut_off() {
 }
 
 #[test]
+fn a_last_reply_that_takes_its_time_at_a_rate_arrives_whole_and_then_a_fin() {
+    let slow = rules("throttle", &[("throttle", "rate", "1kB/s"), ("throttle", "side", "reply")]);
+    let last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for reply in [
+        [&b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 20000\r\n\r\n"[..], &[b'x'; 20_000]]
+            .concat(),
+        [&b"HTTP/1.0 200 OK\r\n\r\n"[..], &[b'x'; 20_000]].concat(),
+        // Its end is in doubt.
+        [&b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"[..], &[b'x'; 20_000]].concat(),
+    ] {
+        for asked in [&b"GET / HTTP/1.0\r\n\r\n"[..], last] {
+            let mut world = World::calm(slow.clone());
+            let client = world.dial();
+            let server = world.ask(&client, asked);
+            server.write(&reply);
+            server.shutdown_write();
+            world.run(19 * SECOND);
+            assert!(!client.state().eof && client.received_bytes() < reply.len());
+            world.run(2 * SECOND);
+            assert!(client.state().eof && !client.state().reset);
+            assert_eq!((client.read(), world.counters().linger_limit_reached), (reply.clone(), 0));
+            world.assert_empty(&[&client, &server]);
+        }
+    }
+}
+
+#[test]
 fn a_head_in_pieces_is_counted_as_held_until_it_is_whole() {
     let mut world = World::calm(Vec::new());
     let (client, server) = world.pair();

@@ -15,7 +15,7 @@ use fracas_dataplane::behavior::{Behavior, Match, Rule, RuleSet, Share, mix};
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{
-    Detail, Event, EventKind, Opening, Patience, ProxySnapshot, Worker, WorkerSettings,
+    Detail, Event, EventKind, HELD_TIME_MAX, Opening, Patience, ProxySnapshot, Worker, WorkerSettings,
 };
 use fracas_dataplane::ring::simulated::{
     Actor, Faults, Link, Network, Peer, RingId, Server, SimulatedRing, SimulatedSettings, Simulation, seeds,

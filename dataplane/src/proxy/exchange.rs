@@ -231,7 +231,7 @@ impl Connection {
                 exchanges.doubt = Some(Doubt { heard: false, ..doubt });
                 self.set_deadline(&mut exchanges, DOUBT_QUIET, cx);
             }
-            Some(_) => self.close_behind_reply(cx),
+            Some(_) => self.close(cx),
             None if exchanges.aborts() => {
                 exchanges.abort_is_ripe = true;
                 self.stop_requests(&mut exchanges, cx, proxy);
@@ -301,7 +301,7 @@ impl Connection {
             }
         }
         if exchanges.last {
-            self.close_behind_reply(cx);
+            self.close(cx);
         }
     }
 

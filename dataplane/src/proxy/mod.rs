@@ -34,7 +34,7 @@ pub use calls::{
     Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
     RulesChange, SOURCE_ADDRESSES_MAX,
 };
-pub use connection::LINGER_BYTES_MAX;
+pub use connection::{HELD_TIME_MAX, LINGER_BYTES_MAX};
 pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
 pub use error::ProxyError;
 pub use event::{Detail, Event, EventKind, RuleName};
