@@ -105,7 +105,12 @@ impl World {
         let id = ring.id();
         let (sender, events) = mpsc::channel();
         let held_bytes_max = 1 + rng.below(200_000) as usize;
-        let settings = WorkerSettings { index: 0, held_bytes_max, options: SocketOptions::default() };
+        let settings = WorkerSettings {
+            index: 0,
+            held_bytes_max,
+            options: SocketOptions::default(),
+            room: Arc::default(),
+        };
         let mut worker = Worker::new(ring, settings, sender);
         let rules = Arc::new(RuleSet::compile(rules, protocol, seed, 1).unwrap());
         let connection_held_bytes_max = 1 + rng.below(100_000) as usize;

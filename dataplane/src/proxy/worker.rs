@@ -13,6 +13,7 @@ use super::connection::{Connection, DOWNSTREAM, Sources, UPSTREAM};
 use super::event::{Detail, EVENT_DELAY, Event, EventBuffer, EventKind};
 use super::figures::{ProxyFigures, Rules, WorkerFigures, figures_of};
 use super::patience::Patience;
+use super::room::Room;
 use super::stats::{Counters, RuleStats, WorkerSnapshot};
 use crate::behavior::{ConnectionFacts, Direction, RuleSet};
 use crate::clock::Instant;
@@ -26,6 +27,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a worker that stops, or closes what is idle in a drain, waits for peers to take their last bytes and the
 /// FIN, in place of their proxies' limits.
 pub(super) const STOP_LINGER: Duration = Duration::from_millis(250);
+/// How often it is told that a proxy turns connections away.
+const LIMIT_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// How often a worker that drains looks for connections that have become idle.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -82,6 +85,8 @@ pub(super) struct ProxyState {
     resting: bool,
     /// Accepting has paused since the last connection, and that has been told.
     pause_told: bool,
+    /// That it turns connections away is told again then.
+    limit_told_until: Instant,
     ordinals: Arc<AtomicU64>,
     open: usize,
     removed: bool,
@@ -151,6 +156,8 @@ pub struct WorkerSettings {
     pub held_bytes_max: usize,
     /// Options of every socket it opens.
     pub options: SocketOptions,
+    /// The descriptors that it shares with the other workers.
+    pub room: Arc<Room>,
 }
 
 /// A listener that is shut.
@@ -351,6 +358,7 @@ impl<R: Ring> Worker<R> {
             accepting: false,
             resting: false,
             pause_told: false,
+            limit_told_until: Instant::ZERO,
             ordinals: Arc::clone(&opening.ordinals),
             open: 0,
             removed: false,
@@ -358,6 +366,7 @@ impl<R: Ring> Worker<R> {
         let address = match opening.listen {
             Some(address) => {
                 let (socket, address) = self.cx.ring.listen(address, &proxy.options)?;
+                self.settings.room.listens();
                 self.cx.ring.accept(socket, listener_token(opening.id, 0));
                 (proxy.listener, proxy.accepting) = (Some(socket), true);
                 Some(address)
@@ -376,6 +385,7 @@ impl<R: Ring> Worker<R> {
     pub fn listen(&mut self, id: u32, address: SocketAddr) -> io::Result<Option<SocketAddr>> {
         let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Ok(None) };
         let (socket, address) = self.cx.ring.listen(address, &proxy.options)?;
+        self.settings.room.listens();
         proxy.listening = proxy.listening.wrapping_add(1);
         self.cx.ring.accept(socket, listener_token(id, proxy.listening));
         (proxy.listener, proxy.accepting, proxy.resting) = (Some(socket), true, false);
@@ -387,6 +397,7 @@ impl<R: Ring> Worker<R> {
         if let Some(proxy) = proxy_of(&mut self.proxies, id)
             && let Some(listener) = proxy.listener.take()
         {
+            self.settings.room.listens_no_more();
             if std::mem::take(&mut proxy.accepting) {
                 self.cx.ring.cancel_all(listener);
                 let token = listener_token(id, proxy.listening);
@@ -600,6 +611,10 @@ impl<R: Ring> Worker<R> {
     }
 
     fn on_accepted(&mut self, id: u32, socket: Socket) {
+        let Some(proxy) = proxy_of(&mut self.proxies, id) else { return self.cx.ring.close(socket) };
+        if !self.settings.room.take(proxy.open) {
+            return self.turn_away(id, socket);
+        }
         let place = match self.free.pop() {
             Some(place) => Some(place),
             None if self.connections.len() < SLOT_LIMIT as usize => {
@@ -609,14 +624,9 @@ impl<R: Ring> Worker<R> {
             }
             None => None,
         };
-        let (Some(slot), Some(proxy)) = (place, proxy_of(&mut self.proxies, id)) else {
-            if place.is_none()
-                && let Some(proxy) = proxy_of(&mut self.proxies, id)
-            {
-                proxy.counters.connection_limit_reached += 1;
-            }
-            self.free.extend(place);
-            return self.cx.ring.close(socket);
+        let Some(slot) = place else {
+            self.settings.room.give_back();
+            return self.turn_away(id, socket);
         };
         let nowhere = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let client = self.cx.ring.peer_address(socket).unwrap_or_else(|_| nowhere());
@@ -630,6 +640,21 @@ impl<R: Ring> Worker<R> {
         connection.start(&mut self.cx, proxy);
         self.connections[slot as usize] = Some(connection);
         self.free_if_closed(slot);
+    }
+
+    /// There is no room for another connection. A RST says so: where proxies lead to each other, it undoes all of their
+    /// connections, while a FIN would have each of them wait for the other side.
+    fn turn_away(&mut self, id: u32, socket: Socket) {
+        self.cx.ring.reset(socket);
+        self.cx.ring.close(socket);
+        let Some(proxy) = proxy_of(&mut self.proxies, id) else { return };
+        proxy.counters.connection_limit_reached += 1;
+        // In a storm it happens thousands of times a second.
+        if self.cx.now >= proxy.limit_told_until {
+            proxy.limit_told_until = self.cx.now + LIMIT_TOLD_EVERY;
+            let event = proxy.event(EventKind::LimitReached, self.cx.now);
+            self.cx.events.push(Event { detail: Detail::Words("connection_limit_reached"), ..event });
+        }
     }
 
     fn on_connection(&mut self, role: u8, token: Token, outcome: Outcome) {
@@ -747,6 +772,7 @@ impl<R: Ring> Worker<R> {
         self.free.push(slot);
         // Its descriptors may be what others wait for.
         self.look_again = true;
+        self.settings.room.give_back();
         self.touch(connection.proxy);
         let entry = &mut self.proxies[connection.proxy as usize];
         let proxy = entry.as_mut().expect("a proxy outlives its connections");
