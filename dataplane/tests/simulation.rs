@@ -25,6 +25,8 @@ use fracas_dataplane::rng::Rng;
 
 #[path = "simulation/endings.rs"]
 mod endings;
+#[path = "simulation/teardown.rs"]
+mod teardown;
 #[path = "simulation/throttles.rs"]
 mod throttles;
 #[path = "simulation/upstreams.rs"]

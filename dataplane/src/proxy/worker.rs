@@ -754,11 +754,17 @@ impl<R: Ring> Worker<R> {
         mut call: impl FnMut(&mut Connection, &mut Context<R>, &mut ProxyState),
     ) {
         self.touch(id);
+        // Of thousands of proxies most have none.
+        let mut left = self.connections_of(id);
         for slot in 0..self.connections.len() {
+            if left == 0 {
+                return;
+            }
             if let Some(connection) = &mut self.connections[slot]
                 && connection.proxy == id
                 && let Some(proxy) = &mut self.proxies[id as usize]
             {
+                left -= 1;
                 call(connection, &mut self.cx, proxy);
                 self.free_if_closed(slot as u32);
             }
