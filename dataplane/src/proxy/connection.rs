@@ -38,7 +38,7 @@ pub(super) const DOWNSTREAM: u8 = 1;
 /// The role of an upstream socket in its tokens.
 pub(super) const UPSTREAM: u8 = 2;
 
-/// How long a rule may hold the last bytes of a side that is let go: at 100 B/s, 256 KiB take three quarters of it.
+/// How long a rule may hold the last bytes of a side that is let go, or those of one that is gone: at 100 B/s, 256 KiB take three quarters of it.
 pub const HELD_TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// One side's socket and what the ring is doing with it.

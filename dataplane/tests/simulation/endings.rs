@@ -112,6 +112,24 @@ fn simulation_of_bytes_that_a_rule_holds_for_too_long_are_cut_and_counted() {
 }
 
 #[test]
+fn simulation_of_what_a_client_said_before_its_reset_is_held_no_longer_than_the_limit() {
+    for (rate, passes) in [("10B/s", true), ("1B/s", false)] {
+        let mut world = plain_world(vec![one("throttle", "throttle", &[("rate", rate)])]);
+        let (client, server) = world.pair();
+        client.write(&[7; 10_000]);
+        world.run(Duration::from_secs(1));
+        client.reset();
+        world.run(HELD_TIME_MAX + PATIENCE.linger - Duration::from_secs(2));
+        assert_eq!((server.received_bytes() == 10_000, server.state().reset), (passes, passes), "{rate}");
+        world.run(Duration::from_secs(4));
+        assert!(server.state().reset);
+        let limits = world.snapshot().counters.linger_limit_reached;
+        assert_eq!((limits, world.descriptors()), (u64::from(!passes), 0), "{rate}");
+        world.assert_empty();
+    }
+}
+
+#[test]
 fn simulation_of_a_cut_lets_bytes_go_at_their_rate_and_then_sends_a_fin() {
     for (per, rate) in [("connection", "1kB/s"), ("proxy", "1kB/s"), ("connection", "100B/s")] {
         let throttle = one("throttle", "throttle", &[("rate", rate), ("per", per)]);
