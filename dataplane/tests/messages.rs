@@ -992,6 +992,73 @@ fn a_last_reply_that_takes_its_time_at_a_rate_arrives_whole_and_then_a_fin() {
 }
 
 #[test]
+fn a_client_that_half_closes_is_answered_as_the_rules_say_and_leaves_nothing_behind() {
+    let post = b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+    let expect = b"POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    // What it says before its FIN, and how many of these are whole requests.
+    let speeches: [(Vec<u8>, usize); 8] = [
+        (Vec::new(), 0),
+        (GET[..10].to_vec(), 0),
+        (GET.to_vec(), 1),
+        ([GET, GET, GET].concat(), 3),
+        ([GET, &GET[..10]].concat(), 1),
+        ([&post[..], b"12345"].concat(), 1),
+        ([GET, &post[..], b"12"].concat(), 1),
+        ([GET, &expect[..]].concat(), 1),
+    ];
+    for (mix, options, status) in [
+        ("", &[][..], Some("200 OK")),
+        ("delay", &[("delay", "time", "1s"), ("delay", "side", "both")][..], Some("200 OK")),
+        ("throttle", &[("throttle", "rate", "1kB/s")][..], Some("200 OK")),
+        ("error", &[("error", "codes", "503")][..], Some("503 ")),
+        ("abort", &[][..], None),
+        ("blackout", &[][..], None),
+        ("hang", &[][..], None),
+        ("reset", &[][..], None),
+    ] {
+        for (said, whole) in &speeches {
+            let case = format!("{mix}: {}", text(said));
+            let mut world = World::calm(rules(mix, options));
+            let client = world.dial();
+            client.write(said);
+            client.shutdown_write();
+            let mut server: Option<Peer> = None;
+            let mut asked = Vec::new();
+            for _ in 0..100 {
+                world.run(SECOND / 20);
+                server = server.or_else(|| world.server.accept());
+                let Some(server) = server.as_ref().filter(|server| server.is_open()) else { continue };
+                let heard = server.read();
+                let before = text(&asked).matches("HTTP/1.1\r\n").count();
+                asked.extend(heard);
+                let after = text(&asked).matches("HTTP/1.1\r\n").count();
+                // It answers what is whole, and ends when it has heard the end.
+                let wholly = after.min(*whole) - before.min(*whole);
+                server.write(&OK.repeat(wholly));
+                if server.state().eof {
+                    server.close();
+                }
+            }
+            let got = text(&client.read());
+            if let Some(status) = status {
+                // An error answers a head, whatever becomes of its body.
+                let heads = text(said).matches("\r\n\r\n").count();
+                let expected = if mix == "error" { heads } else { *whole };
+                assert_eq!(got.matches(&format!("HTTP/1.1 {status}")).count(), expected, "{case}: {got}");
+                assert!(client.state().eof && !client.state().reset, "{case}");
+            } else {
+                assert_eq!(got, "", "{case}");
+            }
+            world.run(62 * SECOND);
+            assert!(client.state().eof || client.state().reset, "{case}");
+            assert_eq!((world.connections(), world.held_bytes()), (0, 0), "{case}");
+            let ends: Vec<&Peer> = std::iter::once(&client).chain(&server).collect();
+            world.assert_empty(&ends);
+        }
+    }
+}
+
+#[test]
 fn a_head_in_pieces_is_counted_as_held_until_it_is_whole() {
     let mut world = World::calm(Vec::new());
     let (client, server) = world.pair();
