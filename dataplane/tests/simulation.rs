@@ -370,7 +370,8 @@ fn simulation_of_live_changes_leaves_the_bytes_unchanged() {
 
 #[test]
 fn simulation_of_a_reset_reaches_the_other_side_as_a_reset() {
-    for seed in seeds(100) {
+    // Seed 363: the receive tells of the end before the send tells of the RST.
+    for seed in seeds(400) {
         let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
         let client = world.network.dial(world.proxy);
         client.write(b"hello");

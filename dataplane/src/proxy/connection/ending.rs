@@ -52,6 +52,14 @@ impl Connection {
         if ended && self.pipe(direction.opposite()).end != End::Rst {
             // Its FIN was told before the RST that followed it.
             self.broke_off(direction.opposite(), Errno(libc::EPIPE), cx, proxy);
+            if errno == Errno(libc::ECONNRESET) {
+                // There was no FIN: the receive was told of the end by the RST that this send met (tcp_reset in the kernel
+                // says EPIPE behind a FIN).
+                match self.pipe(direction.opposite()).end {
+                    End::Sent => return self.leave(Way::Reset, Way::Reset, cx),
+                    _ => self.pipe(direction.opposite()).end = End::Rst,
+                }
+            }
         }
         if ended || end == End::Fin {
             // Nothing follows here any more. What the sink said before still goes to the other side.
