@@ -475,11 +475,14 @@ fn a_body_that_must_not_be_there_does_not_break_the_next_reply() {
 /// short one may be told with the head behind it), and how much of a body is told before what is wrong in it.
 fn outcome(said: Vec<Said>) -> Vec<Said> {
     let is_framing = |said: &Said| !matches!(said, Said::Body(_) | Said::Surplus(_));
+    let from_status_line = |bytes: Vec<u8>| {
+        let is_beginning = |five: &[u8]| five.eq_ignore_ascii_case(b"HTTP/");
+        let at = bytes.windows(5).rposition(is_beginning).unwrap_or(0);
+        bytes[at..].to_vec()
+    };
     let from_status_line = |said| match said {
-        Said::Head(bytes) => {
-            let at = bytes.windows(5).rposition(|five| five == b"HTTP/").unwrap_or(0);
-            Said::Head(bytes[at..].to_vec())
-        }
+        Said::Head(bytes) => Said::Head(from_status_line(bytes)),
+        Said::Interim(bytes) => Said::Interim(from_status_line(bytes)),
         other => other,
     };
     said.into_iter().filter(is_framing).map(from_status_line).collect()
