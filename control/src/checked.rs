@@ -1,12 +1,14 @@
 //! The data plane's proxies with what the owner of the process allows: where they may lead, and that none leads back to
 //! itself. Every proxy is made, changed and removed here, whoever asks: API, command line or config.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fracas_dataplane::destination::{Destinations, Refused};
-use fracas_dataplane::proxy::{Applied, Handle, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate, Replaced};
+use fracas_dataplane::proxy::{
+    Applied, Handle, Leg, Legs, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate, Replaced,
+};
 
 use crate::lookup::host_of;
 
@@ -49,60 +51,6 @@ fn by_way_of(by: &[String]) -> String {
     if by.is_empty() { String::new() } else { format!(", by way of {}", by.join(", ")) }
 }
 
-/// Where a proxy listens and where it leads.
-#[derive(Clone, Debug)]
-struct Leg {
-    listen: SocketAddr,
-    upstream: Vec<SocketAddr>,
-}
-
-/// The legs of all proxies, by name and by the port they listen on.
-#[derive(Debug, Default)]
-struct Legs {
-    by_name: HashMap<String, Leg>,
-    by_port: HashMap<u16, BTreeSet<String>>,
-}
-
-impl Legs {
-    fn put(&mut self, name: &str, leg: Leg) {
-        self.remove(name);
-        self.by_port.entry(leg.listen.port()).or_default().insert(name.to_owned());
-        self.by_name.insert(name.to_owned(), leg);
-    }
-
-    fn remove(&mut self, name: &str) {
-        let Some(leg) = self.by_name.remove(name) else { return };
-        if let Some(names) = self.by_port.get_mut(&leg.listen.port()) {
-            names.remove(name);
-            if names.is_empty() {
-                self.by_port.remove(&leg.listen.port());
-            }
-        }
-    }
-
-    /// The other proxies by which what `name` sends comes back to it, if it does: nobody, one, or one after the other.
-    fn way_back(&self, name: &str, leg: &Leg, is_ours: &impl Fn(IpAddr) -> bool) -> Option<Vec<String>> {
-        let mut seen: BTreeSet<&str> = BTreeSet::from([name]);
-        let mut ways = vec![(leg, Vec::new())];
-        while let Some((at, by)) = ways.pop() {
-            for address in &at.upstream {
-                if reaches(*address, leg.listen, is_ours) {
-                    return Some(by);
-                }
-                for other in self.by_port.get(&address.port()).into_iter().flatten() {
-                    let next = &self.by_name[other];
-                    if reaches(*address, next.listen, is_ours) && seen.insert(other) {
-                        let mut by: Vec<String> = by.clone();
-                        by.push(other.clone());
-                        ways.push((next, by));
-                    }
-                }
-            }
-        }
-        None
-    }
-}
-
 /// The data plane, and what is allowed on it.
 pub struct Checked {
     handle: Handle,
@@ -141,7 +89,7 @@ impl Checked {
         // A name that is taken is the data plane's to refuse; its legs stay.
         let new: Vec<(String, String, Leg)> = specs
             .iter()
-            .filter(|spec| !legs.by_name.contains_key(&spec.name))
+            .filter(|spec| legs.get(&spec.name).is_none())
             .map(|spec| {
                 let leg = Leg { listen: spec.listen, upstream: spec.upstream_addresses.clone() };
                 (spec.name.clone(), spec.upstream.clone(), leg)
@@ -158,7 +106,7 @@ impl Checked {
         // The kernel may have chosen the very port to which one of them leads.
         let chosen = new.iter().filter(|(_, _, leg)| leg.listen.port() == 0);
         let checked = { chosen }.try_for_each(|(name, upstream, _)| {
-            check_way(name, upstream, &legs.by_name[name].clone(), &legs)
+            legs.get(name).map_or(Ok(()), |leg| check_way(name, upstream, leg, &legs))
         });
         if let Err(error) = checked {
             for (name, ..) in &new {
@@ -181,7 +129,7 @@ impl Checked {
         let others: Vec<ProxySpec> = others.filter(|spec| !managed.contains(&spec.name)).collect();
         let mut wanted = Legs::default();
         for spec in others.iter().chain(&specs) {
-            let listen = match legs.by_name.get(&spec.name) {
+            let listen = match legs.get(&spec.name) {
                 // It keeps the port that it was given.
                 Some(leg) if spec.listen.port() == 0 && leg.listen.ip() == spec.listen.ip() => leg.listen,
                 _ => spec.listen,
@@ -190,7 +138,9 @@ impl Checked {
         }
         for spec in &specs {
             self.check(&spec.name, &spec.upstream, &spec.upstream_addresses)?;
-            check_way(&spec.name, &spec.upstream, &wanted.by_name[&spec.name], &wanted)?;
+            if let Some(leg) = wanted.get(&spec.name) {
+                check_way(&spec.name, &spec.upstream, leg, &wanted)?;
+            }
         }
         let all = others.into_iter().chain(specs).collect();
         let replaced = self.handle.replace_all(all)?;
@@ -208,7 +158,7 @@ impl Checked {
     /// When it may not lead there, or the data plane refuses. Nothing is changed.
     pub fn update(&self, name: &str, update: ProxyUpdate) -> Result<(ProxyInfo, Applied), CheckError> {
         let mut legs = self.legs();
-        if let (Some((upstream, addresses)), Some(leg)) = (&update.upstream, legs.by_name.get(name)) {
+        if let (Some((upstream, addresses)), Some(leg)) = (&update.upstream, legs.get(name)) {
             self.check(name, upstream, addresses)?;
             let leg = Leg { upstream: addresses.clone(), ..leg.clone() };
             check_way(name, upstream, &leg, &legs)?;
@@ -239,94 +189,67 @@ impl Checked {
 
     fn legs(&self) -> MutexGuard<'_, Legs> {
         // A panic under the lock is a bug that was reported where it happened; the others go on.
-        self.legs.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut legs = self.legs.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names may lead elsewhere since they were looked up.
+        for (name, upstream) in self.handle.looked_up() {
+            if let Some(leg) = legs.get(&name).filter(|leg| leg.upstream != upstream) {
+                let listen = leg.listen;
+                legs.put(&name, Leg { listen, upstream });
+            }
+        }
+        legs
     }
 }
 
 fn check_way(name: &str, upstream: &str, leg: &Leg, legs: &Legs) -> Result<(), CheckError> {
-    match legs.way_back(name, leg, &is_of_this_machine) {
+    match legs.way_back(name, leg) {
         None => Ok(()),
         Some(by) => Err(CheckError::Loop { name: name.to_owned(), upstream: upstream.to_owned(), by }),
     }
 }
 
-/// Whether a connect to `address` arrives at somebody who listens on `listen`, on this machine.
-fn reaches(address: SocketAddr, listen: SocketAddr, is_ours: &impl Fn(IpAddr) -> bool) -> bool {
-    if address.port() != listen.port() || listen.port() == 0 {
-        return false;
-    }
-    let (to, at) = (address.ip().to_canonical(), listen.ip().to_canonical());
-    // Who connects to the unspecified address gets loopback; who listens on it listens everywhere, in both families.
-    match (to.is_unspecified(), at.is_unspecified()) {
-        (false, false) => to == at,
-        (true, false) => at.is_loopback(),
-        (true, true) => true,
-        (false, true) => to.is_loopback() || is_ours(to),
-    }
-}
-
-/// Whether an address is one of this machine's: a socket can be bound to those alone.
-fn is_of_this_machine(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Upstreams};
+
     use super::*;
 
-    fn leg(listen: &str, upstream: &[&str]) -> Leg {
-        Leg {
-            listen: listen.parse().unwrap(),
-            upstream: upstream.iter().map(|text| text.parse().unwrap()).collect(),
+    #[test]
+    fn a_loop_by_a_name_that_leads_elsewhere_by_now_is_seen() {
+        let where_to: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
+        let found = Arc::clone(&where_to);
+        let look_up = move |_: &str| Ok(found.lock().unwrap().clone());
+        let upstreams = Upstreams { look_up: Arc::new(look_up), ..Upstreams::default() };
+        let settings = DataplaneSettings { threads: 1, upstreams, ..DataplaneSettings::default() };
+        let dataplane = Dataplane::start(settings).unwrap();
+        let checked = Checked::new(dataplane.handle(), Destinations::default());
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let nowhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let b = checked.create(ProxySpec::new("b", any, nowhere)).unwrap().spec.listen;
+        let a = ProxySpec {
+            upstream: "name:80".into(),
+            upstream_addresses: Vec::new(),
+            resolve: Duration::from_millis(10),
+            ..ProxySpec::new("a", any, any)
+        };
+        let a = checked.create(a).unwrap().spec.listen;
+        where_to.lock().unwrap().push(b);
+        while checked.handle().get("a").unwrap().spec.upstream_addresses.is_empty() {
+            std::thread::yield_now();
         }
-    }
-
-    fn back(name: &str, new: &Leg, others: &[(&str, Leg)]) -> Option<String> {
-        let mut legs = Legs::default();
-        others.iter().for_each(|(name, leg)| legs.put(name, leg.clone()));
-        let is_ours = |address: IpAddr| address == IpAddr::from([10, 0, 0, 5]);
-        legs.way_back(name, new, &is_ours).map(|by| by.join(","))
+        let back = || Some((a.to_string(), vec![a]));
+        let error =
+            checked.update("b", ProxyUpdate { upstream: back(), ..ProxyUpdate::default() }).unwrap_err();
+        assert!(matches!(&error, CheckError::Loop { by, .. } if *by == ["a"]), "{error}");
+        let error = checked.create(ProxySpec::new("c", a, a)).unwrap_err();
+        assert!(matches!(error, CheckError::Loop { .. }), "{error}");
     }
 
     #[test]
-    fn a_proxy_leads_back_to_itself_however_its_own_address_is_written() {
-        for (listen, upstream, loops) in [
-            ("127.0.0.1:80", "127.0.0.1:80", true),
-            ("127.0.0.1:80", "127.0.0.1:81", false),
-            ("127.0.0.1:80", "0.0.0.0:80", true),
-            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", true),
-            ("127.0.0.1:80", "127.0.0.2:80", false),
-            ("0.0.0.0:80", "127.0.0.1:80", true),
-            ("0.0.0.0:80", "127.9.9.9:80", true),
-            ("0.0.0.0:80", "10.0.0.5:80", true),
-            ("0.0.0.0:80", "10.0.0.6:80", false),
-            ("[::]:80", "[::1]:80", true),
-            ("[::]:80", "127.0.0.1:80", true),
-            ("[::1]:80", "[::]:80", true),
-            ("10.0.0.5:80", "10.0.0.5:80", true),
-            ("10.0.0.5:80", "127.0.0.1:80", false),
-            ("127.0.0.1:0", "127.0.0.1:80", false),
-        ] {
-            assert_eq!(back("a", &leg(listen, &[upstream]), &[]).is_some(), loops, "{listen} → {upstream}");
-        }
-        assert!(
-            back("a", &leg("127.0.0.1:80", &["10.9.9.9:1", "127.0.0.1:80"]), &[]).is_some(),
-            "any address"
-        );
-    }
-
-    #[test]
-    fn proxies_that_lead_to_each_other_are_followed_to_the_end() {
-        let others = [
-            ("b", leg("127.0.0.1:2", &["127.0.0.1:3"])),
-            ("c", leg("127.0.0.1:3", &["127.0.0.1:1"])),
-            ("d", leg("127.0.0.1:4", &["127.0.0.1:5"])),
-            // Two that lead to each other are not followed for ever.
-            ("e", leg("127.0.0.1:5", &["127.0.0.1:4"])),
-        ];
-        assert_eq!(back("a", &leg("127.0.0.1:1", &["127.0.0.1:2"]), &others).as_deref(), Some("b,c"));
-        assert_eq!(back("a", &leg("127.0.0.1:1", &["127.0.0.1:4"]), &others), None);
-        assert_eq!(back("c", &leg("127.0.0.1:3", &["127.0.0.1:9"]), &others), None, "its old way is no way");
+    fn a_loop_is_told_with_the_way() {
         let by = vec!["b".into(), "c".into()];
         let error = CheckError::Loop { name: "a".into(), upstream: "127.0.0.1:2".into(), by };
         assert_eq!(

@@ -34,6 +34,9 @@ pub struct Timers<T> {
     free: u32,
     len: usize,
     sorting: Vec<(u64, u32, u32)>,
+    /// Entries that were looked at.
+    #[cfg(test)]
+    steps: std::cell::Cell<u64>,
 }
 
 impl<T: Copy> Timers<T> {
@@ -48,6 +51,8 @@ impl<T: Copy> Timers<T> {
             free: NONE,
             len: 0,
             sorting: Vec::new(),
+            #[cfg(test)]
+            steps: std::cell::Cell::new(0),
         }
     }
 
@@ -273,6 +278,8 @@ impl<T: Copy> Timers<T> {
     }
 
     fn entry(&self, index: u32) -> &Entry<T> {
+        #[cfg(test)]
+        self.steps.set(self.steps.get() + 1);
         &self.entries[index as usize]
     }
 
@@ -379,6 +386,49 @@ mod tests {
         let fired: Vec<usize> = std::iter::from_fn(|| timers.pop_due(due)).map(|(_, item)| item).collect();
         assert_eq!(fired, [0, 1, 2, 3, 4, 5]);
         assert_eq!(timers.len(), 6);
+    }
+
+    /// As a worker does it, which asks for the next due time once a turn, after each cancel at worst.
+    #[test]
+    fn thousands_of_timers_cost_so_much_each_whatever_their_order() {
+        const COUNT: u64 = 16_384;
+        let mut rng = Rng::new(7);
+        let second = 1_000_000_000;
+        let dues: [(&str, Vec<u64>); 5] = [
+            ("equal", vec![5 * second; COUNT as usize]),
+            ("rising", (0..COUNT).map(|at| 5 * second + at * 100).collect()),
+            ("falling", (0..COUNT).rev().map(|at| 5 * second + at * 100).collect()),
+            ("in one slot", (0..COUNT).map(|_| 5 * second + rng.below(1000)).collect()),
+            ("all over", (0..COUNT).map(|_| rng.below(60 * second)).collect()),
+        ];
+        for (name, dues) in dues {
+            for order in ["fires", "first to last", "last to first", "at random"] {
+                let mut timers = Timers::new(NOW);
+                let due = |at: &u64| NOW + Duration::from_nanos(*at);
+                let mut ids: Vec<TimerId> = dues.iter().map(|at| timers.insert(due(at), ())).collect();
+                match order {
+                    "last to first" => ids.reverse(),
+                    "at random" => {
+                        (1..ids.len()).for_each(|at| ids.swap(at, rng.below(at as u64 + 1) as usize))
+                    }
+                    _ => {}
+                }
+                if order == "fires" {
+                    while !timers.is_empty() {
+                        let due = timers.next_due();
+                        assert!(timers.pop_due(due).is_some());
+                    }
+                } else {
+                    for id in ids {
+                        assert!(timers.cancel(id));
+                        timers.next_due();
+                    }
+                }
+                assert!(timers.is_empty());
+                let each = timers.steps.get() / COUNT;
+                assert!(each <= 60, "{name}, {order}: {each} steps for each");
+            }
+        }
     }
 
     #[test]

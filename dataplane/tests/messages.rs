@@ -585,6 +585,7 @@ fn replies_whose_end_nobody_knows_are_handed_on_and_end_the_connection() {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nok",
         "220 mail.example ready\r\n",
         "<html>no head at all</html>\n",
+        &format!("HTTP/1.1 200 OK\r\nContent-Length:{}2\r\n\r\nok", " ".repeat(17 * 1024)),
     ] {
         let (front, back) = reply.split_at(reply.len() - 2);
         for ends in [false, true] {
@@ -743,7 +744,19 @@ fn nonsense_in_the_chunks_of_a_reply_and_endless_parts_end_the_connection() {
 
 #[test]
 fn what_is_no_request_is_answered_400_and_closes() {
-    for nonsense in ["\x16\x03\x01\x02\0", "GET /\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "hello\r\n"] {
+    for nonsense in [
+        "\x16\x03\x01\x02\0",
+        "GET /\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "hello\r\n",
+        // RFC 9112 §3.2: for which host it is must be said, once.
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nhost: b\r\nContent-Length: 2\r\n\r\nok",
+        "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
         let mut world = World::calm(Vec::new());
         let client = world.dial();
         client.write(nonsense.as_bytes());
@@ -751,9 +764,41 @@ fn what_is_no_request_is_answered_400_and_closes() {
         assert!(client.read().starts_with(b"HTTP/1.1 400 Bad Request\r\n"), "{nonsense:?}");
         assert!(client.state().eof);
         assert_eq!(world.counters().protocol_errors, 1);
+        let told: Vec<String> = world.events().iter().map(|event| event.detail.to_string()).collect();
+        assert!(told.len() == 1 && told[0].starts_with("client: not a valid request: "), "{told:?}");
         assert!(world.server.accept().is_none());
         world.assert_empty(&[&client]);
     }
+}
+
+#[test]
+fn a_request_behind_a_good_one_that_names_no_host_is_refused_in_its_turn() {
+    let mut world = World::calm(Vec::new());
+    let (client, server) = world.pair();
+    client.write(&[GET, b"GET /2 HTTP/1.1\r\n\r\n", GET].concat());
+    world.settle();
+    assert_eq!(server.read(), GET);
+    server.write(OK);
+    world.settle();
+    let got = text(&client.read());
+    assert!(got.starts_with(&text(OK)) && got.contains("HTTP/1.1 400 Bad Request\r\n"), "{got}");
+    assert!(client.state().eof);
+    server.shutdown_write();
+    world.run(6 * SECOND);
+    world.assert_empty(&[&client, &server]);
+}
+
+#[test]
+fn http_1_0_needs_no_host() {
+    let mut world = World::calm(Vec::new());
+    let (client, server) = world.pair();
+    let request = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    client.write(request);
+    world.settle();
+    assert_eq!(server.read(), request);
+    server.write(OK);
+    world.settle();
+    assert_eq!((client.read(), world.counters().protocol_errors), (OK.to_vec(), 0));
 }
 
 /// How long after `start` the bytes that follow arrive, in milliseconds.
@@ -916,6 +961,100 @@ fn a_reply_that_is_held_for_longer_than_a_side_may_linger_is_not_cut_off() {
         world.run(21 * SECOND);
         assert_eq!(text(&client.read()), text(odd));
         world.assert_empty(&[&client, &server]);
+    }
+}
+
+#[test]
+fn a_last_reply_that_takes_its_time_at_a_rate_arrives_whole_and_then_a_fin() {
+    let slow = rules("throttle", &[("throttle", "rate", "1kB/s"), ("throttle", "side", "reply")]);
+    let last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for reply in [
+        [&b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 20000\r\n\r\n"[..], &[b'x'; 20_000]]
+            .concat(),
+        [&b"HTTP/1.0 200 OK\r\n\r\n"[..], &[b'x'; 20_000]].concat(),
+        // Its end is in doubt.
+        [&b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"[..], &[b'x'; 20_000]].concat(),
+    ] {
+        for asked in [&b"GET / HTTP/1.0\r\n\r\n"[..], last] {
+            let mut world = World::calm(slow.clone());
+            let client = world.dial();
+            let server = world.ask(&client, asked);
+            server.write(&reply);
+            server.shutdown_write();
+            world.run(19 * SECOND);
+            assert!(!client.state().eof && client.received_bytes() < reply.len());
+            world.run(2 * SECOND);
+            assert!(client.state().eof && !client.state().reset);
+            assert_eq!((client.read(), world.counters().linger_limit_reached), (reply.clone(), 0));
+            world.assert_empty(&[&client, &server]);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_half_closes_is_answered_as_the_rules_say_and_leaves_nothing_behind() {
+    let post = b"POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+    let expect = b"POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    // What it says before its FIN, and how many of these are whole requests.
+    let speeches: [(Vec<u8>, usize); 8] = [
+        (Vec::new(), 0),
+        (GET[..10].to_vec(), 0),
+        (GET.to_vec(), 1),
+        ([GET, GET, GET].concat(), 3),
+        ([GET, &GET[..10]].concat(), 1),
+        ([&post[..], b"12345"].concat(), 1),
+        ([GET, &post[..], b"12"].concat(), 1),
+        ([GET, &expect[..]].concat(), 1),
+    ];
+    for (mix, options, status) in [
+        ("", &[][..], Some("200 OK")),
+        ("delay", &[("delay", "time", "1s"), ("delay", "side", "both")][..], Some("200 OK")),
+        ("throttle", &[("throttle", "rate", "1kB/s")][..], Some("200 OK")),
+        ("error", &[("error", "codes", "503")][..], Some("503 ")),
+        ("abort", &[][..], None),
+        ("blackout", &[][..], None),
+        ("hang", &[][..], None),
+        ("reset", &[][..], None),
+    ] {
+        for (said, whole) in &speeches {
+            let case = format!("{mix}: {}", text(said));
+            let mut world = World::calm(rules(mix, options));
+            let client = world.dial();
+            client.write(said);
+            client.shutdown_write();
+            let mut server: Option<Peer> = None;
+            let mut asked = Vec::new();
+            for _ in 0..100 {
+                world.run(SECOND / 20);
+                server = server.or_else(|| world.server.accept());
+                let Some(server) = server.as_ref().filter(|server| server.is_open()) else { continue };
+                let heard = server.read();
+                let before = text(&asked).matches("HTTP/1.1\r\n").count();
+                asked.extend(heard);
+                let after = text(&asked).matches("HTTP/1.1\r\n").count();
+                // It answers what is whole, and ends when it has heard the end.
+                let wholly = after.min(*whole) - before.min(*whole);
+                server.write(&OK.repeat(wholly));
+                if server.state().eof {
+                    server.close();
+                }
+            }
+            let got = text(&client.read());
+            if let Some(status) = status {
+                // An error answers a head, whatever becomes of its body.
+                let heads = text(said).matches("\r\n\r\n").count();
+                let expected = if mix == "error" { heads } else { *whole };
+                assert_eq!(got.matches(&format!("HTTP/1.1 {status}")).count(), expected, "{case}: {got}");
+                assert!(client.state().eof && !client.state().reset, "{case}");
+            } else {
+                assert_eq!(got, "", "{case}");
+            }
+            world.run(62 * SECOND);
+            assert!(client.state().eof || client.state().reset, "{case}");
+            assert_eq!((world.connections(), world.held_bytes()), (0, 0), "{case}");
+            let ends: Vec<&Peer> = std::iter::once(&client).chain(&server).collect();
+            world.assert_empty(&ends);
+        }
     }
 }
 

@@ -118,7 +118,7 @@ fn fifty_clients_that_read_nothing_take_neither_memory_nor_the_turn_of_others() 
                 if echo {
                     write_all_it_takes(&mut client, &[b'x'; 64 * 1024]);
                 } else {
-                    client.write_all(&b"GET /bytes/67108864 HTTP/1.1\r\n\r\n".repeat(40)).unwrap();
+                    client.write_all(&b"GET /bytes/67108864 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(40)).unwrap();
                 }
                 client
             })

@@ -75,7 +75,7 @@ impl World {
 }
 
 const ONE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-const HUGE: &[u8] = b"GET /bytes/67108864 HTTP/1.1\r\n\r\n";
+const HUGE: &[u8] = b"GET /bytes/67108864 HTTP/1.1\r\nHost: x\r\n\r\n";
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
@@ -160,7 +160,7 @@ fn everything_that_was_asked_is_answered_in_order_however_the_kernel_behaves() {
             expected += count;
             slow.write(format!("GET /bytes/{count} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         }
-        slow.write(b"GET /status/204 HTTP/1.1\r\nConnection: close\r\n\r\n");
+        slow.write(b"GET /status/204 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let mut bytes = Vec::new();
         for _ in 0..3000 {
             slow.read_some(5000);
@@ -222,7 +222,7 @@ fn silence_idleness_and_not_reading_have_their_ends() {
     unread.write(HUGE);
     idle.write(ONE);
     later.write(ONE);
-    waiting.write(b"GET /delay/60s HTTP/1.1\r\n\r\n");
+    waiting.write(b"GET /delay/60s HTTP/1.1\r\nHost: x\r\n\r\n");
     let open = |peer: &Peer| peer.state().connected && !peer.state().eof;
     for _ in 0..3 {
         trickle.write(b"G");
@@ -251,7 +251,7 @@ fn a_slow_reader_is_not_taken_for_one_that_does_not_read() {
     let mut world = World::new(OriginSettings::default());
     let slow = world.dial();
     slow.stop_reading();
-    slow.write(b"GET /bytes/600000 HTTP/1.1\r\n\r\n");
+    slow.write(b"GET /bytes/600000 HTTP/1.1\r\nHost: x\r\n\r\n");
     for _ in 0..800 {
         world.run(SECOND);
         slow.read_some(1000);
@@ -275,7 +275,7 @@ fn at_the_limit_the_quiet_make_way_and_the_busy_stay() {
     world.run(SECOND);
     let busy: Vec<Peer> = (0..4).map(|_| world.dial()).collect();
     for client in &busy {
-        client.write(b"GET /delay/5s HTTP/1.1\r\n\r\n");
+        client.write(b"GET /delay/5s HTTP/1.1\r\nHost: x\r\n\r\n");
     }
     world.run(2 * SECOND);
     assert!(silent.iter().all(|client| client.state().eof || client.state().reset));

@@ -15,7 +15,7 @@ use fracas_dataplane::behavior::{Behavior, Match, Rule, RuleSet, Share, mix};
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{
-    Detail, Event, EventKind, Opening, Patience, ProxySnapshot, Worker, WorkerSettings,
+    Detail, Event, EventKind, HELD_TIME_MAX, Opening, Patience, ProxySnapshot, Worker, WorkerSettings,
 };
 use fracas_dataplane::ring::simulated::{
     Actor, Faults, Link, Network, Peer, RingId, Server, SimulatedRing, SimulatedSettings, Simulation, seeds,
@@ -25,6 +25,8 @@ use fracas_dataplane::rng::Rng;
 
 #[path = "simulation/endings.rs"]
 mod endings;
+#[path = "simulation/teardown.rs"]
+mod teardown;
 #[path = "simulation/throttles.rs"]
 mod throttles;
 #[path = "simulation/upstreams.rs"]
@@ -105,7 +107,12 @@ impl World {
         let id = ring.id();
         let (sender, events) = mpsc::channel();
         let held_bytes_max = 1 + rng.below(200_000) as usize;
-        let settings = WorkerSettings { index: 0, held_bytes_max, options: SocketOptions::default() };
+        let settings = WorkerSettings {
+            index: 0,
+            held_bytes_max,
+            options: SocketOptions::default(),
+            room: Arc::default(),
+        };
         let mut worker = Worker::new(ring, settings, sender);
         let rules = Arc::new(RuleSet::compile(rules, protocol, seed, 1).unwrap());
         let connection_held_bytes_max = 1 + rng.below(100_000) as usize;
@@ -363,7 +370,8 @@ fn simulation_of_live_changes_leaves_the_bytes_unchanged() {
 
 #[test]
 fn simulation_of_a_reset_reaches_the_other_side_as_a_reset() {
-    for seed in seeds(100) {
+    // Seed 363: the receive tells of the end before the send tells of the RST.
+    for seed in seeds(400) {
         let mut world = World::new(seed, some_faults(seed), Protocol::Tcp, Vec::new());
         let client = world.network.dial(world.proxy);
         client.write(b"hello");

@@ -105,6 +105,42 @@ fn a_name_may_be_unknown_at_first_and_may_move() {
 }
 
 #[test]
+fn a_name_that_comes_to_lead_back_is_not_followed() {
+    let names = Names::default();
+    let dataplane = start(names.upstreams());
+    let handle = dataplane.handle();
+    let watcher = handle.watch(1000);
+    names.set(&[who_says(b"one")]);
+    let proxy = to_name(&handle, "moving", "backend:80");
+    until_it_says(proxy, b"one");
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let other = handle.create(ProxySpec::new("other", any, proxy)).unwrap().spec.listen;
+    assert_eq!(said(other), b"one");
+    let elsewhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    let by_port = |address: SocketAddr| SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
+    let mut told = Vec::new();
+    for (addresses, way) in
+        [(vec![proxy], ""), (vec![elsewhere, by_port(proxy)], ""), (vec![other], ", by way of other")]
+    {
+        names.set(&addresses);
+        let expected = format!("resolve backend:80: it leads back to the proxy itself{way}");
+        told.clear();
+        while !told.contains(&expected) {
+            let events = watcher.recv_timeout(Duration::from_secs(30)).expect("something is told");
+            told.extend(events.iter().map(|event| event.detail.to_string()));
+        }
+        assert_eq!(said(other), b"one", "the addresses of before are kept");
+        names.set(&[who_says(b"two")]);
+        until_it_says(proxy, b"two");
+        names.set(&[who_says(b"one")]);
+        until_it_says(proxy, b"one");
+    }
+    assert!(handle.stats().unwrap().proxies["moving"].counters.resolve_failures >= 3);
+    let moving = ("moving".to_owned(), handle.get("moving").unwrap().spec.upstream_addresses);
+    assert_eq!(handle.looked_up(), [moving], "the other's upstream is no name");
+}
+
+#[test]
 fn slow_names_delay_neither_a_call_nor_another_name_nor_the_end() {
     let names = Names::default();
     names.set(&[who_says(b"quick")]);

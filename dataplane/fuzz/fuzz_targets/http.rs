@@ -56,6 +56,13 @@ enum Said {
     AwaitReply,
 }
 
+/// A reply's head without what stands before it: the last bytes of a short body that must not be there may.
+fn from_status_line(head: Vec<u8>) -> Vec<u8> {
+    let is_beginning = |five: &[u8]| five.eq_ignore_ascii_case(b"HTTP/") || five[..3].eq_ignore_ascii_case(b"ICY");
+    let at = head.windows(5).rposition(is_beginning).unwrap_or(0);
+    head[at..].to_vec()
+}
+
 /// What was said before the stream became invalid or raw, whether it became invalid, and the bytes forwarded.
 fn run(flags: u8, pieces: &[&[u8]]) -> (Vec<Said>, bool, Vec<u8>) {
     let (mut framer, mut said, mut forwarded) = (Framer::new(flags), Vec::new(), Vec::new());
@@ -74,10 +81,15 @@ fn run(flags: u8, pieces: &[&[u8]]) -> (Vec<Said>, bool, Vec<u8>) {
                 Event::Head | Event::Interim => {
                     let head = framer.head(rest, step.used);
                     forwarded.extend_from_slice(&head);
-                    let head = [std::mem::take(&mut part), head].concat();
+                    let head = from_status_line([std::mem::take(&mut part), head].concat());
                     said.push(if step.event == Event::Head { Said::Head(head) } else { Said::Interim(head) });
                 }
-                Event::Body | Event::Surplus => forwarded.extend_from_slice(used),
+                Event::Body => forwarded.extend_from_slice(used),
+                Event::Surplus => {
+                    // What seemed to begin a head was the beginning of this.
+                    part.clear();
+                    forwarded.extend_from_slice(used);
+                }
                 Event::End => {
                     forwarded.extend_from_slice(used);
                     said.push(Said::End);

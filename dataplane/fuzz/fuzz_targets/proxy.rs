@@ -165,7 +165,12 @@ impl World {
         let id = ring.id();
         let (events, _events) = mpsc::channel();
         let held_bytes_max = [1, 10_000, 1_000_000][choices.below(3)];
-        let settings = WorkerSettings { index: 0, held_bytes_max, options: SocketOptions::default() };
+        let settings = WorkerSettings {
+            index: 0,
+            held_bytes_max,
+            options: SocketOptions::default(),
+            room: Arc::default(),
+        };
         let mut worker = Worker::new(ring, settings, events);
         let protocol = [Protocol::Tcp, Protocol::Http][choices.below(2)];
         let rules = Arc::new(RuleSet::compile(Vec::new(), protocol, seed, 1).expect("no rules are right"));

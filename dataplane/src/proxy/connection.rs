@@ -38,6 +38,9 @@ pub(super) const DOWNSTREAM: u8 = 1;
 /// The role of an upstream socket in its tokens.
 pub(super) const UPSTREAM: u8 = 2;
 
+/// How long a rule may hold the last bytes of a side that is let go, or those of one that is gone: at 100 B/s, 256 KiB take three quarters of it.
+pub const HELD_TIME_MAX: Duration = Duration::from_secs(3600);
+
 /// One side's socket and what the ring is doing with it.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
@@ -93,9 +96,11 @@ pub(super) struct Connection {
     /// Both sides are let go ([`Leaving`]), each for at most so long.
     closing: bool,
     linger: Duration,
+    /// Until when that time may begin, for as long as a rule holds their last bytes.
+    held_until: Instant,
     /// When it is looked at again ([`waiting`]).
     patience: Option<(TimerId, Instant)>,
-    /// When it began, or when a side ended since.
+    /// When it began, or when a side ended since; of one that is closing, when a rule let its bytes go last.
     changed_at: Instant,
     /// The limits that it has told of, each once ([`super::event::Limit::bit`]).
     limits_told: u8,
@@ -131,6 +136,7 @@ impl Connection {
             abort: false,
             closing: false,
             linger: Duration::ZERO,
+            held_until: Instant::ZERO,
             patience: None,
             changed_at: Instant::ZERO,
             limits_told: 0,

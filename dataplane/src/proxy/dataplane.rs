@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::handle::{Handle, Shared};
 use super::resolver::{Resolver, Upstreams};
+use super::room::Room;
 use super::thread::{Command, Link, run_worker};
 use crate::clock::Instant;
 use crate::config::THREADS_MAX;
@@ -90,19 +91,21 @@ impl Dataplane {
         if settings.threads > THREADS_MAX {
             return Err(StartError::Threads(settings.threads));
         }
-        // Best effort: the limit in force is reported by `accept_paused` when it is met.
-        let _ = raise_open_files_limit();
+        // Best effort: the limit in force is reported when it is met.
+        let limit = raise_open_files_limit();
+        let workers_count = settings.threads.max(1);
+        let room = Arc::new(limit.map_or_else(|_| Room::default(), |limit| Room::new(limit, workers_count)));
         let features = Features::probe()?;
         let (keeper, told) = mpsc::channel();
         let mut threads = Vec::new();
         let mut workers = Vec::new();
-        for index in 0..settings.threads.max(1) {
+        for index in 0..workers_count {
             let (commands, inbox) = mpsc::channel();
             let (ready, is_ready) = mpsc::channel();
-            let (settings, events) = (settings.clone(), keeper.clone());
+            let (settings, events, room) = (settings.clone(), keeper.clone(), Arc::clone(&room));
             let thread = std::thread::Builder::new()
                 .name(format!("fracas-proxy-{index}"))
-                .spawn(move || run_worker(index, &settings, features, events, &inbox, &ready))
+                .spawn(move || run_worker(index, &settings, features, events, &inbox, &ready, room))
                 .map_err(StartError::Thread)?;
             threads.push(thread);
             let (waker, figures) =

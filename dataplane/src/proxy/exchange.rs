@@ -231,7 +231,7 @@ impl Connection {
                 exchanges.doubt = Some(Doubt { heard: false, ..doubt });
                 self.set_deadline(&mut exchanges, DOUBT_QUIET, cx);
             }
-            Some(_) => self.close_behind_reply(cx),
+            Some(_) => self.close(cx),
             None if exchanges.aborts() => {
                 exchanges.abort_is_ripe = true;
                 self.stop_requests(&mut exchanges, cx, proxy);
@@ -257,7 +257,8 @@ impl Connection {
             exchanges.deadline.map(|deadline| cx.timers.cancel(deadline));
             return cx.let_go(self.proxy, exchanges.held_bytes);
         }
-        let held = exchanges.requests.held_bytes() + exchanges.parked.len() + exchanges.made_bytes;
+        let pieces = exchanges.requests.held_bytes() + exchanges.replies.kept_bytes();
+        let held = pieces + exchanges.parked.len() + exchanges.made_bytes;
         if held != exchanges.held_bytes {
             cx.let_go(self.proxy, exchanges.held_bytes);
             cx.hold(self.proxy, held);
@@ -300,7 +301,7 @@ impl Connection {
             }
         }
         if exchanges.last {
-            self.close_behind_reply(cx);
+            self.close(cx);
         }
     }
 

@@ -18,10 +18,12 @@ mod figures;
 mod handle;
 mod keeper;
 pub mod leases;
+mod loops;
 mod patience;
 mod pipe;
 mod reload;
 mod resolver;
+mod room;
 mod stats;
 mod telling;
 mod thread;
@@ -34,7 +36,7 @@ pub use calls::{
     Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
     RulesChange, SOURCE_ADDRESSES_MAX,
 };
-pub use connection::LINGER_BYTES_MAX;
+pub use connection::{HELD_TIME_MAX, LINGER_BYTES_MAX};
 pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
 pub use error::ProxyError;
 pub use event::{Detail, Event, EventKind, RuleName};
@@ -42,11 +44,13 @@ pub use exchange::PIPELINE_MAX;
 pub(crate) use handle::check_free;
 pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
 pub use keeper::{WATCH_EVENTS_MAX, Watcher};
+pub use loops::{Leg, Legs};
 pub use patience::Patience;
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use reload::Replaced;
 pub use resolver::{LOOKUP_THREADS, UPSTREAM_ADDRESSES_MAX, Upstreams};
+pub use room::Room;
 pub use stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};
 pub use times::{Recorder, TIMES_BYTES_MAX, Times};
 pub use totals::{ProxyStats, Stats, WorkerStats};

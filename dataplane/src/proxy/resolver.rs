@@ -16,10 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
 use self::schedule::{Next, Schedule};
-use super::book::Entry;
+use super::book::{Book, Entry};
 use super::calls::{ProxySpec, SOURCE_ADDRESSES_MAX};
 use super::error::ProxyError;
 use super::handle::{Handle, Shared, lock};
+use super::loops::{Leg, Legs};
 use super::thread::Command;
 use crate::clock::Instant;
 
@@ -192,9 +193,8 @@ fn look_up(shared: &Weak<Shared>) {
         drop(strong);
         let found = upstreams.find(&upstream);
         let Some(strong) = shared.upgrade() else { return };
-        let is_found = found.is_ok();
         let handle = Handle(strong);
-        handle.on_looked_up(id, &upstream, found);
+        let is_found = handle.on_looked_up(id, &upstream, found);
         handle.0.resolver.done(id, &upstream, is_found);
     }
 }
@@ -209,13 +209,23 @@ impl Handle {
         book.proxies.values().filter(lacks).map(|entry| entry.spec.name.clone()).collect()
     }
 
-    /// Sends the new connections of a proxy to the addresses that were found, or tells that none was.
-    fn on_looked_up(&self, id: u32, upstream: &str, found: Result<Vec<SocketAddr>, String>) {
+    /// The addresses to which the proxies lead whose upstream is a name, by their names.
+    pub fn looked_up(&self) -> Vec<(String, Vec<SocketAddr>)> {
+        let book = self.book();
+        let specs = book.proxies.values().map(|entry| &entry.spec).filter(|spec| is_name(&spec.upstream));
+        specs.map(|spec| (spec.name.clone(), spec.upstream_addresses.clone())).collect()
+    }
+
+    /// Sends the new connections of a proxy to the addresses that were found, or tells that none was. Addresses that
+    /// lead back to the proxy are none. Whether there are any.
+    fn on_looked_up(&self, id: u32, upstream: &str, found: Result<Vec<SocketAddr>, String>) -> bool {
         let mut book = self.book();
         let generation = book.generation;
+        let found = found.and_then(|addresses| no_way_back(&book, id, addresses));
+        let is_found = found.is_ok();
         let is_it = |entry: &&mut Entry| entry.id == id && entry.spec.upstream == upstream;
         // It may have been removed, or sent elsewhere, while the lookup went on.
-        let Some(entry) = book.proxies.values_mut().find(is_it) else { return };
+        let Some(entry) = book.proxies.values_mut().find(is_it) else { return is_found };
         match found {
             Ok(addresses) if are_same(&addresses, &entry.spec.upstream_addresses) => {}
             Ok(addresses) => {
@@ -231,6 +241,27 @@ impl Handle {
                 }
             }
         }
+        is_found
+    }
+}
+
+/// The addresses, unless by one of them a proxy would lead back to itself.
+fn no_way_back(book: &Book, id: u32, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+    let Some(spec) = book.proxies.values().find(|entry| entry.id == id).map(|entry| &entry.spec) else {
+        return Ok(addresses);
+    };
+    if are_same(&addresses, &spec.upstream_addresses) {
+        return Ok(addresses);
+    }
+    let mut legs = Legs::default();
+    for Entry { spec, .. } in book.proxies.values() {
+        legs.put(&spec.name, Leg { listen: spec.listen, upstream: spec.upstream_addresses.clone() });
+    }
+    let leg = Leg { listen: spec.listen, upstream: addresses };
+    match legs.way_back(&spec.name, &leg) {
+        None => Ok(leg.upstream),
+        Some(by) if by.is_empty() => Err("it leads back to the proxy itself".to_owned()),
+        Some(by) => Err(format!("it leads back to the proxy itself, by way of {}", by.join(", "))),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::dataplane::DataplaneSettings;
 use super::event::Event;
 use super::figures::WorkerFigures;
+use super::room::Room;
 use super::stats::RuleStats;
 use super::worker::{Opening, STOP_LINGER, Worker, WorkerSettings};
 use crate::behavior::RuleSet;
@@ -81,6 +82,7 @@ pub(super) fn run_worker(
     events: Sender<Vec<Event>>,
     inbox: &Receiver<Command>,
     ready: &Sender<Result<Started, RingError>>,
+    room: Arc<Room>,
 ) {
     let ring = RingSettings { spin: settings.precise.then_some(SPIN), ..settings.ring };
     let ring = match KernelRing::new(&ring, features) {
@@ -92,6 +94,7 @@ pub(super) fn run_worker(
         index,
         held_bytes_max: settings.worker_held_bytes_max,
         options: settings.options.clone(),
+        room,
     };
     let mut worker = Worker::new(ring, worker, events);
     let _ = ready.send(Ok((waker.clone(), worker.figures())));

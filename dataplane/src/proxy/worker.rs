@@ -1,28 +1,29 @@
 //! One thread, one ring, THE loop: tells the connections what happened and asks the kernel for the rest.
 
+mod accepting;
 mod shortage;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use self::accepting::{Parting, listener_token};
 use super::connection::{Connection, DOWNSTREAM, Sources, UPSTREAM};
 use super::event::{Detail, EVENT_DELAY, Event, EventBuffer, EventKind};
 use super::figures::{ProxyFigures, Rules, WorkerFigures, figures_of};
 use super::patience::Patience;
+use super::room::Room;
 use super::stats::{Counters, RuleStats, WorkerSnapshot};
-use crate::behavior::{ConnectionFacts, Direction, RuleSet};
+use crate::behavior::{Direction, RuleSet};
 use crate::clock::Instant;
-use crate::ring::{Errno, Outcome, Ring, SLOT_LIMIT, Socket, SocketOptions, Token};
+use crate::ring::{Errno, Outcome, Ring, Socket, SocketOptions, Token};
 use crate::timers::Timers;
 
 /// The role of a listener in its tokens; its slot is the proxy's number.
 const LISTENER: u8 = 0;
-/// How long accepting rests when no descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a worker that stops, or closes what is idle in a drain, waits for peers to take their last bytes and the
 /// FIN, in place of their proxies' limits.
 pub(super) const STOP_LINGER: Duration = Duration::from_millis(250);
@@ -82,6 +83,8 @@ pub(super) struct ProxyState {
     resting: bool,
     /// Accepting has paused since the last connection, and that has been told.
     pause_told: bool,
+    /// That it turns connections away is told again then.
+    limit_told_until: Instant,
     ordinals: Arc<AtomicU64>,
     open: usize,
     removed: bool,
@@ -151,14 +154,8 @@ pub struct WorkerSettings {
     pub held_bytes_max: usize,
     /// Options of every socket it opens.
     pub options: SocketOptions,
-}
-
-/// A listener that is shut.
-struct Parting {
-    token: Token,
-    socket: Socket,
-    /// Who comes late is turned away.
-    cut: bool,
+    /// The descriptors that it shares with the other workers.
+    pub room: Arc<Room>,
 }
 
 /// Proxies on one ring. Drive it by [`Worker::turn`].
@@ -351,6 +348,7 @@ impl<R: Ring> Worker<R> {
             accepting: false,
             resting: false,
             pause_told: false,
+            limit_told_until: Instant::ZERO,
             ordinals: Arc::clone(&opening.ordinals),
             open: 0,
             removed: false,
@@ -358,6 +356,7 @@ impl<R: Ring> Worker<R> {
         let address = match opening.listen {
             Some(address) => {
                 let (socket, address) = self.cx.ring.listen(address, &proxy.options)?;
+                self.settings.room.listens();
                 self.cx.ring.accept(socket, listener_token(opening.id, 0));
                 (proxy.listener, proxy.accepting) = (Some(socket), true);
                 Some(address)
@@ -367,38 +366,6 @@ impl<R: Ring> Worker<R> {
         self.cx.figures.show(opening.id, Some(Arc::clone(&proxy.figures)));
         self.proxies[place] = Some(proxy);
         Ok(address)
-    }
-
-    /// Begins to listen again, after [`Worker::shut`].
-    ///
-    /// # Errors
-    /// Those of bind(2) and listen(2).
-    pub fn listen(&mut self, id: u32, address: SocketAddr) -> io::Result<Option<SocketAddr>> {
-        let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Ok(None) };
-        let (socket, address) = self.cx.ring.listen(address, &proxy.options)?;
-        proxy.listening = proxy.listening.wrapping_add(1);
-        self.cx.ring.accept(socket, listener_token(id, proxy.listening));
-        (proxy.listener, proxy.accepting, proxy.resting) = (Some(socket), true, false);
-        Ok(Some(address))
-    }
-
-    /// Stops listening; closes the live connections too if `cut`.
-    pub fn shut(&mut self, id: u32, cut: bool) {
-        if let Some(proxy) = proxy_of(&mut self.proxies, id)
-            && let Some(listener) = proxy.listener.take()
-        {
-            if std::mem::take(&mut proxy.accepting) {
-                self.cx.ring.cancel_all(listener);
-                let token = listener_token(id, proxy.listening);
-                self.parting.push(Parting { token, socket: listener, cut });
-            } else {
-                self.cx.ring.close(listener);
-            }
-        }
-        if cut {
-            self.parting.iter_mut().filter(|parting| parting.token.slot == id).for_each(|it| it.cut = true);
-            self.each_connection(id, |connection, cx, _| connection.close(cx));
-        }
     }
 
     /// Forgets a proxy, once its last connection is closed.
@@ -556,82 +523,6 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    fn on_listener(&mut self, token: Token, outcome: Outcome) {
-        let id = token.slot;
-        self.touch(id);
-        if let Some(place) = self.parting.iter().position(|parting| parting.token == token) {
-            return self.on_parting(place, outcome);
-        }
-        match outcome {
-            Outcome::Accepted(socket) => self.on_accepted(id, socket),
-            Outcome::AcceptEnded(Errno(errno)) => {
-                let Some(proxy) = proxy_of(&mut self.proxies, id) else { return };
-                proxy.accepting = false;
-                let Some(listener) = proxy.listener else { return };
-                // Cancelled is only what has to rest, or is parting.
-                let rested = std::mem::take(&mut proxy.resting);
-                let errno = if rested { self.cx.shortage.0 } else { errno };
-                if rested || is_shortage(Errno(errno)) {
-                    proxy.counters.accept_paused += 1;
-                    // In a storm it pauses ten times a second: told once until one is accepted.
-                    if !std::mem::replace(&mut proxy.pause_told, true) {
-                        let event = proxy.event(EventKind::LimitReached, self.cx.now);
-                        let detail = Detail::Failed("accept_paused", Errno(errno));
-                        self.cx.events.push(Event { detail, ..event });
-                    }
-                    let timer = Timer { slot: id, generation: 0, what: What::Accept };
-                    self.cx.timers.insert(self.cx.now + ACCEPT_PAUSE, timer);
-                } else {
-                    proxy.accepting = true;
-                    self.cx.ring.accept(listener, token);
-                }
-            }
-            other => unreachable!("a listener only accepts: {other:?}"),
-        }
-    }
-
-    fn on_parting(&mut self, place: usize, outcome: Outcome) {
-        match outcome {
-            Outcome::Accepted(socket) if self.parting[place].cut => self.cx.ring.close(socket),
-            Outcome::Accepted(socket) => self.on_accepted(self.parting[place].token.slot, socket),
-            Outcome::AcceptEnded(_) => self.cx.ring.close(self.parting.swap_remove(place).socket),
-            other => unreachable!("a listener only accepts: {other:?}"),
-        }
-    }
-
-    fn on_accepted(&mut self, id: u32, socket: Socket) {
-        let place = match self.free.pop() {
-            Some(place) => Some(place),
-            None if self.connections.len() < SLOT_LIMIT as usize => {
-                self.connections.push(None);
-                self.generations.push(0);
-                Some(self.connections.len() as u32 - 1)
-            }
-            None => None,
-        };
-        let (Some(slot), Some(proxy)) = (place, proxy_of(&mut self.proxies, id)) else {
-            if place.is_none()
-                && let Some(proxy) = proxy_of(&mut self.proxies, id)
-            {
-                proxy.counters.connection_limit_reached += 1;
-            }
-            self.free.extend(place);
-            return self.cx.ring.close(socket);
-        };
-        let nowhere = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let client = self.cx.ring.peer_address(socket).unwrap_or_else(|_| nowhere());
-        let ordinal = proxy.ordinals.fetch_add(1, Ordering::Relaxed);
-        proxy.open += 1;
-        proxy.pause_told = false;
-        proxy.counters.connections_opened += 1;
-        let facts = ConnectionFacts { client, ordinal };
-        let generation = self.generations[slot as usize];
-        let mut connection = Box::new(Connection::new(id, slot, generation, facts, socket));
-        connection.start(&mut self.cx, proxy);
-        self.connections[slot as usize] = Some(connection);
-        self.free_if_closed(slot);
-    }
-
     fn on_connection(&mut self, role: u8, token: Token, outcome: Outcome) {
         debug_assert!(role == DOWNSTREAM || role == UPSTREAM);
         if self.generations.get(token.slot as usize) != Some(&token.generation) {
@@ -670,19 +561,7 @@ impl<R: Ring> Worker<R> {
                 (self.look_due, self.look_again) = (false, true);
                 return;
             }
-            What::Accept if !self.cx.short.is_empty() => {
-                self.cx.timers.insert(self.cx.now + ACCEPT_PAUSE, timer);
-                return;
-            }
-            What::Accept => {
-                if let Some(proxy) = proxy_of(&mut self.proxies, timer.slot)
-                    && let (Some(listener), false) = (proxy.listener, proxy.accepting)
-                {
-                    proxy.accepting = true;
-                    self.cx.ring.accept(listener, listener_token(timer.slot, proxy.listening));
-                }
-                return;
-            }
+            What::Accept => return self.accept_again(timer),
             _ => {}
         }
         if self.generations.get(timer.slot as usize) != Some(&timer.generation) {
@@ -729,11 +608,17 @@ impl<R: Ring> Worker<R> {
         mut call: impl FnMut(&mut Connection, &mut Context<R>, &mut ProxyState),
     ) {
         self.touch(id);
+        // Of thousands of proxies most have none.
+        let mut left = self.connections_of(id);
         for slot in 0..self.connections.len() {
+            if left == 0 {
+                return;
+            }
             if let Some(connection) = &mut self.connections[slot]
                 && connection.proxy == id
                 && let Some(proxy) = &mut self.proxies[id as usize]
             {
+                left -= 1;
                 call(connection, &mut self.cx, proxy);
                 self.free_if_closed(slot as u32);
             }
@@ -747,6 +632,7 @@ impl<R: Ring> Worker<R> {
         self.free.push(slot);
         // Its descriptors may be what others wait for.
         self.look_again = true;
+        self.settings.room.give_back();
         self.touch(connection.proxy);
         let entry = &mut self.proxies[connection.proxy as usize];
         let proxy = entry.as_mut().expect("a proxy outlives its connections");
@@ -781,10 +667,6 @@ impl ProxyState {
 
 fn proxy_of(proxies: &mut [Option<ProxyState>], id: u32) -> Option<&mut ProxyState> {
     proxies.get_mut(id as usize)?.as_mut().filter(|proxy| !proxy.removed)
-}
-
-fn listener_token(id: u32, listening: u16) -> Token {
-    Token { role: LISTENER, slot: id, generation: listening }
 }
 
 /// Whether the machine, or this process, has run out of something.

@@ -63,27 +63,156 @@ fn simulation_of_a_cut_gives_the_side_that_is_closed_in_order_its_queued_bytes_a
 }
 
 #[test]
-fn simulation_of_a_cut_lets_held_bytes_go_when_they_are_due_within_the_limit() {
-    // Held for less than the limit, and for more.
-    for (time, arrives) in [("1500ms", true), ("5s", false)] {
-        let delay = one("delay", "delay", &[("time", time), ("side", "both")]);
+fn simulation_of_a_cut_lets_held_bytes_go_when_they_are_due() {
+    // Held for less than a side may linger, and for longer.
+    for time_ms in [1500, 20_000, 3_000_000] {
+        let (time, ms) = (format!("{time_ms}ms"), Duration::from_millis);
+        let delay = one("delay", "delay", &[("time", time.as_str()), ("side", "both")]);
         let mut world = plain_world(vec![delay]);
         let (client, server) = world.pair();
         server.write(b"held");
-        world.run(Duration::from_millis(10));
+        // What is held for the side that is reset does not count.
+        world.run(ms(10));
+        client.write(b"lost");
+        world.run(ms(10));
         world.set_rules(vec![one("reset", "reset", &[("side", "upstream")])]);
-        world.run(Duration::from_millis(1400));
+        world.run(ms(time_ms - 100));
         assert!(server.state().reset, "what is reset is reset at once");
         assert_eq!((client.received_bytes(), client.state().eof), (0, false));
-        world.run(Duration::from_millis(200));
-        assert_eq!(
-            (client.received_bytes(), client.state().eof),
-            if arrives { (4, true) } else { (0, false) }
-        );
-        world.run(PATIENCE.linger);
-        assert_eq!(client.state().reset, !arrives);
+        world.run(ms(100));
+        assert_eq!((client.read(), client.state().eof), (b"held".to_vec(), true));
+        world.run(PATIENCE.linger - ms(100));
+        assert_eq!(world.snapshot().counters.linger_limit_reached, 0, "its time has just begun");
+        world.run(ms(200));
+        assert_eq!((world.snapshot().counters.linger_limit_reached, world.descriptors()), (1, 0));
         client.close();
         world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_bytes_that_a_rule_holds_for_too_long_are_cut_and_counted() {
+    let held = [
+        one("delay", "delay", &[("time", "2h"), ("side", "both")]),
+        one("throttle", "throttle", &[("rate", "1B/s")]),
+    ];
+    for rule in held {
+        let mut world = plain_world(vec![rule.clone()]);
+        let (client, server) = world.pair();
+        server.write(&[7; 10_000]);
+        world.run(Duration::from_secs(1));
+        world.set_rules(vec![rule, one("reset", "reset", &[("side", "upstream")])]);
+        world.run(HELD_TIME_MAX + PATIENCE.linger - Duration::from_secs(1));
+        assert!(!client.state().reset && world.descriptors() == 1);
+        world.run(Duration::from_secs(2));
+        assert!(client.state().reset, "it does not get all");
+        assert_eq!((world.snapshot().counters.linger_limit_reached, world.descriptors()), (1, 0));
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_what_a_client_said_before_its_reset_is_held_no_longer_than_the_limit() {
+    for (rate, passes) in [("10B/s", true), ("1B/s", false)] {
+        let mut world = plain_world(vec![one("throttle", "throttle", &[("rate", rate)])]);
+        let (client, server) = world.pair();
+        client.write(&[7; 10_000]);
+        world.run(Duration::from_secs(1));
+        client.reset();
+        world.run(HELD_TIME_MAX + PATIENCE.linger - Duration::from_secs(2));
+        assert_eq!((server.received_bytes() == 10_000, server.state().reset), (passes, passes), "{rate}");
+        world.run(Duration::from_secs(4));
+        assert!(server.state().reset);
+        let limits = world.snapshot().counters.linger_limit_reached;
+        assert_eq!((limits, world.descriptors()), (u64::from(!passes), 0), "{rate}");
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_a_cut_lets_bytes_go_at_their_rate_and_then_sends_a_fin() {
+    for (per, rate) in [("connection", "1kB/s"), ("proxy", "1kB/s"), ("connection", "100B/s")] {
+        let throttle = one("throttle", "throttle", &[("rate", rate), ("per", per)]);
+        let mut world = plain_world(vec![throttle.clone()]);
+        let pairs = [world.pair(), world.pair()];
+        for (client, server) in &pairs {
+            client.write(&[1; 10_000]);
+            server.write(&[2; 10_000]);
+        }
+        world.run(Duration::from_secs(1));
+        world.set_rules(vec![throttle, one("blackout", "blackout", &[])]);
+        world.run(Duration::from_secs(120));
+        for (client, server) in &pairs {
+            for end in [client, server] {
+                assert_eq!(end.read().len(), 10_000, "{per} {rate}");
+                assert!(end.state().eof && !end.state().reset, "{per} {rate} {:?}", end.state());
+                end.close();
+            }
+        }
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn simulation_of_a_rate_that_is_lifted_lets_a_side_that_is_let_go_have_the_rest_at_once() {
+    let throttle = |rate| one("throttle", "throttle", &[("rate", rate)]);
+    let mut world = plain_world(vec![throttle("100B/s")]);
+    let (client, server) = world.pair();
+    server.write(&[2; 20_000]);
+    world.run(Duration::from_secs(1));
+    let reset = one("reset", "reset", &[("side", "upstream")]);
+    world.set_rules(vec![throttle("100B/s"), reset.clone()]);
+    world.run(Duration::from_secs(60));
+    assert!((5_900..6_200).contains(&client.received_bytes()), "{}", client.received_bytes());
+    world.set_rules(vec![throttle("1kB/s"), reset]);
+    world.run(Duration::from_secs(4));
+    assert!((9_800..10_200).contains(&client.received_bytes()), "{}", client.received_bytes());
+    world.set_rules(Vec::new());
+    world.run(Duration::from_millis(10));
+    assert_eq!((client.read().len(), client.state().eof), (20_000, true));
+    client.close();
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_side_that_does_not_take_what_its_rate_lets_go_is_reset_after_the_limit() {
+    let throttle = one("throttle", "throttle", &[("rate", "10kB/s")]);
+    let mut world = plain_world(vec![throttle.clone()]);
+    world.network.set_socket_buffers(4096, 4096);
+    let (client, server) = world.pair();
+    client.stop_reading();
+    server.write(&[2; 100_000]);
+    world.run(Duration::from_millis(100));
+    world.set_rules(vec![throttle, one("reset", "reset", &[("side", "upstream")])]);
+    // Its buffers are full within a second.
+    world.run(PATIENCE.linger - Duration::from_millis(500));
+    assert!(!client.state().reset);
+    world.run(Duration::from_secs(2));
+    assert!(client.state().reset);
+    assert_eq!((world.snapshot().counters.linger_limit_reached, world.descriptors()), (1, 0));
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_a_worker_that_stops_does_not_wait_for_what_a_rule_holds() {
+    for rule in [
+        one("delay", "delay", &[("time", "1m"), ("side", "both")]),
+        one("throttle", "throttle", &[("rate", "100B/s")]),
+    ] {
+        for leaves_before in [false, true] {
+            let mut world = plain_world(vec![rule.clone()]);
+            let (_client, server) = world.pair();
+            server.write(&[2; 20_000]);
+            world.run(Duration::from_secs(1));
+            if leaves_before {
+                world.set_rules(vec![rule.clone(), one("blackout", "blackout", &[])]);
+                world.run(Duration::from_secs(1));
+            }
+            world.worker.borrow_mut().0.cut(Duration::from_millis(250));
+            world.network.wake(world.ring);
+            world.run(Duration::from_millis(300));
+            assert_eq!(world.network.open_sockets(world.ring), 0);
+        }
     }
 }
 
@@ -186,6 +315,28 @@ fn simulation_of_a_half_closed_client_under_a_hang_stays_open_for_the_limit() {
     client.shutdown_write();
     world.run(PATIENCE.half_close - Duration::from_secs(1));
     assert!(!client.state().eof && !client.state().reset, "a FIN is no departure");
+    world.run(Duration::from_secs(2));
+    assert!(client.state().eof && !client.state().reset);
+    assert_eq!((world.descriptors(), world.snapshot().counters.half_close_limit_reached), (0, 1));
+    client.close();
+    world.assert_empty();
+}
+
+#[test]
+fn simulation_of_an_upstream_that_ends_under_a_hang_is_let_go_and_its_client_hangs_on() {
+    let mut world = plain_world(Vec::new());
+    let (client, server) = world.pair();
+    client.write(b"before");
+    world.run(Duration::from_secs(1));
+    world.set_rules(vec![one("hang", "hang", &[])]);
+    server.write(b"late");
+    server.close();
+    world.run(3 * PATIENCE.half_close);
+    assert!(!client.state().eof && !client.state().reset && client.received_bytes() == 0);
+    assert_eq!(world.descriptors(), 1);
+    client.shutdown_write();
+    world.run(PATIENCE.half_close - Duration::from_secs(1));
+    assert!(!client.state().eof && world.descriptors() == 1);
     world.run(Duration::from_secs(2));
     assert!(client.state().eof && !client.state().reset);
     assert_eq!((world.descriptors(), world.snapshot().counters.half_close_limit_reached), (0, 1));

@@ -196,7 +196,8 @@ fn request(client: usize, number: usize, choices: &mut Choices) -> Request {
         _ if has_body => "POST",
         _ => "GET",
     };
-    let mut head = format!("{method} /{client}/{number} HTTP/1.1\r\nHost: a\r\n");
+    let target = if is_connect { format!("{client}.{number}:443") } else { format!("/{client}/{number}") };
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\n");
     if matches!(kind, Kind::Tunnel | Kind::Offer) && !is_connect {
         head.push_str("Connection: Upgrade\r\nUpgrade: h2c\r\n");
     }
@@ -411,7 +412,8 @@ impl ServerEnd {
             let Some(head) = rest.windows(4).position(|four| four == b"\r\n\r\n") else { return };
             let path = String::from_utf8_lossy(&rest[..head]);
             let path = path.split(' ').nth(1).unwrap_or_default().to_owned();
-            let mut numbers = path.split('/').skip(1).map(|number| number.parse::<usize>());
+            let path = path.trim_start_matches('/');
+            let mut numbers = path.split(['/', '.', ':']).map(|number| number.parse::<usize>());
             let (Some(Ok(client)), Some(Ok(number))) = (numbers.next(), numbers.next()) else {
                 panic!("not a request: {}", String::from_utf8_lossy(rest));
             };

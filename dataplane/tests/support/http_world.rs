@@ -108,6 +108,7 @@ impl World {
             index: 0,
             held_bytes_max: surroundings.worker_held_bytes_max,
             options: SocketOptions::default(),
+            room: Arc::default(),
         };
         let mut worker = Worker::new(ring, settings, sender);
         let rules = Arc::new(RuleSet::compile(rules, Protocol::Http, surroundings.seed, 1).unwrap());

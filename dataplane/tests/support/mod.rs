@@ -234,7 +234,12 @@ impl WorkerThread {
         let thread = std::thread::spawn(move || {
             let ring = KernelRing::new(&plan.ring, plan.features).expect("tests need io_uring");
             let waker = ring.waker();
-            let settings = WorkerSettings { index: 0, held_bytes_max: 64 << 20, options: plan.options };
+            let settings = WorkerSettings {
+                index: 0,
+                held_bytes_max: 64 << 20,
+                options: plan.options,
+                room: Arc::default(),
+            };
             let mut worker = Worker::new(ring, settings, mpsc::channel().0);
             let opening = Opening {
                 id: 0,

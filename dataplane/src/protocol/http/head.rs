@@ -4,6 +4,8 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::host::{check_target, is_host};
+
 /// The longest head of a request; beyond it the request is refused.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most header fields of a request.
@@ -199,11 +201,12 @@ fn read_request_with<const N: usize>(bytes: &[u8], start: usize) -> Checked {
     let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
         return Ok(Err("a request line without its parts"));
     };
-    Ok(mean(bytes, end, version, request.headers).and_then(|(fields, meaning)| {
+    Ok(mean(bytes, end, version, request.headers).and_then(|(fields, meaning, host)| {
         // A target of only visible ASCII; httparse lets other bytes pass.
         if !target.is_ascii() {
             return Err("a request target that is not ASCII");
         }
+        check_target(method, target, host)?;
         let map = RequestMap {
             method: range(bytes, method.as_bytes()),
             target: range(bytes, target.as_bytes()),
@@ -217,13 +220,16 @@ fn read_request_with<const N: usize>(bytes: &[u8], start: usize) -> Checked {
     }))
 }
 
-/// Checks the line ends of a head and reads the fields that matter for framing.
-fn mean(
+/// Where the fields stand, what they say, and the value of Host.
+type Fields<'a> = (Range<u32>, Meaning, Option<&'a [u8]>);
+
+/// Checks the line ends of a head and reads the fields that matter for framing, and Host.
+fn mean<'a>(
     bytes: &[u8],
     end: usize,
     version: u8,
-    headers: &[httparse::Header<'_>],
-) -> Result<(Range<u32>, Meaning), &'static str> {
+    headers: &[httparse::Header<'a>],
+) -> Result<Fields<'a>, &'static str> {
     if end > HEAD_BYTES_MAX {
         return Err(HEAD_TOO_LONG);
     }
@@ -234,12 +240,23 @@ fn mean(
     }
     let mut meaning = Meaning::default();
     let mut transfer_encoding = false;
+    let mut host = None;
     for header in headers {
         let at = offset(bytes, header.name.as_bytes());
         if at < 2 || bytes[at - 2] != b'\r' {
             return Err("a bare LF as a line end");
         }
         match header.name.len() {
+            // RFC 9112 §3.2: one, and no other value than a host.
+            4 if header.name.eq_ignore_ascii_case("host") => {
+                if host.is_some() {
+                    return Err("two Host fields");
+                }
+                if !is_host(header.value) {
+                    return Err("a Host that is none");
+                }
+                host = Some(header.value);
+            }
             6 if header.name.eq_ignore_ascii_case("expect") => {
                 meaning.expects_continue |= header.value.eq_ignore_ascii_case(b"100-continue");
             }
@@ -274,9 +291,12 @@ fn mean(
     if transfer_encoding && version == 0 {
         return Err("Transfer-Encoding in HTTP/1.0");
     }
+    if host.is_none() && version == 1 {
+        return Err("no Host field");
+    }
     meaning.keep_alive = !meaning.close && (version == 1 || meaning.persist);
     let first = headers.first().map_or(end - 2, |header| offset(bytes, header.name.as_bytes()));
-    Ok((first as u32..(end - 2) as u32, meaning))
+    Ok((first as u32..(end - 2) as u32, meaning, host))
 }
 
 /// Whether the last coding is `chunked` and it stands there once; other codings must be known (RFC 9112 §7).

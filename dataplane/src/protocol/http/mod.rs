@@ -22,6 +22,7 @@
 mod body;
 mod error_reply;
 mod head;
+mod host;
 mod reply;
 mod reply_head;
 mod request;
@@ -32,7 +33,7 @@ pub use body::{
 pub use error_reply::{ERROR_MARK, error_reply, reason};
 pub use head::{Asked, HEAD_BYTES_MAX, HEADERS_MAX, RequestHead};
 pub use reply::ReplyFramer;
-pub use reply_head::REPLY_HEAD_BYTES_MAX;
+pub use reply_head::{REPLY_HEAD_BYTES_MAX, REPLY_LINE_BYTES_MAX};
 pub use request::RequestFramer;
 
 /// What a framer found at the front of a slice.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::body::{Body, Judgement, Progress};
 use super::head::{Asked, Framing};
-use super::reply_head::{ReplyHead, may_begin};
+use super::reply_head::{BEGINNING_BYTES_MAX, Begins, ReplyHead, begins};
 use super::{Event, Step};
 
 /// Finds the replies in what a backend sends. It holds nothing back.
@@ -147,6 +147,11 @@ impl ReplyFramer {
         self.unasked
     }
 
+    /// Bytes of a line that has not ended which are kept, as copies, to be read when it has.
+    pub fn kept_bytes(&self) -> usize {
+        self.head.kept().len()
+    }
+
     /// Whether the connection is between two replies, no byte of the next one seen.
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Head) && self.head.is_new()
@@ -159,12 +164,10 @@ impl ReplyFramer {
     }
 
     fn advance_head(&mut self, bytes: &[u8]) -> Step {
-        if self.head.is_new()
-            && let Some(body) = self.surplus.take()
-            && !may_begin(bytes)
+        if self.surplus.is_some()
+            && let Some(step) = self.advance_surplus(bytes)
         {
-            self.state = State::Surplus(body);
-            return self.advance(bytes);
+            return step;
         }
         match self.head.advance(bytes) {
             Ok(None) => Step::new(bytes.len(), Event::HeadPart),
@@ -174,6 +177,37 @@ impl ReplyFramer {
             },
             Err(reason) => Step::new(0, Event::Invalid(reason)),
         }
+    }
+
+    /// A body that must not be there may follow, or the next reply: what `bytes` are, if they are body. The first few
+    /// bytes may come alone and be the beginning of either; they were told as a part of a head, and are kept by it.
+    fn advance_surplus(&mut self, bytes: &[u8]) -> Option<Step> {
+        let before = self.head.kept();
+        let mut beginning = [0; BEGINNING_BYTES_MAX];
+        let length = BEGINNING_BYTES_MAX.min(before.len() + bytes.len());
+        before.iter().chain(bytes).zip(&mut beginning).for_each(|(byte, place)| *place = *byte);
+        match begins(&beginning[..length]) {
+            Begins::Yes => {
+                self.surplus = None;
+                return None;
+            }
+            Begins::Perhaps => return None,
+            Begins::No => {}
+        }
+        let mut body = self.surplus.take()?;
+        match body.advance(before) {
+            Progress::More => self.state = State::Surplus(body),
+            // What stands behind it begins a head.
+            Progress::Done(used) => {
+                let rest = before[used..].to_vec();
+                self.head = ReplyHead::default();
+                let _ = self.head.advance(&rest);
+                return None;
+            }
+            Progress::Invalid(reason) => return Some(Step::new(0, Event::Invalid(reason))),
+        }
+        self.head = ReplyHead::default();
+        Some(self.advance(bytes))
     }
 
     /// A head is complete: decides what follows it; `rest` is what has come of that.
@@ -199,7 +233,7 @@ impl ReplyFramer {
                     _ => None,
                 };
                 self.state = match announced {
-                    Some(body) if !rest.is_empty() && !may_begin(rest) => State::Forbidden(body),
+                    Some(body) if begins(rest) == Begins::No => State::Forbidden(body),
                     announced => {
                         self.surplus = announced;
                         State::End

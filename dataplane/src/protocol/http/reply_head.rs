@@ -10,15 +10,18 @@ use super::head::{Framing, decimal};
 
 /// The longest head of a reply; browsers stop earlier, Chromium at 256 KiB.
 pub const REPLY_HEAD_BYTES_MAX: u32 = 1024 * 1024;
-/// Bytes of a line that came in pieces which are looked at; fields that say how a body is framed are shorter.
-const LINE_BYTES_MAX: usize = 1024;
+/// Bytes of a line that are looked at, however it is cut into pieces; a line that says how the body is framed, or whether
+/// the connection stays open, may not be longer. Others may.
+pub const REPLY_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Browsers read the Shoutcast protocol's status line as HTTP.
 const BEGINNINGS: [&[u8]; 2] = [b"HTTP/", b"ICY"];
+/// The longest of them.
+pub(super) const BEGINNING_BYTES_MAX: usize = 5;
 
 /// What a head says, as far as it has been read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReplyHead {
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end has not come, as far as it can matter; not empty in the middle of a line.
     line: Vec<u8>,
     bytes: u32,
     /// 0 until the status line has been read.
@@ -60,12 +63,26 @@ enum Coding {
     Doubt(&'static str),
 }
 
-/// Whether a reply may begin with `bytes`, which are not empty.
-pub(super) fn may_begin(bytes: &[u8]) -> bool {
-    BEGINNINGS.iter().any(|beginning| {
+/// Whether a reply begins with certain bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begins {
+    Yes,
+    No,
+    /// They are too few to tell.
+    Perhaps,
+}
+
+/// Whether a reply begins with `bytes`.
+pub(super) fn begins(bytes: &[u8]) -> Begins {
+    let fits = |beginning: &&[u8]| {
         let length = beginning.len().min(bytes.len());
         bytes[..length].eq_ignore_ascii_case(&beginning[..length])
-    })
+    };
+    match BEGINNINGS.iter().copied().find(fits) {
+        Some(beginning) if beginning.len() <= bytes.len() => Begins::Yes,
+        Some(_) => Begins::Perhaps,
+        None => Begins::No,
+    }
 }
 
 impl ReplyHead {
@@ -78,8 +95,8 @@ impl ReplyHead {
             let ends = if self.line.is_empty() {
                 self.on_line(piece)?
             } else {
-                let mut line = std::mem::take(&mut self.line);
-                keep(&mut line, piece);
+                self.keep(piece);
+                let line = std::mem::take(&mut self.line);
                 self.on_line(&line)?
             };
             if ends {
@@ -87,7 +104,7 @@ impl ReplyHead {
                 return Ok(Some(at));
             }
         }
-        keep(&mut self.line, &bytes[at..]);
+        self.keep(&bytes[at..]);
         self.count(bytes.len())?;
         Ok(None)
     }
@@ -95,6 +112,11 @@ impl ReplyHead {
     /// Whether no byte of it has come.
     pub(super) fn is_new(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// What is kept of a line whose end has not come.
+    pub(super) fn kept(&self) -> &[u8] {
+        &self.line
     }
 
     /// Whether the server keeps the connection open (RFC 9112 §9.3).
@@ -123,8 +145,26 @@ impl ReplyHead {
         if self.bytes > REPLY_HEAD_BYTES_MAX { Err("a head longer than 1 MiB") } else { Ok(()) }
     }
 
-    /// Takes a line without its LF; whether it ends the head.
+    /// Adds to the beginning of a line.
+    fn keep(&mut self, piece: &[u8]) {
+        let Some(first) = self.line.first().or(piece.first()) else { return };
+        let matters = match first {
+            _ if self.status == 0 => true,
+            b' ' | b'\t' => self.last != Field::Other,
+            // The letters of `on_line`, and what may be an empty line.
+            b'c' | b'C' | b't' | b'T' | b'\r' => true,
+            _ => false,
+        };
+        // One byte more than is looked at says that the line is too long.
+        let room = (if matters { REPLY_LINE_BYTES_MAX + 1 } else { 1 }) - self.line.len();
+        self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+    }
+
+    /// Takes a line without its LF, or as much of it as was kept; whether it ends the head.
     fn on_line(&mut self, line: &[u8]) -> Result<bool, &'static str> {
+        // The same for a line that came whole and for one that came in pieces.
+        let is_cut = line.len() > REPLY_LINE_BYTES_MAX;
+        let line = &line[..line.len().min(REPLY_LINE_BYTES_MAX)];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.status == 0 {
             // Some servers send an empty line too many after a body.
@@ -132,13 +172,23 @@ impl ReplyHead {
         }
         match line.first() {
             None => return Ok(true),
-            Some(b' ' | b'\t') => self.on_value(self.last, line.trim_ascii(), true),
+            Some(b' ' | b'\t') => {
+                if is_cut && self.last != Field::Other {
+                    return Err(LINE_TOO_LONG);
+                }
+                self.on_value(self.last, line.trim_ascii(), true);
+            }
             // Only these letters begin a field that says how a body is framed.
             Some(b'c' | b'C' | b't' | b'T') => {
+                let colon = memchr(b':', line);
+                let field = Field::of(line[..colon.unwrap_or(line.len())].trim_ascii_end());
+                if is_cut && field != Field::Other {
+                    return Err(LINE_TOO_LONG);
+                }
                 self.last = Field::Other;
-                if let Some(colon) = memchr(b':', line) {
-                    self.last = Field::of(line[..colon].trim_ascii_end());
-                    self.on_value(self.last, line[colon + 1..].trim_ascii(), false);
+                if let Some(colon) = colon {
+                    self.last = field;
+                    self.on_value(field, line[colon + 1..].trim_ascii(), false);
                 }
             }
             Some(_) => self.last = Field::Other,
@@ -212,6 +262,7 @@ impl ReplyHead {
 }
 
 const EMPTY: &str = "a Content-Length that is empty";
+const LINE_TOO_LONG: &str = "a Content-Length, Transfer-Encoding or Connection line longer than 16 KiB";
 
 impl Field {
     fn of(name: &[u8]) -> Field {
@@ -222,12 +273,6 @@ impl Field {
             _ => Field::Other,
         }
     }
-}
-
-/// Adds to the beginning of a line, as far as it is looked at.
-fn keep(line: &mut Vec<u8>, piece: &[u8]) {
-    let room = LINE_BYTES_MAX.saturating_sub(line.len());
-    line.extend_from_slice(&piece[..piece.len().min(room)]);
 }
 
 #[cfg(test)]
@@ -308,16 +353,25 @@ mod tests {
         let mut endless = ReplyHead::default();
         let refused = (0..40).find(|_| endless.advance(&[b'x'; 32 * 1024]).is_err());
         assert_eq!(refused, Some(32), "1 MiB and not more is read");
-        assert!(endless.line.len() <= LINE_BYTES_MAX);
+        assert!(endless.line.len() <= REPLY_LINE_BYTES_MAX + 1);
     }
 
     #[test]
-    fn only_a_status_line_may_begin_a_reply() {
-        for bytes in [&b"H"[..], b"HTTP/1.1 200 OK", b"http/", b"IC", b"ICY 200"] {
-            assert!(may_begin(bytes));
+    fn only_a_status_line_begins_a_reply() {
+        for (bytes, expected) in [
+            (&b""[..], Begins::Perhaps),
+            (b"H", Begins::Perhaps),
+            (b"http", Begins::Perhaps),
+            (b"IC", Begins::Perhaps),
+            (b"HTTP/", Begins::Yes),
+            (b"HTTP/1.1 200 OK", Begins::Yes),
+            (b"icy", Begins::Yes),
+            (b"x", Begins::No),
+            (b"HTML", Begins::No),
+            (b"5\r\nhello", Begins::No),
+        ] {
+            assert_eq!(begins(bytes), expected);
         }
-        for bytes in [&b"x"[..], b"HTML", b"hello", b"5\r\nhello"] {
-            assert!(!may_begin(bytes));
-        }
+        assert!(BEGINNINGS.iter().all(|beginning| beginning.len() <= BEGINNING_BYTES_MAX));
     }
 }

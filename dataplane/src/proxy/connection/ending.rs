@@ -1,8 +1,9 @@
 //! How a connection ends: half-closes handed on behind the last byte, failures told apart, both sides let go.
 
 use super::leaving::{Duty, Leaving, News};
-use super::{Connection, Peer, source_role};
+use super::{Connection, HELD_TIME_MAX, Peer, source_role};
 use crate::behavior::Direction;
+use crate::clock::Instant;
 use crate::proxy::event::{Detail, Limit};
 use crate::proxy::pipe::End;
 use crate::proxy::worker::{Context, ProxyState};
@@ -51,6 +52,14 @@ impl Connection {
         if ended && self.pipe(direction.opposite()).end != End::Rst {
             // Its FIN was told before the RST that followed it.
             self.broke_off(direction.opposite(), Errno(libc::EPIPE), cx, proxy);
+            if errno == Errno(libc::ECONNRESET) {
+                // There was no FIN: the receive was told of the end by the RST that this send met (tcp_reset in the kernel
+                // says EPIPE behind a FIN).
+                match self.pipe(direction.opposite()).end {
+                    End::Sent => return self.leave(Way::Reset, Way::Reset, cx),
+                    _ => self.pipe(direction.opposite()).end = End::Rst,
+                }
+            }
         }
         if ended || end == End::Fin {
             // Nothing follows here any more. What the sink said before still goes to the other side.
@@ -241,13 +250,6 @@ impl Connection {
         self.leave(Way::InOrder, Way::InOrder, cx);
     }
 
-    /// As [`Connection::close`], where the last reply of the connection ends it: as long as a delay holds that, its time
-    /// has not begun.
-    pub(in crate::proxy) fn close_behind_reply<R: Ring>(&mut self, cx: &mut Context<R>) {
-        self.linger = self.linger.saturating_add(self.reply.last_due() - cx.now);
-        self.close(cx);
-    }
-
     /// As [`Connection::close`], but neither side is waited for longer than `limit`.
     pub(in crate::proxy) fn close_within<R: Ring>(
         &mut self,
@@ -256,6 +258,7 @@ impl Connection {
     ) {
         self.linger = self.linger.min(limit);
         self.close(cx);
+        self.held_until = cx.now;
         if !self.is_closed() {
             self.look_at(cx.now + limit, cx);
         }
@@ -267,6 +270,7 @@ impl Connection {
             return;
         }
         self.closing = true;
+        (self.changed_at, self.held_until) = (cx.now, cx.now + HELD_TIME_MAX);
         self.connect_timer.take().map(|timer| cx.timers.cancel(timer));
         self.patience.take().map(|(timer, _)| cx.timers.cancel(timer));
         self.reset.take().and_then(|reset| reset.timer).map(|timer| cx.timers.cancel(timer));
@@ -287,8 +291,18 @@ impl Connection {
         }
         self.settle(cx);
         if !self.is_closed() {
-            self.look_at(cx.now + self.linger, cx);
+            self.look_at(self.linger_ends(), cx);
         }
+    }
+
+    /// When the time of both sides is over, which begins when a rule lets the last byte for them go: a delay, or a rate.
+    fn linger_ends(&self) -> Instant {
+        let sides = [(&self.request, &self.upstream), (&self.reply, &self.downstream)];
+        let gets_on = sides.into_iter().filter(|(_, sink)| sink.leaving != Leaving::Cut);
+        let due =
+            gets_on.map(|(pipe, _)| pipe.last_due().max(pipe.timer.map_or(Instant::ZERO, |(_, due)| due)));
+        let begins = due.fold(self.changed_at, Instant::max);
+        begins.min(self.held_until) + self.linger
     }
 
     /// Sends the FIN of a side that is let go, once nothing is queued for it.
@@ -366,8 +380,12 @@ impl Connection {
         self.settle(cx);
     }
 
-    /// The time of both sides is over.
+    /// The time of both sides is over, unless a rule has held bytes for them meanwhile.
     pub(super) fn on_linger_over<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        let ends = self.linger_ends();
+        if ends > cx.now {
+            return self.look_at(ends, cx);
+        }
         for direction in [Direction::Request, Direction::Reply] {
             self.tell_leaving(direction, News::TimeOver, cx, proxy);
         }

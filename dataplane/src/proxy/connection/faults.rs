@@ -20,7 +20,7 @@ impl Connection {
         previous: &RuleSet,
     ) {
         if self.closing {
-            return;
+            return self.on_rules_changed_while_leaving(cx, proxy, previous);
         }
         let before = self.active;
         let plan = proxy.rules.on_change(&self.facts, previous, self.active);
@@ -63,6 +63,25 @@ impl Connection {
                 self.regulate(direction, cx, proxy);
             }
         }
+    }
+
+    /// Nothing new happens to a connection that ends, but rates that hold its last bytes change with the rules.
+    fn on_rules_changed_while_leaving<R: Ring>(
+        &mut self,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+        previous: &RuleSet,
+    ) {
+        let Some(throttles) = self.throttles.take() else { return };
+        let plan = proxy.rules.on_change(&self.facts, previous, self.active);
+        self.active = plan.active;
+        self.throttles =
+            (!plan.throttles.is_empty()).then(|| Throttles::new(plan.throttles, Some(throttles)));
+        self.changed_at = cx.now;
+        for direction in [Direction::Request, Direction::Reply] {
+            self.flush(direction, cx, proxy);
+        }
+        self.settle(cx);
     }
 
     /// Takes a plan; what it says of the whole connection is done unless it was under the same rule before.

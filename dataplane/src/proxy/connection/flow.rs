@@ -278,6 +278,9 @@ impl Connection {
         proxy: &mut ProxyState,
     ) {
         self.pipe(direction).timer = None;
+        if self.closing {
+            self.changed_at = cx.now;
+        }
         self.flush(direction, cx, proxy);
         if self.closing {
             self.settle(cx);

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::Connection;
 use super::ending::Way;
+use super::{Connection, HELD_TIME_MAX};
 use crate::behavior::Direction;
 use crate::clock::Instant;
 use crate::proxy::event::Limit;
@@ -172,12 +172,20 @@ impl Connection {
         Wait::of(self.request.end, self.reply.end, ended_aside)
     }
 
-    /// When it has been silent for long enough; what a delay holds back is no silence.
+    /// When it has been silent for long enough; what a delay or a rate holds back is no silence.
     fn patience_ends(&self, now: Instant, patience: &Patience) -> Instant {
-        let Some(limit) = self.wait_for().limit(patience) else { return Instant::FAR_FUTURE };
+        let wait = self.wait_for();
+        let Some(limit) = wait.limit(patience) else { return Instant::FAR_FUTURE };
         let moved = self.request.moved_at.max(self.reply.moved_at).max(self.changed_at);
-        let held = [&self.request, &self.reply].into_iter().filter(|pipe| pipe.holds(now));
-        held.map(super::Pipe::last_due).fold(moved, Instant::max) + limit
+        let pipes = [&self.request, &self.reply];
+        let delayed = pipes.into_iter().filter(|pipe| pipe.holds(now)).map(super::Pipe::last_due);
+        let timed = pipes.into_iter().filter_map(|pipe| pipe.timer).map(|(_, due)| due);
+        let begins = delayed.chain(timed).fold(moved, Instant::max);
+        match wait {
+            // As for a side that is let go.
+            Wait::Reset => begins.min(self.changed_at + HELD_TIME_MAX) + limit,
+            _ => begins + limit,
+        }
     }
 }
 

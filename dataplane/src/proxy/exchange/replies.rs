@@ -95,7 +95,7 @@ impl Connection {
     ) {
         if exchanges.replies.is_unasked() {
             // The client takes it for the answer to what it asks next: nothing can follow it (RFC 9112 §9.2).
-            return self.close_behind_reply(cx);
+            return self.close(cx);
         }
         if matches!(exchanges.waiting.front(), Some(Waiting::Upstream(_))) {
             exchanges.waiting.pop_front();
@@ -134,7 +134,7 @@ impl Connection {
             return;
         }
         if length_is_known {
-            return self.close_behind_reply(cx);
+            return self.close(cx);
         }
         self.stop_requests(exchanges, cx, proxy);
         exchanges.doubt = Some(Doubt { since: cx.now, heard: false, hold: Hold { rules: 0, ..hold } });

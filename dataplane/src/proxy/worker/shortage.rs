@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use super::{ACCEPT_PAUSE, Timer, What, Worker};
+use super::accepting::ACCEPT_PAUSE;
+use super::{Timer, What, Worker};
 use crate::proxy::connection::Connection;
 use crate::ring::Ring;
 

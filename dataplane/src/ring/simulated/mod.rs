@@ -227,6 +227,7 @@ impl Ring for SimulatedRing {
 
     fn shutdown_write(&mut self, socket: Socket) {
         self.with(|state| {
+            state.rings[self.id.0].work += 1;
             let (id, seed) = (self.known(state, socket), state.seed);
             let stream = state.stream(id);
             // The kernel would end that send with EPIPE, and the bytes it had left would be lost.
@@ -237,6 +238,7 @@ impl Ring for SimulatedRing {
 
     fn reset(&mut self, socket: Socket) {
         self.with(|state| {
+            state.rings[self.id.0].work += 1;
             let id = self.known(state, socket);
             state.kill(id);
         });
@@ -244,6 +246,7 @@ impl Ring for SimulatedRing {
 
     fn failure(&mut self, socket: Socket) -> Option<Errno> {
         self.with(|state| {
+            state.rings[self.id.0].work += 1;
             let id = self.known(state, socket);
             state.stream_mut(id).error.take()
         })
@@ -256,6 +259,7 @@ impl Ring for SimulatedRing {
 
     fn close(&mut self, socket: Socket) {
         self.with(|state| {
+            state.rings[self.id.0].work += 1;
             let (id, seed) = (self.known(state, socket), state.seed);
             match &state.sockets[id] {
                 Entry::Listener(listener) => {

@@ -109,6 +109,7 @@ impl Network {
             cq_entries: settings.cq_entries as usize,
             overflows: 0,
             clock_reads: 0,
+            work: 0,
             submissions: Default::default(),
             ready: Default::default(),
             completions: Default::default(),
@@ -177,6 +178,12 @@ impl Network {
     /// Until when the ring last said it would wait.
     pub fn deadline(&self, ring: RingId) -> Instant {
         self.state.borrow().rings[ring.0].deadline
+    }
+
+    /// What a ring has cost so far: one for each turn, operation, completion and system call, and for a cancel of all
+    /// operations on a socket, as the kernel does it, one for each receive in flight on the ring.
+    pub fn work(&self, ring: RingId) -> u64 {
+        self.state.borrow().rings[ring.0].work
     }
 
     /// How often the ring was asked what time it is.

@@ -18,6 +18,7 @@ pub(super) struct RingState {
     pub(super) cq_entries: usize,
     pub(super) overflows: u64,
     pub(super) clock_reads: u64,
+    pub(super) work: u64,
     pub(super) submissions: VecDeque<Submission>,
     pub(super) ready: BTreeSet<usize>,
     pub(super) completions: VecDeque<Done>,
@@ -138,7 +139,14 @@ impl State {
 
     /// Starts what was asked for and completes what can be.
     pub(super) fn wait(&mut self, ring: usize) {
+        self.rings[ring].work += 1;
         while let Some(submission) = self.rings[ring].submissions.pop_front() {
+            let state = &mut self.rings[ring];
+            state.work += match submission {
+                // The kernel looks at everything in flight for what is the descriptor's.
+                Submission::CancelAll { .. } => 1 + state.receives.len() as u64,
+                _ => 1,
+            };
             self.start(ring, submission);
         }
         if self.chance(self.faults.spurious_wake) {
@@ -160,6 +168,7 @@ impl State {
 
     pub(super) fn next_completion(&mut self, ring: usize) -> Option<(Completion, Vec<Chunk>)> {
         let done = self.rings[ring].completions.pop_front()?;
+        self.rings[ring].work += 1;
         if done.last {
             if done.kind == Kind::Receive {
                 self.rings[ring].receives.remove(&done.completion.token);
