@@ -7,14 +7,13 @@ use std::time::Duration;
 use fracas_dataplane::address::Address;
 use fracas_dataplane::behavior::KINDS;
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::config::{
-    CONNECT_TIMEOUT_DEFAULT, KEEPALIVE, PROXY_NAME, RESOLVE_DEFAULT, is_keepalive, is_proxy_name,
-};
+use fracas_dataplane::config::limits::{self, TimeLimit};
+use fracas_dataplane::config::{CONNECT_TIMEOUT_DEFAULT, PROXY_NAME, RESOLVE_DEFAULT, is_proxy_name};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::{LeaseError, Term};
 use fracas_dataplane::proxy::{
-    Applied, Handle, LeaseInfo, LeaseRequest, Patience, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate,
-    RulesChange, Stats,
+    Applied, Handle, LeaseInfo, LeaseRequest, Patience, PatienceUpdate, ProxyError, ProxyInfo, ProxySpec,
+    ProxyUpdate, RulesChange, Stats,
 };
 use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;
@@ -244,9 +243,10 @@ impl ProxyService for Proxies {
         });
         let source_addresses = sources.collect::<Result<_, Status>>()?;
         let rules = rules_of(rules.unwrap_or_default(), "rules")?;
-        let connect_timeout = time_limit(proxy.connect_timeout, "proxy.connect_timeout")?;
-        let patience = patience(&proxy)?;
-        let resolve = std_duration(proxy.resolve, "proxy.resolve")?;
+        let connect_timeout = time(proxy.connect_timeout, "proxy.", &limits::CONNECT_TIMEOUT)?;
+        let silence = [proxy.idle_timeout, proxy.linger, proxy.half_close, proxy.keepalive];
+        let patience = Patience::default().updated(&patience(silence, "proxy.")?);
+        let resolve = time(proxy.resolve, "proxy.", &limits::RESOLVE)?;
         let upstream = proxy.upstream.clone();
         let look_up = self.look_up(&upstream, "proxy.upstream");
         self.once_prepared(&self.moves, request_id, look_up, move |checked, addresses| {
@@ -300,7 +300,12 @@ impl ProxyService for Proxies {
             upstream: None,
             enabled: request.enabled,
             protocol,
-            connect_timeout: time_limit(request.connect_timeout, "connect_timeout")?,
+            connect_timeout: time(request.connect_timeout, "", &limits::CONNECT_TIMEOUT)?,
+            patience: patience(
+                [request.idle_timeout, request.linger, request.half_close, request.keepalive],
+                "",
+            )?,
+            resolve: time(request.resolve, "", &limits::RESOLVE)?,
             expected_generation: request.expected_generation,
         };
         let (name, upstream) = (request.name, request.upstream);
@@ -584,28 +589,27 @@ fn stats(handle: &Handle) -> Result<Stats, Status> {
     handle.stats().map_err(|error| refusal::proxy(&error, ""))
 }
 
-/// The limits on silence that a request sets.
-fn patience(proxy: &v1::Proxy) -> Result<Patience, Status> {
-    let default = Patience::default();
-    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
-    let keepalive = std_duration(proxy.keepalive, "proxy.keepalive")?;
-    if keepalive.is_some_and(|time| !time.is_zero() && !is_keepalive(time)) {
-        return Err(invalid("proxy.keepalive", format!("not what the kernel takes; give {KEEPALIVE}")));
-    }
-    Ok(Patience {
-        idle: std_duration(proxy.idle_timeout, "proxy.idle_timeout")?.map_or(default.idle, some),
-        linger: std_duration(proxy.linger, "proxy.linger")?.unwrap_or(default.linger),
-        half_close: time_limit(proxy.half_close, "proxy.half_close")?.unwrap_or(default.half_close),
-        keepalive: keepalive.map_or(default.keepalive, some),
+/// The limits on silence that a request sets: `idle_timeout`, `linger`, `half_close` and `keepalive`; `path` is what stands
+/// before their names.
+fn patience(silence: [Option<prost_types::Duration>; 4], path: &str) -> Result<PatienceUpdate, Status> {
+    let [idle, linger, half_close, keepalive] = silence;
+    Ok(PatienceUpdate {
+        idle: time(idle, path, &limits::IDLE_TIMEOUT)?,
+        linger: time(linger, path, &limits::LINGER)?,
+        half_close: time(half_close, path, &limits::HALF_CLOSE)?,
+        keepalive: time(keepalive, path, &limits::KEEPALIVE)?,
     })
 }
 
-/// A time within which something must be done.
-fn time_limit(limit: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Status> {
-    match std_duration(limit, field)? {
-        Some(Duration::ZERO) => Err(invalid(field, "0; give a time, such as 5s, or leave it out")),
-        limit => Ok(limit),
-    }
+/// A time of a request that is within its bounds.
+fn time(
+    given: Option<prost_types::Duration>,
+    path: &str,
+    limit: &TimeLimit,
+) -> Result<Option<Duration>, Status> {
+    let field = format!("{path}{}", limit.name);
+    let given = std_duration(given, &field)?;
+    given.map(|time| limit.check(time).map_err(|why| invalid(field, why))).transpose()
 }
 
 /// What a call answers within its time.

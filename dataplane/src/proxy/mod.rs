@@ -42,7 +42,7 @@ pub use exchange::PIPELINE_MAX;
 pub(crate) use handle::check_free;
 pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
 pub use keeper::{WATCH_EVENTS_MAX, Watcher};
-pub use patience::Patience;
+pub use patience::{Patience, PatienceUpdate};
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use reload::Replaced;

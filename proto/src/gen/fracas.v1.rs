@@ -1842,10 +1842,10 @@ pub struct Proxy {
     /// False: the listener is closed, so that clients are refused, and connections are closed. Unset in a request: true.
     #[prost(bool, optional, tag = "5")]
     pub enabled: ::core::option::Option<bool>,
-    /// Time after which a connect to the upstream counts as failed. Unset in a request: 10 s.
+    /// Time after which a connect to the upstream counts as failed, 1 ms to 24 h. Unset in a request: 10 s.
     #[prost(message, optional, tag = "6")]
     pub connect_timeout: ::core::option::Option<::prost_types::Duration>,
-    /// Local addresses to connect to the upstream from, used in turn; each gives some 28,000 ports. Empty: the
+    /// Local addresses to connect to the upstream from, used in turn; each gives some 28,000 ports. At most 64. Empty: the
     /// kernel's choice.
     #[prost(string, repeated, tag = "7")]
     pub source_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -1865,21 +1865,21 @@ pub struct Proxy {
     /// Seed of the proxy's random draws: the same seed and the same traffic meet the same faults. Output only.
     #[prost(uint64, tag = "12")]
     pub seed: u64,
-    /// A connection on which no byte has passed for so long is closed. Unset, or 0: never.
+    /// A connection on which no byte has passed for so long is closed, 1 ms to 24 h. Unset, or 0: never.
     #[prost(message, optional, tag = "13")]
     pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
     /// How long a side may keep its socket after it got everything that is due to it and a FIN, or leave the last bytes of
-    /// a connection that is being closed unread. Unset in a request: 5 s.
+    /// a connection that is being closed unread, 1 ms to 24 h; 0: not at all. Unset in a request: 5 s.
     #[prost(message, optional, tag = "14")]
     pub linger: ::core::option::Option<::prost_types::Duration>,
-    /// How long nothing may pass after one side has sent its FIN. Unset in a request: 60 s; 0 is INVALID_ARGUMENT.
+    /// How long nothing may pass after one side has sent its FIN, 1 ms to 24 h. Unset in a request: 60 s.
     #[prost(message, optional, tag = "15")]
     pub half_close: ::core::option::Option<::prost_types::Duration>,
     /// Silence after which the kernel asks a peer whether it is there, 1 s to 9 h; 0: never. Unset in a request: 60 s.
     #[prost(message, optional, tag = "16")]
     pub keepalive: ::core::option::Option<::prost_types::Duration>,
-    /// How long the addresses of the upstream's name are good for, before it is looked up again; 0: for ever. Unset in a
-    /// request: 30 s.
+    /// How long the addresses of the upstream's name are good for, before it is looked up again, 100 ms to 24 h; 0: for
+    /// ever. Unset in a request: 30 s.
     #[prost(message, optional, tag = "17")]
     pub resolve: ::core::option::Option<::prost_types::Duration>,
 }
@@ -2020,6 +2020,21 @@ pub struct UpdateProxyRequest {
     /// Makes a retry safe; see ProxyService.
     #[prost(string, tag = "7")]
     pub request_id: ::prost::alloc::string::String,
+    /// As in Proxy; 0 takes it away. Open connections follow at once.
+    #[prost(message, optional, tag = "8")]
+    pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy, for connections that begin from now on.
+    #[prost(message, optional, tag = "9")]
+    pub linger: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy. Open connections follow at once.
+    #[prost(message, optional, tag = "10")]
+    pub half_close: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy, for sockets that are opened from now on; 0: no probes.
+    #[prost(message, optional, tag = "11")]
+    pub keepalive: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy; 0: for ever. A known name is looked up again when so much time has passed.
+    #[prost(message, optional, tag = "12")]
+    pub resolve: ::core::option::Option<::prost_types::Duration>,
 }
 /// The changed proxy.
 #[derive(Clone, PartialEq, ::prost::Message)]
