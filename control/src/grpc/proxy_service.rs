@@ -1,5 +1,6 @@
 //! `ProxyService`: the proxies of this process, their rules, leases, figures and events.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::{LeaseError, Term};
 use fracas_dataplane::proxy::{
     Applied, Handle, LeaseInfo, LeaseRequest, Patience, PatienceUpdate, ProxyError, ProxyInfo, ProxySpec,
-    ProxyUpdate, RulesChange, Stats,
+    ProxyUpdate, RulesChange, SOURCE_ADDRESSES_MAX, Stats,
 };
 use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::bounds::{NAMES_MAX, check_count, check_text, distinct};
 use super::page::page;
 use super::proxy_answers::{
     behavior_kind_proto, change_proto, lease_proto, proxy_proto, proxy_stats_proto, worker_stats_proto,
@@ -238,6 +240,7 @@ impl ProxyService for Proxies {
             "" => Protocol::Tcp,
             name => name.parse::<Protocol>().map_err(|error| invalid("proxy.protocol", error))?,
         };
+        check_count("proxy.source_addresses", proxy.source_addresses.len(), SOURCE_ADDRESSES_MAX)?;
         let sources = proxy.source_addresses.iter().enumerate().map(|(index, text)| {
             text.parse().map_err(|_| invalid(format!("proxy.source_addresses[{index}]"), "not an IP address"))
         });
@@ -354,18 +357,22 @@ impl ProxyService for Proxies {
         if request.changes.is_empty() {
             return Err(invalid("changes", "empty; give at least one proxy and its rules"));
         }
-        let mut changes: Vec<RulesChange> = Vec::new();
-        for (index, change) in request.changes.into_iter().enumerate() {
-            if changes.iter().any(|other| other.proxy == change.proxy) {
-                return Err(invalid(format!("changes[{index}].proxy"), "named twice; say each proxy once"));
-            }
-            changes.push(RulesChange {
-                rules: rules_of(change.rules.unwrap_or_default(), &format!("changes[{index}].rules"))?,
-                proxy: change.proxy,
-                expected_generation: change.expected_generation,
-            });
-        }
+        check_count("changes", request.changes.len(), NAMES_MAX)?;
+        // Rules of thousands of proxies are read on a thread that may take its time.
         self.once(request.request_id, move |handle| {
+            let mut seen = HashSet::new();
+            let mut changes: Vec<RulesChange> = Vec::new();
+            for (index, change) in request.changes.into_iter().enumerate() {
+                if !seen.insert(change.proxy.clone()) {
+                    let field = format!("changes[{index}].proxy");
+                    return Err(invalid(field, "named twice; say each proxy once"));
+                }
+                changes.push(RulesChange {
+                    rules: rules_of(change.rules.unwrap_or_default(), &format!("changes[{index}].rules"))?,
+                    proxy: change.proxy,
+                    expected_generation: change.expected_generation,
+                });
+            }
             let names: Vec<String> = changes.iter().map(|change| change.proxy.clone()).collect();
             let applied = handle.apply(changes).map_err(|error| {
                 let index = match &error {
@@ -398,6 +405,7 @@ impl ProxyService for Proxies {
         request: Request<v1::ResetProxiesRequest>,
     ) -> Answer<v1::ResetProxiesResponse> {
         let v1::ResetProxiesRequest { proxies, request_id } = request.into_inner();
+        let proxies = distinct("proxies", proxies)?;
         self.once(request_id, move |handle| {
             let applied = handle.reset(&proxies).map_err(|error| refusal::proxy(&error, "proxies"))?;
             Ok(v1::ResetProxiesResponse {
@@ -414,9 +422,7 @@ impl ProxyService for Proxies {
         request: Request<v1::AcquireLeaseRequest>,
     ) -> Answer<v1::AcquireLeaseResponse> {
         let request = request.into_inner();
-        if request.owner.len() > OWNER_BYTES_MAX {
-            return Err(invalid("owner", format!("too long; at most {OWNER_BYTES_MAX} bytes")));
-        }
+        check_text("owner", &request.owner, OWNER_BYTES_MAX)?;
         let ttl = std_duration(request.ttl, "ttl")?.unwrap_or(LEASE_TTL_DEFAULT);
         let starts_in = std_duration(request.starts_in, "starts_in")?.unwrap_or_default();
         if ttl < LEASE_TTL_MIN {
@@ -557,14 +563,14 @@ impl ProxyService for Proxies {
         if !HEARTBEAT.contains(&heartbeat) {
             return Err(invalid("heartbeat", "between 100ms and 15s"));
         }
-        let proxies = request.proxies;
+        let proxies = distinct("proxies", request.proxies)?;
         let proxies = self.read(move |handle| {
             for name in &proxies {
                 handle.get(name).map_err(|error| refusal::proxy(&error, "proxies"))?;
             }
-            Ok(proxies)
+            Ok(proxies.into_iter().collect())
         });
-        let proxies = proxies.await?;
+        let proxies: HashSet<String> = proxies.await?;
         let kinds = proxy_watch::kinds_of(&request.kinds)?;
         let Ok(place) = Arc::clone(&self.watchers).try_acquire_owned() else {
             return Err(refuse(

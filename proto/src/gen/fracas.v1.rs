@@ -167,12 +167,12 @@ impl Verdict {
 /// Setting both `rules` and `mix` is INVALID_ARGUMENT.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RuleSet {
-    /// The rules, in order. Delays of several rules add up; of all else, the first rule that matches, triggers and draws
+    /// The rules, in order, at most 64. Delays of several rules add up; of all else, the first rule that matches, triggers and draws
     /// acts.
     #[prost(message, repeated, tag = "1")]
     pub rules: ::prost::alloc::vec::Vec<Rule>,
     /// The short form: `20:delay,5:error` delays 20 per cent and breaks 5 per cent; the rest is normal. Shares are
-    /// exclusive and add up to at most 100.
+    /// exclusive and add up to at most 100. At most 64 parts.
     #[prost(string, tag = "2")]
     pub mix: ::prost::alloc::string::String,
     /// Options for the behaviors that `mix` names, by behavior name: `{"delay": {"time": "200ms"}}`. A name that
@@ -186,7 +186,8 @@ pub struct RuleSet {
 /// Options of one behavior, as text with units, the way the config file has them.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BehaviorOptions {
-    /// Option name to value: `{"time": "200ms"}`. ListBehaviorKinds tells which options a behavior knows.
+    /// Option name to value: `{"time": "200ms"}`, each of at most 4,096 bytes. ListBehaviorKinds tells which options a
+    /// behavior knows.
     #[prost(btree_map = "string, string", tag = "1")]
     pub values: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -199,7 +200,7 @@ pub struct BehaviorOptions {
 /// every option and can be applied again as it is.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rule {
-    /// Name of the rule within its proxy, without `/`; events, counters and random draws carry it, so that adding a rule
+    /// Name of the rule within its proxy, at most 128 bytes without `/` and control characters; events, counters and random draws carry it, so that adding a rule
     /// never changes what another draws. Empty: the server names it after the behavior, from the second rule on with
     /// its place (`delay`, `error-2`).
     #[prost(string, tag = "1")]
@@ -221,7 +222,7 @@ pub struct Rule {
     #[prost(enumeration = "Scope", tag = "5")]
     pub scope: i32,
     /// Rules of one group share one draw, so that at most one of them acts and their shares are exclusive; they
-    /// add up to at most 100. Empty: the rule draws alone.
+    /// add up to at most 100. As long as a name may be. Empty: the rule draws alone.
     #[prost(string, tag = "6")]
     pub group: ::prost::alloc::string::String,
     /// Which traffic the rule is about. Unset: all of it.
@@ -459,7 +460,7 @@ pub struct NodeIdentity {
     /// What io_uring can do there, in one line, as `fracas doctor` says it.
     #[prost(string, tag = "8")]
     pub io_uring: ::prost::alloc::string::String,
-    /// Free labels.
+    /// Free labels, as many as a run may have. The other texts have together at most 2,048 bytes, without control characters.
     #[prost(btree_map = "string, string", tag = "9")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -575,7 +576,7 @@ pub struct Prepare {
     /// Number of the attempt, from 1. A node starts a (run, attempt) at most once.
     #[prost(uint32, tag = "2")]
     pub attempt: u32,
-    /// The whole plan, as JSON in loadgen's form; each node takes its shard out of it.
+    /// The whole plan, as JSON with the keys of a run file; each node takes its shard out of it.
     #[prost(bytes = "vec", tag = "3")]
     pub plan_json: ::prost::alloc::vec::Vec<u8>,
     /// Number of this node's shard, from 0.
@@ -1831,7 +1832,7 @@ pub struct Proxy {
     /// server started with `--insecure`.
     #[prost(string, tag = "2")]
     pub listen: ::prost::alloc::string::String,
-    /// Where it forwards to: `HOST:PORT`; the name is resolved when it is set. It must not lead back to `listen`, nor to a
+    /// Where it forwards to: `HOST:PORT`, a host of at most 253 bytes; the name is resolved when it is set. It must not lead back to `listen`, nor to a
     /// proxy of the process that does. Link-local and cloud metadata addresses are refused, or all that the proxy's
     /// `--allow-upstream` does not allow.
     #[prost(string, tag = "3")]
@@ -2085,7 +2086,7 @@ pub struct ProxyRules {
 /// Asks for new base rules.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyRulesRequest {
-    /// One entry for each proxy to change, at least one; proxies not named stay as they are.
+    /// One entry for each proxy to change, 1 to 4,096; proxies not named stay as they are.
     #[prost(message, repeated, tag = "1")]
     pub changes: ::prost::alloc::vec::Vec<ProxyRules>,
     /// Makes a retry safe; see ProxyService.
@@ -2124,7 +2125,7 @@ pub struct ProxyRulesResult {
 /// Asks to let all traffic pass.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResetProxiesRequest {
-    /// Names of the proxies. Empty: all of them.
+    /// Names of the proxies, at most 4,096; a repeat counts once. Empty: all of them.
     #[prost(string, repeated, tag = "1")]
     pub proxies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Makes a retry safe; see ProxyService.
@@ -2156,7 +2157,7 @@ pub struct AcquireLeaseRequest {
     /// How long the lease lives without being renewed, 100 ms to 24 h. Unset: 30 s.
     #[prost(message, optional, tag = "3")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
-    /// Who asks, in words for people, at most 200 bytes.
+    /// Who asks, in words for people, at most 200 bytes without control characters.
     #[prost(string, tag = "4")]
     pub owner: ::prost::alloc::string::String,
     /// How long to wait before the rules begin to act, on the proxy's own clock. Unset: they act before the call
@@ -2477,7 +2478,8 @@ pub struct WorkerStats {
 /// Asks for what happens from now on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchEventsRequest {
-    /// Only events of these proxies, and those about the process. Empty: of all. NOT_FOUND if there is none of a name.
+    /// Only events of these proxies, at most 4,096, and those about the process. Empty: of all. NOT_FOUND if there is none
+    /// of a name.
     #[prost(string, repeated, tag = "1")]
     pub proxies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Only events of these kinds. Empty: of all.
@@ -2760,7 +2762,8 @@ pub mod proxy_service_client {
     /// nothing. The server remembers the latest 1,024 ids, as far back as their answers have 16 MiB together.
     ///
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
-    /// wants and say something at least every 15 s: reconnect after 45 s of silence.
+    /// wants and say something at least every 15 s: reconnect after 45 s of silence. A client that takes nothing of an
+    /// answer for 45 s, while something of it waits, loses its connection: read every stream, or cancel it.
     ///
     /// Limits. Calls are gRPC over HTTP/2 with `content-type: application/grpc`, nothing else. A message has at most 4 MiB,
     /// the head of a call 16 KiB, a connection 128 calls at a time. A connection must make its first call within 10 s, and is
@@ -3408,7 +3411,8 @@ pub mod proxy_service_server {
     /// nothing. The server remembers the latest 1,024 ids, as far back as their answers have 16 MiB together.
     ///
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
-    /// wants and say something at least every 15 s: reconnect after 45 s of silence.
+    /// wants and say something at least every 15 s: reconnect after 45 s of silence. A client that takes nothing of an
+    /// answer for 45 s, while something of it waits, loses its connection: read every stream, or cancel it.
     ///
     /// Limits. Calls are gRPC over HTTP/2 with `content-type: application/grpc`, nothing else. A message has at most 4 MiB,
     /// the head of a call 16 KiB, a connection 128 calls at a time. A connection must make its first call within 10 s, and is
@@ -4342,13 +4346,16 @@ pub struct RunNode {
 /// Asks for a run.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitRunRequest {
-    /// The run file, as YAML text, at most 1 MiB.
+    /// The run file, as YAML text, at most 1 MiB. Its lists have limits of their own, such as 256 headers of 64 KiB
+    /// together, 1,024 source addresses and 1,000 faults: INVALID_RUN_FILE.
     #[prost(string, tag = "1")]
     pub file_text: ::prost::alloc::string::String,
-    /// What to call the file in error messages: `checkout.yml`. Empty: `run file`.
+    /// What to call the file in error messages: `checkout.yml`, at most 1,024 bytes without control characters. Empty:
+    /// `run file`.
     #[prost(string, tag = "2")]
     pub file_name: ::prost::alloc::string::String,
-    /// Free labels, for people and lists: at most 64, names of at most 64 bytes, values of at most 256.
+    /// Free labels, for people and lists: at most 64, names of at most 64 bytes, values of at most 256, without control
+    /// characters.
     #[prost(btree_map = "string, string", tag = "3")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -4357,7 +4364,7 @@ pub struct SubmitRunRequest {
     /// Makes a retry safe: a repeat returns the run that the first call queued. At most 36 characters.
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
-    /// How long the run may wait for its start, counted from now; then it is ERRORED. Unset: as long as there is
+    /// How long the run may wait for its start, counted from now, at most 30 days; then it is ERRORED. Unset: as long as there is
     /// something that can carry it out; a run that needs more nodes than are connected, or a proxy that is gone, waits for
     /// them as long as the controller's `--queue-timeout` says, and holds up no other run.
     #[prost(message, optional, tag = "5")]
@@ -4476,7 +4483,7 @@ pub struct CancelRunRequest {
     /// Id of the run.
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
-    /// Why, in words for people; kept in `error`.
+    /// Why, in words for people, at most 1,024 bytes without control characters; kept in `error`.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
     /// Makes a retry safe; see ProxyService.
@@ -4496,7 +4503,7 @@ pub struct GetReportRequest {
     /// Id of the run.
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
-    /// Only these files: `report.html`, `run.json`, …. Empty: all of them. NOT_FOUND if one is not there.
+    /// Only these files: `report.html`, `run.json`, …, at most 64. Empty: all of them. NOT_FOUND if one is not there.
     #[prost(string, repeated, tag = "2")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -4610,6 +4617,7 @@ pub mod run_service_client {
     /// | FAILED_PRECONDITION | PROXY_NOT_JOINED | the run has a fault for a proxy that nobody has joined with |
     /// | RESOURCE_EXHAUSTED | QUEUE_FULL | 1,000 runs wait, or 64 MiB of run files |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_REPORTS | 16 reports are being read |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_SUBMISSIONS | 64 run files wait to be read, 2 at a time |
     #[derive(Debug, Clone)]
     pub struct RunServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -4923,6 +4931,7 @@ pub mod run_service_server {
     /// | FAILED_PRECONDITION | PROXY_NOT_JOINED | the run has a fault for a proxy that nobody has joined with |
     /// | RESOURCE_EXHAUSTED | QUEUE_FULL | 1,000 runs wait, or 64 MiB of run files |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_REPORTS | 16 reports are being read |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_SUBMISSIONS | 64 run files wait to be read, 2 at a time |
     #[derive(Debug)]
     pub struct RunServiceServer<T> {
         inner: Arc<T>,
