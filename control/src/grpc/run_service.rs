@@ -284,7 +284,16 @@ async fn watch(
         changes.mark_unchanged();
         let read = plane.read(|controller, now| {
             let run = controller.run(&id).ok()?;
-            let progress = controller.progress(&id, now).filter(|_| run.state == RunState::Running);
+            // The last second of the plan is there when the load is over.
+            let progress = controller.progress(&id, now).filter(|progress| match run.state {
+                RunState::Running => true,
+                RunState::Collecting => {
+                    let planned =
+                        run.planned_duration.map_or(f64::MAX, |planned| planned.as_secs_f64().ceil());
+                    f64::from(progress.seconds) <= planned
+                }
+                _ => false,
+            });
             let wall_time = Some(timestamp(controller.unix_ms(now)));
             let state = (run.state, run.reason.clone());
             let is_news = seen.as_ref() != Some(&state);
@@ -391,6 +400,11 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
         report_path: run.report_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         queue_position: controller.queue_position(&run.id).unwrap_or(0) as u32,
         labels: run.labels.clone().into_iter().collect(),
+        failure_causes: summary.map(|summary| v1::FailureCauses {
+            injected: summary.causes.injected,
+            natural: summary.causes.natural,
+            unknown_because: summary.causes.unknown_because.clone().unwrap_or_default(),
+        }),
     }
 }
 

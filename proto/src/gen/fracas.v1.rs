@@ -59,6 +59,19 @@ pub struct Counts {
     #[prost(uint64, tag = "7")]
     pub dropped: u64,
 }
+/// Failures and timeouts by who made them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailureCauses {
+    /// Injected by a proxy. Unset: not known.
+    #[prost(uint64, optional, tag = "1")]
+    pub injected: ::core::option::Option<u64>,
+    /// Not injected. Unset: not known.
+    #[prost(uint64, optional, tag = "2")]
+    pub natural: ::core::option::Option<u64>,
+    /// Why it is not known, in a few words; empty if it is.
+    #[prost(string, tag = "3")]
+    pub unknown_because: ::prost::alloc::string::String,
+}
 /// The three series of a run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Series {
@@ -108,7 +121,8 @@ pub struct FaultWindow {
     /// When its rules ceased to act, likewise. 0 while it is in force.
     #[prost(int64, tag = "6")]
     pub ended_at_ns: i64,
-    /// How many units of traffic it acted on, until now.
+    /// How often it acted, until now: faults that it injected, or, where these are more, units of traffic that it acted on,
+    /// such as requests under a delay whose clients gave up before its end.
     #[prost(uint64, tag = "7")]
     pub injected: u64,
     /// Bound of the error of the two instants after mapping them to the run's clock, in nanoseconds; 0 in a session.
@@ -4311,6 +4325,9 @@ pub struct Run {
     /// there is nothing to say.
     #[prost(string, tag = "22")]
     pub reason: ::prost::alloc::string::String,
+    /// Whether its failures and timeouts were injected. Set once it has ended.
+    #[prost(message, optional, tag = "23")]
+    pub failure_causes: ::core::option::Option<FailureCauses>,
 }
 /// A node's part in a run.
 #[derive(Clone, PartialEq, ::prost::Message)]
