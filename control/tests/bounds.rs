@@ -8,9 +8,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use fracas_proto::v1;
+use fracas_proto::v1::agent_service_client::AgentServiceClient;
+use fracas_proto::v1::join_request::Message;
+use fracas_proto::v1::node_service_client::NodeServiceClient;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use prost_types::Duration;
 use support::{Controller, Proxy};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 /// What a refusal blames: the path before the first colon of its message.
@@ -138,4 +143,32 @@ async fn a_run_that_says_too_much_is_refused_before_it_is_queued() {
     let reason = "x".repeat(1_025);
     let cancel = v1::CancelRunRequest { run_id: "x".into(), reason, ..Default::default() };
     assert_eq!(blames(client.cancel_run(cancel).await), invalid("reason"));
+}
+
+#[tokio::test]
+async fn a_message_of_a_node_that_is_long_is_read_and_one_that_is_none_ends_its_session() {
+    let controller = Controller::start_with(&[]);
+    let mut client = AgentServiceClient::connect(format!("http://{}", controller.api)).await.unwrap();
+    let identity = v1::NodeIdentity {
+        name: "a".into(),
+        uid: "1".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..Default::default()
+    };
+    let say = |message| v1::JoinRequest { message: Some(message) };
+    let hello = say(Message::Hello(v1::Hello { identity: Some(identity), ..Default::default() }));
+    let long = "x".repeat(1 << 20);
+    let error = say(Message::Error(v1::SessionError { message: long, ..Default::default() }));
+    let interval_v1 = vec![0; 1 << 20];
+    let broken = say(Message::Interval(v1::Interval { interval_v1, ..Default::default() }));
+    let (said, words) = mpsc::channel(4);
+    said.send(hello).await.unwrap();
+    let mut told = client.join(ReceiverStream::new(words)).await.unwrap().into_inner();
+    assert!(told.message().await.unwrap().is_some(), "welcome");
+    said.send(error).await.unwrap();
+    let mut nodes = NodeServiceClient::connect(format!("http://{}", controller.api)).await.unwrap();
+    let listed = nodes.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
+    assert_eq!(listed.len(), 1);
+    said.send(broken).await.unwrap();
+    while let Ok(Some(_)) = told.message().await {}
 }
