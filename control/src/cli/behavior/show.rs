@@ -213,6 +213,14 @@ pub fn event_json(event: &v1::Event) -> Value {
     })
 }
 
+/// A rule of a lease by the lease's id, which is what `release` and `renew` take: `lease-1/delay` is `lease 0-1/delay`.
+fn rule_shown(rule: &str, lease: &str) -> String {
+    match rule.strip_prefix(&rule_prefix(lease)).filter(|_| !lease.is_empty()) {
+        Some(rest) => format!("lease {lease}{rest}"),
+        None => rule.to_owned(),
+    }
+}
+
 /// By the proxy's wall clock, in microseconds; events of one process are in the order of its monotonic clock, which JSON has.
 fn time_text(at: Option<&prost_types::Timestamp>) -> String {
     let Some(at) = at else { return "(no time)".to_owned() };
@@ -232,7 +240,7 @@ pub fn event_text(event: &v1::Event) -> String {
         text += &format!(" exchange {}", event.exchange);
     }
     if !event.behavior.is_empty() {
-        text += &format!("  {} ({})", event.behavior, event.rule);
+        text += &format!("  {} ({})", event.behavior, rule_shown(&event.rule, &event.lease_id));
     } else if !event.lease_id.is_empty() {
         text += &format!("  lease {}", event.lease_id);
     }
@@ -291,6 +299,12 @@ mod tests {
             done: Some(prost_types::Duration { seconds: 0, nanos: 200_100_000 }),
             ..at.clone()
         };
+        let leased = v1::Event {
+            rule: "lease-7/delay".to_owned(),
+            lease_id: "2-7".to_owned(),
+            asked: None,
+            ..injected.clone()
+        };
         let failed = v1::Event {
             kind: v1::EventKind::NaturalFailure.into(),
             connection: 4,
@@ -307,6 +321,10 @@ mod tests {
             (
                 injected,
                 "2025-11-26 11:55:56.001500 UTC  injected         shop  connection 3 exchange 2  delay (delay)  asked 200 ms, done 200 ms",
+            ),
+            (
+                leased,
+                "2025-11-26 11:55:56.001500 UTC  injected         shop  connection 3 exchange 2  delay (lease 2-7/delay)",
             ),
             (failed, "2025-11-26 11:55:56.001500 UTC  natural_failure  shop  connection 4  connect: refused"),
             (ended, "2025-11-26 11:55:56.001500 UTC  lease_ended      shop  lease 0-1  expired: 20:delay"),
