@@ -21,6 +21,7 @@ mod proxy;
 mod report;
 mod run;
 mod signals;
+mod times;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

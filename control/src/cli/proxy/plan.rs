@@ -8,15 +8,12 @@ use std::time::Duration;
 
 use fracas_dataplane::address::Address;
 use fracas_dataplane::behavior::{Rule, mix};
-use fracas_dataplane::config::limits::TimeLimit;
 use fracas_dataplane::config::{Config, DEFAULT_NAME};
 use fracas_dataplane::destination::Destinations;
 use fracas_dataplane::proxy::leases::Term;
 use fracas_dataplane::proxy::{
     Handle, LeaseRequest, Patience, PatienceUpdate, ProxyError, ProxySpec, Upstreams,
 };
-
-use fracas_loadgen::scenario::units;
 
 use super::Args;
 use crate::cli::exit::UsageError;
@@ -68,13 +65,6 @@ fn patience(args: &Args) -> Patience {
         half_close: args.half_close,
         keepalive: args.keepalive,
     })
-}
-
-/// Reads a time for a flag that has bounds.
-pub(super) fn within(
-    limit: &'static TimeLimit,
-) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
-    move |text| limit.check(units::parse_duration(text).map_err(|why| why.to_string())?)
 }
 
 /// The proxies of a config.
