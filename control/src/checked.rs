@@ -19,7 +19,7 @@ pub enum CheckError {
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     /// It would lead where nothing may be led.
-    #[error("proxy `{name}`, upstream {upstream}: {refused}; if it is meant, start the process with --allow-upstream {}", advice(.upstream, .refused))]
+    #[error("proxy `{name}`, upstream {upstream}: {refused}{}", advice(.upstream, .refused))]
     Upstream {
         /// Its name.
         name: String,
@@ -41,10 +41,12 @@ pub enum CheckError {
 }
 
 fn advice(upstream: &str, refused: &Refused) -> String {
-    match refused {
+    let allow = match refused {
+        Refused::Nowhere(_) => return String::new(),
         Refused::Denied(address) => address.to_string(),
         Refused::NotAllowed(_) => host_of(upstream),
-    }
+    };
+    format!("; if it is meant, start the process with --allow-upstream {allow}")
 }
 
 fn by_way_of(by: &[String]) -> String {

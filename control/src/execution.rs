@@ -653,7 +653,7 @@ impl Execution {
         let all: Vec<_> = ordered.chain(by_hand).collect();
         let told = || all.iter();
         if told().next().is_none() {
-            return Injected::NotWatched;
+            return Injected::NoneInForce;
         }
         let mut injections = Injections::told_by_the_second();
         let mut is_any_on_the_way = false;

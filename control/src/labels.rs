@@ -8,7 +8,8 @@ const NAME_BYTES_MAX: usize = 64;
 const VALUE_BYTES_MAX: usize = 256;
 
 /// The limits in words.
-pub const LIMITS: &str = "64 labels with names of at most 64 bytes and values of at most 256";
+pub const LIMITS: &str =
+    "64 labels with names of at most 64 bytes and values of at most 256, without control characters";
 
 /// Checks labels.
 ///
@@ -18,9 +19,13 @@ pub fn check(labels: &BTreeMap<String, String>) -> Result<(), Option<&str>> {
     if labels.len() > COUNT_MAX {
         return Err(None);
     }
-    let is_long =
-        |(name, value): &(&String, &String)| name.len() > NAME_BYTES_MAX || value.len() > VALUE_BYTES_MAX;
-    match labels.iter().find(is_long) {
+    let is_wrong = |(name, value): &(&String, &String)| {
+        name.len() > NAME_BYTES_MAX
+            || value.len() > VALUE_BYTES_MAX
+            || name.contains(char::is_control)
+            || value.contains(char::is_control)
+    };
+    match labels.iter().find(is_wrong) {
         Some((name, _)) => Err(Some(name)),
         None => Ok(()),
     }
@@ -39,6 +44,10 @@ mod tests {
             [(0, 1, 0, true), (64, 64, 256, true), (65, 1, 1, false), (1, 65, 1, false), (1, 1, 257, false)]
         {
             assert_eq!(check(&of(count, name, value)).is_ok(), fits, "{count} {name} {value}");
+        }
+        for (name, value) in [("a\n", "b"), ("a", "\u{1b}[2J"), ("a", "b\u{9b}2J")] {
+            let labels = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            assert_eq!(check(&labels), Err(Some(name)), "{labels:?}");
         }
     }
 }

@@ -118,7 +118,10 @@ pub enum JoinError {
     #[error("another process is connected as `{0}`; choose another --name")]
     NameTaken(String),
     /// It says too much of itself.
-    #[error("it says too much of itself: at most {SELF_BYTES_MAX} bytes, and {}", labels::LIMITS)]
+    #[error(
+        "it says too much of itself: at most {SELF_BYTES_MAX} bytes without control characters, and {}",
+        labels::LIMITS
+    )]
     TooLong,
     /// Another minor version.
     #[error("version {theirs} does not fit the controller's {ours}; install the same minor version")]
@@ -317,7 +320,10 @@ impl NodeRegistry {
 fn is_short(identity: &NodeIdentity) -> bool {
     let NodeIdentity { uid, boot_id, version, kernel, io_uring, labels, .. } = identity;
     let bytes: usize = [uid, boot_id, version, kernel, io_uring].iter().map(|text| text.len()).sum();
-    bytes <= SELF_BYTES_MAX && labels::check(labels).is_ok()
+    let is_line = |text: &&String| !text.contains(char::is_control);
+    bytes <= SELF_BYTES_MAX
+        && [uid, boot_id, version, kernel, io_uring].iter().all(is_line)
+        && labels::check(labels).is_ok()
 }
 
 /// Names end up in file names, so nothing in them may lead elsewhere.
@@ -453,6 +459,8 @@ mod tests {
         let mut registry = registry();
         let long = NodeIdentity { kernel: "x".repeat(SELF_BYTES_MAX), ..identity("a", "1") };
         assert_eq!(registry.join(long, Role::Agent, String::new(), at(0)), Err(JoinError::TooLong));
+        let coloured = NodeIdentity { io_uring: "\u{1b}[2J".to_owned(), ..identity("a", "1") };
+        assert_eq!(registry.join(coloured, Role::Agent, String::new(), at(0)), Err(JoinError::TooLong));
         let labels = (0..65).map(|index| (index.to_string(), String::new())).collect();
         let labelled = NodeIdentity { labels, ..identity("a", "1") };
         assert_eq!(registry.join(labelled, Role::Agent, String::new(), at(0)), Err(JoinError::TooLong));

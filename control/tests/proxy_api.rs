@@ -5,7 +5,9 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use fracas_dataplane::config::limits;
 use fracas_proto::v1;
 use fracas_proto::v1::EventKind;
 use support::{Client, FRACAS, Proxy, get};
@@ -334,13 +336,86 @@ async fn a_proxy_has_the_limits_on_silence_that_it_was_given_or_those_of_the_man
     };
     let made = client.create_proxy(create("given", given.clone())).await.unwrap().into_inner();
     assert_eq!(limits(&made.proxy.unwrap()), limits(&given));
-    for wrong in [
-        v1::Proxy { half_close: seconds(0), ..Default::default() },
-        v1::Proxy { keepalive: seconds(40_000), ..Default::default() },
-        v1::Proxy { linger: seconds(-1), ..Default::default() },
+    let changed = v1::UpdateProxyRequest {
+        name: "silent".into(),
+        idle_timeout: seconds(60),
+        linger: seconds(3),
+        half_close: seconds(2),
+        keepalive: seconds(0),
+        resolve: seconds(0),
+        ..Default::default()
+    };
+    let updated = client.update_proxy(changed).await.unwrap().into_inner().proxy.unwrap();
+    assert_eq!(limits(&updated), [seconds(60), seconds(3), seconds(2), seconds(0), seconds(0)]);
+    let one =
+        v1::UpdateProxyRequest { name: "silent".into(), idle_timeout: seconds(0), ..Default::default() };
+    let updated = client.update_proxy(one).await.unwrap().into_inner().proxy.unwrap();
+    assert_eq!(limits(&updated), [None, seconds(3), seconds(2), seconds(0), seconds(0)], "the others stay");
+}
+
+#[tokio::test]
+async fn the_times_of_a_proxy_have_the_bounds_that_flags_and_config_have() {
+    let fracas = Proxy::start();
+    let mut client = fracas.client().await;
+    let time = |time: Duration| Some(prost_types::Duration::try_from(time).unwrap());
+    let negative = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+    let nonsense = Some(prost_types::Duration { seconds: i64::MAX, nanos: i32::MAX });
+    for limit in [
+        limits::CONNECT_TIMEOUT,
+        limits::RESOLVE,
+        limits::IDLE_TIMEOUT,
+        limits::LINGER,
+        limits::HALF_CLOSE,
+        limits::KEEPALIVE,
     ] {
-        let refused = client.create_proxy(create("wrong", wrong)).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        let just = Duration::from_nanos(1);
+        let mut cases = vec![
+            (time(Duration::ZERO), limit.takes_zero),
+            (time(limit.min), true),
+            (time(limit.min - just), false),
+            (time(limit.max), true),
+            (time(limit.max + just), false),
+            (negative, false),
+            (nonsense, false),
+        ];
+        cases.dedup();
+        for (given, fits) in cases {
+            let [connect_timeout, resolve, idle_timeout, linger, half_close, keepalive] =
+                ["connect_timeout", "resolve", "idle_timeout", "linger", "half_close", "keepalive"]
+                    .map(|name| given.filter(|_| name == limit.name));
+            let proxy = v1::Proxy {
+                name: "other".into(),
+                listen: "127.0.0.1:0".into(),
+                upstream: "127.0.0.1:1".into(),
+                connect_timeout,
+                resolve,
+                idle_timeout,
+                linger,
+                half_close,
+                keepalive,
+                ..Default::default()
+            };
+            let update = v1::UpdateProxyRequest {
+                name: "default".into(),
+                connect_timeout,
+                resolve,
+                idle_timeout,
+                linger,
+                half_close,
+                keepalive,
+                ..Default::default()
+            };
+            let create = v1::CreateProxyRequest { proxy: Some(proxy), ..Default::default() };
+            let created = client.create_proxy(create).await.map(drop).map_err(|why| field(&why));
+            let updated = client.update_proxy(update).await.map(drop).map_err(|why| field(&why));
+            let refused = |path: &str| Err((Code::InvalidArgument, format!("{path}{}", limit.name)));
+            assert_eq!(created, if fits { Ok(()) } else { refused("proxy.") }, "{} {given:?}", limit.name);
+            assert_eq!(updated, if fits { Ok(()) } else { refused("") }, "{} {given:?}", limit.name);
+            if fits {
+                let delete = v1::DeleteProxyRequest { name: "other".into(), ..Default::default() };
+                client.delete_proxy(delete).await.unwrap();
+            }
+        }
     }
 }
 

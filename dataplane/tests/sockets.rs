@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::{Patience, ProxyUpdate};
+use fracas_dataplane::proxy::{Patience, PatienceUpdate, ProxyUpdate};
 use socket2::{Domain, SockRef, Socket, Type};
 use support::{EchoServer, Proxy, break_off, rules, serve};
 
@@ -62,6 +62,26 @@ fn the_side_that_is_not_reset_gets_what_was_queued_and_a_fin() {
         let mut rest = Vec::new();
         assert_eq!(reset.read_to_end(&mut rest).unwrap_err().kind(), ErrorKind::ConnectionReset, "{side}");
     }
+}
+
+#[test]
+fn an_update_of_the_patience_reaches_open_connections_and_new_ones() {
+    let server = EchoServer::start();
+    let proxy = Proxy::start(server.address, Protocol::Tcp, Vec::new());
+    let echo = |client: &mut TcpStream| {
+        client.write_all(b"x").unwrap();
+        client.read_exact(&mut [0; 1]).unwrap();
+    };
+    let mut open = proxy.connect();
+    echo(&mut open);
+    let patience = PatienceUpdate { idle: Some(Duration::from_millis(20)), ..Default::default() };
+    let (info, _) = proxy.handle().update("test", ProxyUpdate { patience, ..Default::default() }).unwrap();
+    assert_eq!(info.spec.patience, Patience { idle: patience.idle, ..Patience::default() });
+    assert_eq!(open.read(&mut [0; 1]).unwrap(), 0, "it is idle");
+    assert_eq!(proxy.connect().read(&mut [0; 1]).unwrap(), 0, "so is a new one");
+    let never = PatienceUpdate { idle: Some(Duration::ZERO), ..Default::default() };
+    let update = ProxyUpdate { patience: never, ..Default::default() };
+    assert_eq!(proxy.handle().update("test", update).unwrap().0.spec.patience, Patience::default());
 }
 
 #[test]

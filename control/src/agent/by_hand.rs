@@ -7,7 +7,7 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::proxy::{EventKind, Handle, RuleStats, Watcher};
 
-use super::proxy_session::{TELL_EVERY, failures, listen, rules_of};
+use super::proxy_session::{TELL_EVERY, acts, failures, listen, rules_of};
 use crate::fault_story::{Story, WindowTold};
 use crate::grpc::proxy_answers::{event_proto, proxy_proto};
 use crate::grpc::wall_clock::WallClock;
@@ -89,7 +89,7 @@ fn seen(handle: &Handle, window: &WindowTold, told: &mut Told, since: Instant) -
         None => rules_of(handle, &window.proxy, None),
     };
     let failures = failures(handle, &window.proxy, &rules, window.to_ns.is_some());
-    let injected = rules.iter().map(|rule| rule.injected).sum();
+    let injected = acts(&rules);
     told.rules = rules;
     WindowSeen {
         fault: format!("by hand {}", window.id),

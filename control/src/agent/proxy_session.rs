@@ -208,7 +208,7 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
                     fault: fault.id.clone(),
                     started_at,
                     ended_at: Some(end.ended_at),
-                    injected: end.rules.iter().map(|rule| rule.injected).sum(),
+                    injected: acts(&end.rules),
                     failures: failures(handle, &fault.proxy, &end.rules, true),
                     listen: listen(handle, &fault.proxy),
                     proxy: String::new(),
@@ -226,7 +226,7 @@ fn look(handle: &Handle, faults: &mut Vec<Fault>, now: Instant) -> Vec<FromNode>
                 fault: fault.id.clone(),
                 started_at,
                 ended_at: None,
-                injected: rules.iter().map(|rule| rule.injected).sum(),
+                injected: acts(&rules),
                 failures: failures(handle, &fault.proxy, &rules, false),
                 listen: listen(handle, &fault.proxy),
                 proxy: String::new(),
@@ -247,6 +247,11 @@ pub(super) fn rules_of(handle: &Handle, proxy: &str, lease: Option<&str>) -> Vec
 
 pub(super) fn listen(handle: &Handle, proxy: &str) -> Option<SocketAddr> {
     handle.get(proxy).ok().map(|info| info.spec.listen)
+}
+
+/// How often rules acted: a delay that its client did not wait for has acted, and was not injected to its end.
+pub(super) fn acts(rules: &[RuleStats]) -> u64 {
+    rules.iter().map(|rule| rule.injected.max(rule.acted)).sum()
 }
 
 /// The failures that clients must have seen of these rules. When they have ended, a delay that was decided on and never
@@ -276,6 +281,31 @@ mod tests {
     use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, ProxySpec};
 
     use super::*;
+
+    #[test]
+    fn a_delay_that_its_clients_did_not_wait_for_has_acted() {
+        let rule = |acted, injected| RuleStats {
+            name: "delay".into(),
+            behavior: "delay",
+            lease: None,
+            matched: 10,
+            acted,
+            injected,
+            lateness: None,
+            asked: None,
+        };
+        for (rules, times) in [
+            (vec![], 0),
+            (vec![rule(0, 0)], 0),
+            // All gave up; two of five did; many chunks of one connection; two rules.
+            (vec![rule(5, 0)], 5),
+            (vec![rule(5, 3)], 5),
+            (vec![rule(1, 100)], 100),
+            (vec![rule(5, 0), rule(1, 2)], 7),
+        ] {
+            assert_eq!(acts(&rules), times, "{rules:?}");
+        }
+    }
 
     #[test]
     fn faults_of_runs_that_the_controller_does_not_name_end_at_once() {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fracas_dataplane::ring::raise_open_files_limit;
-use fracas_loadgen::scenario::units::parse_duration;
 
 use crate::agent::identity::open_files_limit;
 use crate::wire::Guard;
@@ -109,7 +108,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = HEADING)]
     api_connections: Option<u32>,
     /// Close connections of the API on which no call is under way for this long [default: 5m]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = HEADING)]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&super::times::API_IDLE), help_heading = HEADING)]
     api_idle: Option<Duration>,
 }
 

@@ -15,6 +15,7 @@ use super::access::AccessArgs;
 use super::client::connect;
 use super::exit::UsageError;
 use super::options::BehaviorOptions;
+use super::plain;
 use crate::grpc::proxy_answers::behavior_kind_proto;
 use crate::wire::dial::Caller;
 
@@ -42,6 +43,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Put a mix on a proxy, in place of its rules; live connections included
+    #[command(after_help = "Example: fracas behavior set default 20:delay,5:error --delay-time 200ms")]
     Set {
         /// The proxy
         proxy: String,
@@ -51,13 +53,16 @@ enum Verb {
         options: BehaviorOptions,
     },
     /// Show the proxies, their rules and what these have done
+    #[command(after_help = "Example: fracas behavior get default --json")]
     Get {
         /// Only this proxy
         proxy: Option<String>,
     },
     /// List the behaviors and their options; those of this fracas, or with --api those of a proxy
+    #[command(after_help = "Example: fracas behavior list")]
     List,
     /// Put a mix on top of a proxy's rules for a time
+    #[command(after_help = "Example: fracas behavior lease default 100:hang --ttl 2s")]
     Lease {
         /// The proxy
         proxy: String,
@@ -73,6 +78,7 @@ enum Verb {
         options: BehaviorOptions,
     },
     /// Let a lease live on
+    #[command(after_help = "Example: fracas behavior renew 0-1 --ttl 1m")]
     Renew {
         /// The lease
         lease: String,
@@ -81,16 +87,19 @@ enum Verb {
         ttl: Option<Duration>,
     },
     /// End a lease
+    #[command(after_help = "Example: fracas behavior release 0-1")]
     Release {
         /// The lease
         lease: String,
     },
     /// Take all rules and leases away
+    #[command(after_help = "Example: fracas behavior reset default")]
     Reset {
         /// Only from these proxies
         proxies: Vec<String>,
     },
     /// Print what happens: faults, failures that nobody asked for, limits, changes, leases
+    #[command(after_help = "Example: fracas behavior watch --kind injected --kind natural_failure")]
     Watch {
         /// Only of these proxies
         proxies: Vec<String>,
@@ -325,9 +334,9 @@ async fn watch(
         let Some(message) = message else { return Ok(ExitCode::SUCCESS) };
         for event in &message.events {
             if as_json {
-                println!("{}", show::event_json(event))
+                plain::say(&show::event_json(event).to_string());
             } else {
-                println!("{}", show::event_text(event))
+                plain::say(&show::event_text(event));
             }
         }
         if message.lost > lost {
@@ -351,7 +360,7 @@ async fn hold_lease(mut client: Client, lease: String, ttl: Duration) -> anyhow:
             _ = tokio::signal::ctrl_c() => {
                 let request = v1::ReleaseLeaseRequest { lease_id: lease.clone(), ..Default::default() };
                 client.release_lease(ask(request)).await.map_err(refused)?;
-                println!("lease {lease} released");
+                plain::say(&format!("lease {lease} released"));
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -380,7 +389,7 @@ fn refused(status: tonic::Status) -> anyhow::Error {
 }
 
 fn say(as_json: bool, value: Value, text: impl FnOnce() -> String) {
-    if as_json { println!("{value:#}") } else { println!("{}", text()) }
+    plain::say(&if as_json { format!("{value:#}") } else { text() });
 }
 
 fn change_json(change: &v1::Change) -> Value {

@@ -9,12 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use fracas_dataplane::clock::Instant;
-use fracas_loadgen::scenario::units::parse_duration;
 use tokio::net::TcpListener;
 
 use super::access::{Beside, ServerArgs, TokenArgs};
 use super::exit::UsageError;
-use super::files;
+use super::{files, times};
 use crate::agent::identity;
 use crate::controller::{Controller, Settings};
 use crate::grpc::control_plane::ControlPlane;
@@ -38,13 +37,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs")]
     out: PathBuf,
     /// Give a node up that was not heard for this long
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = times::within(&times::LOST_AFTER))]
     lost_after: Duration,
     /// Nodes stop their load when they have not heard the controller for this long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = times::within(&times::ORPHAN_TIMEOUT))]
     orphan_timeout: Duration,
     /// Give a run up that has waited this long for nodes or proxies that nobody has
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = times::within(&times::QUEUE_TIMEOUT))]
     queue_timeout: Duration,
     #[command(flatten)]
     server: ServerArgs,
@@ -109,8 +108,4 @@ pub(super) async fn interrupted() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|why| why.to_string())
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use super::plain::plain;
+
 /// Something went wrong while running.
 pub const ERROR: u8 = 1;
 /// The command line or a config file is wrong.
@@ -68,7 +70,8 @@ impl Stopped {
                 if help_was_asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
             }
             _ => {
-                eprintln!("fracas: {}; see --help", self.advice.unwrap_or_else(|| one_line(&self.error)));
+                let line = self.advice.unwrap_or_else(|| one_line(&self.error));
+                eprintln!("fracas: {}; see --help", plain(&line));
                 ExitCode::from(USAGE)
             }
         }
@@ -77,7 +80,7 @@ impl Stopped {
 
 /// Prints an error with its causes as one line and gives the exit code.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("fracas: {}", with_causes(error).replace('\n', " "));
+    eprintln!("fracas: {}", plain(&with_causes(error).replace('\n', " ")));
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() {
         USAGE
     } else if error.downcast_ref::<PolicyError>().is_some() {

@@ -16,10 +16,12 @@ mod load;
 mod node;
 mod options;
 mod origin;
+mod plain;
 mod proxy;
 mod report;
 mod run;
 mod signals;
+mod times;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -117,6 +119,32 @@ mod tests {
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_an_example_that_it_takes() {
+        fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, String)>) {
+            let subcommands: Vec<_> =
+                command.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
+            if subcommands.is_empty() {
+                let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                found.push((path.to_owned(), after));
+            }
+            subcommands.iter().for_each(|verb| leaves(verb, &format!("{path} {}", verb.get_name()), found));
+        }
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "fracas", &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for (path, help) in found {
+            let example = help.lines().find_map(|line| line.split_once(&path).map(|(_, rest)| rest));
+            let rest = example.unwrap_or_else(|| panic!("`{path} --help` has no example: {help}"));
+            // One word after the other; an example of a shell has more behind its first command.
+            if path.matches(' ').count() == 2 {
+                let words = path.split(' ').chain(rest.split_whitespace());
+                let parsed = Cli::command().try_get_matches_from(words);
+                assert!(parsed.is_ok(), "{path}{rest}: {}", parsed.unwrap_err());
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::client::{self, ApiArgs};
 use super::controller::runtime;
+use super::plain::say;
 
 /// Flags of `fracas node`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,9 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Show who has joined
+    #[command(
+        after_help = "Example: fracas node list --api 10.0.0.5:7400 --tls-ca ca.pem --token-file token"
+    )]
     List {
         #[command(flatten)]
         api: ApiArgs,
@@ -28,6 +32,7 @@ enum Verb {
         json: bool,
     },
     /// Give a node no new run; the one it carries goes on
+    #[command(after_help = "Example: fracas node drain generator-1")]
     Drain {
         /// Its name
         name: String,
@@ -35,6 +40,7 @@ enum Verb {
         api: ApiArgs,
     },
     /// Let a drained node take runs again
+    #[command(after_help = "Example: fracas node enable generator-1")]
     Enable {
         /// Its name
         name: String,
@@ -81,14 +87,14 @@ async fn list(api: &ApiArgs, json: bool) -> anyhow::Result<ExitCode> {
     }
     if json {
         let nodes: Vec<_> = nodes.iter().map(node_json).collect();
-        println!("{}", json!({ "nodes": nodes }));
+        say(&json!({ "nodes": nodes }).to_string());
         return Ok(ExitCode::SUCCESS);
     }
     if nodes.is_empty() {
-        println!("no node has joined; start one with `fracas agent --join {}`", api.api);
+        say(&format!("no node has joined; start one with `fracas agent --join {}`", api.api));
         return Ok(ExitCode::SUCCESS);
     }
-    print!("{}", table(&nodes));
+    say(table(&nodes).trim_end());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -112,7 +118,7 @@ fn table(nodes: &[v1::Node]) -> String {
 
 fn tell(node: Option<v1::Node>) -> anyhow::Result<ExitCode> {
     let node = node.unwrap_or_default();
-    println!("{} is {}", node.name, state(&node));
+    say(&format!("{} is {}", node.name, state(&node)));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fracas_dataplane::config::{Config, DRAIN_DEFAULT};
+use fracas_dataplane::config::{Config, DRAIN_DEFAULT, limits};
 use fracas_dataplane::destination::{Destinations, Pattern};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo};
 use fracas_loadgen::report::{length, plural};
-use fracas_loadgen::scenario::units;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -76,26 +75,26 @@ pub struct Args {
     /// End delays within microseconds by spinning, at the cost of a core per thread
     #[arg(long)]
     precise: bool,
-    /// How long live connections may finish after SIGTERM [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    /// How long live connections may finish after SIGTERM, at most 24h [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&limits::DRAIN))]
     drain: Option<Duration>,
     /// How long an upstream connect may take [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&limits::CONNECT_TIMEOUT), conflicts_with = "config")]
     connect_timeout: Option<Duration>,
     /// How long the addresses of the upstream's name are good for; 0: for ever [default: 30s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&limits::RESOLVE), conflicts_with = "config")]
     resolve: Option<Duration>,
     /// Close connections on which nothing has passed for so long; 0: never [default: 0]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&limits::IDLE_TIMEOUT), conflicts_with = "config")]
     idle_timeout: Option<Duration>,
     /// How long a peer may keep its socket after it got everything and a FIN [default: 5s]
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&limits::LINGER), conflicts_with = "config")]
     linger: Option<Duration>,
     /// How long nothing may pass after one side has sent its FIN [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = plan::parse_half_close, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&limits::HALF_CLOSE), conflicts_with = "config")]
     half_close: Option<Duration>,
     /// Silence after which a peer is asked whether it is there, 1s to 9h; 0: never [default: 60s]
-    #[arg(long, value_name = "TIME", value_parser = plan::parse_keepalive, conflicts_with = "config")]
+    #[arg(long, value_name = "TIME", value_parser = super::times::within(&limits::KEEPALIVE), conflicts_with = "config")]
     keepalive: Option<Duration>,
     /// Address to connect to the upstream from; may be repeated
     #[arg(long = "source-address", value_name = "IP", conflicts_with = "config")]

@@ -1,7 +1,6 @@
 //! `fracas run`: runs on a controller.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::client::{self, ApiArgs};
 use super::controller::{interrupted, runtime};
+use super::plain::{plain, say};
 use super::{exit, files};
 use crate::wire::dial::Caller;
 
@@ -32,6 +32,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Queue a run file
+    #[command(after_help = "Example: fracas run submit checkout.yml --wait")]
     Submit {
         /// The run file, YAML
         file: PathBuf,
@@ -48,6 +49,7 @@ enum Verb {
         api: ApiArgs,
     },
     /// Show the latest runs
+    #[command(after_help = "Example: fracas run list --json")]
     List {
         /// Print JSON
         #[arg(long)]
@@ -56,6 +58,7 @@ enum Verb {
         api: ApiArgs,
     },
     /// Show one run
+    #[command(after_help = "Example: fracas run show 1m8d2w453")]
     Show {
         /// Its id
         id: String,
@@ -66,6 +69,7 @@ enum Verb {
         api: ApiArgs,
     },
     /// Follow a run to its end, and exit with its code
+    #[command(after_help = "Example: fracas run watch 1m8d2w453")]
     Watch {
         /// Its id
         id: String,
@@ -73,6 +77,7 @@ enum Verb {
         api: ApiArgs,
     },
     /// End a run: its load and its faults stop
+    #[command(after_help = "Example: fracas run cancel 1m8d2w453")]
     Cancel {
         /// Its id
         id: String,
@@ -143,7 +148,8 @@ async fn submit(
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let followed = follow(&mut client, &run.id, |line| if json { eprintln!("{line}") } else { say(&line) });
+    let followed =
+        follow(&mut client, &run.id, |line| if json { eprintln!("{}", plain(&line)) } else { say(&line) });
     let Some(run) = followed.await? else { return Ok(ExitCode::from(exit::INTERRUPTED)) };
     if json {
         say(&run_json(&run).to_string());
@@ -292,11 +298,16 @@ fn print_run(run: &v1::Run) {
     }
     let counts = run.counts.unwrap_or_default();
     if counts.planned > 0 {
-        say(&format!("  {} planned = {} sent + {} dropped", counts.planned, counts.sent, counts.dropped));
+        let [planned, sent, dropped] = [counts.planned, counts.sent, counts.dropped].map(count);
+        let [ok, error, timeout, censored] =
+            [counts.ok, counts.error, counts.timeout, counts.censored].map(count);
+        say(&format!("  {planned} planned = {sent} sent + {dropped} dropped"));
         say(&format!(
-            "  {} sent = {} ok + {} error + {} timeout + {} in flight at the end",
-            counts.sent, counts.ok, counts.error, counts.timeout, counts.censored
+            "  {sent} sent = {ok} ok + {error} error + {timeout} timeout + {censored} in flight at the end"
         ));
+    }
+    if let Some(line) = run.failure_causes.as_ref().and_then(causes_line) {
+        say(&format!("  {line}"));
     }
     if let Some(series) = &run.series {
         let all = [("response", &series.response), ("service", &series.service), ("lag", &series.lag)];
@@ -311,25 +322,48 @@ fn print_run(run: &v1::Run) {
     }
     for fault in &run.fault_windows {
         say(&format!(
-            "  fault {} on {} from {} to {}, injected {} times",
+            "  fault {} on {} from {} to {}, {}",
             fault.behavior,
             fault.proxy,
             seconds(fault.started_at_ns.unsigned_abs()),
             seconds(fault.ended_at_ns.unsigned_abs()),
-            fault.injected,
+            acted(fault.injected),
         ));
     }
     for node in &run.nodes {
-        let sent = node.counts.unwrap_or_default().sent;
+        let sent = count(node.counts.unwrap_or_default().sent);
         let lost = if node.lost { "  LOST" } else { "" };
         say(&format!(
-            "  node {:<12} {sent:>9} sent  {}{lost}",
+            "  node {:<12} {sent:>11} sent  {}{lost}",
             node.node,
             client::clock(node.clock_offset_ns, node.clock_error_ns)
         ));
     }
     if !run.report_path.is_empty() {
         say(&format!("  report {}/report.html", run.report_path));
+    }
+}
+
+/// How often a fault acted.
+fn acted(times: u64) -> String {
+    match times {
+        0 => "met no traffic that it acted on".to_owned(),
+        1 => "acted once".to_owned(),
+        times => format!("acted {} times", count(times)),
+    }
+}
+
+/// Who made the failures and timeouts, if there were any.
+fn causes_line(causes: &v1::FailureCauses) -> Option<String> {
+    match (causes.injected, causes.natural) {
+        (Some(0), Some(0)) => None,
+        (Some(injected), Some(natural)) => Some(format!(
+            "of the failures and timeouts {} were injected by a proxy, {} came by themselves",
+            count(injected),
+            count(natural)
+        )),
+        _ if causes.unknown_because.is_empty() => None,
+        _ => Some(format!("injected or natural: not known, {}", causes.unknown_because)),
     }
 }
 
@@ -350,11 +384,6 @@ fn note(run: &v1::Run) -> String {
         ("", None) => run.reasons.first().cloned().unwrap_or_default(),
         (reason, _) => reason.to_owned(),
     }
-}
-
-/// A line on standard output; a reader that left (`fracas run list | head -1`) is no failure.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn exit_code(run: &v1::Run) -> ExitCode {

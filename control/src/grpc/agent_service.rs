@@ -8,6 +8,7 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 use fracas_proto::v1;
 use fracas_proto::v1::agent_service_server::AgentService;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -72,13 +73,27 @@ async fn listen(
     mut stream: Streaming<v1::JoinRequest>,
 ) {
     while let Ok(Some(message)) = stream.message().await {
-        let Ok(said) = session_proto::from_node(message, Instant::now()) else { break };
+        let Ok(said) = read(message).await else { break };
         if !plane.tell(|controller, now| controller.on_message(&name, Session(session), said, now)) {
             break;
         }
     }
     plane.close(session);
     plane.tell(|controller, _| controller.left(&name, Session(session)));
+}
+
+/// Messages with more bytes are read on a thread that may take its time: a node that means harm can put a hundred thousand
+/// histograms into one.
+const READ_HERE_BYTES_MAX: usize = 64 * 1024;
+
+/// Reads what a node said.
+async fn read(message: v1::JoinRequest) -> Result<FromNode, String> {
+    let arrived_at = Instant::now();
+    if message.encoded_len() <= READ_HERE_BYTES_MAX {
+        return session_proto::from_node(message, arrived_at);
+    }
+    let read = tokio::task::spawn_blocking(move || session_proto::from_node(message, arrived_at));
+    read.await.map_err(|_| "the controller is shutting down".to_owned())?
 }
 
 /// What is sent in a session: messages as they come, heartbeats between. Each is stamped as it leaves.

@@ -1,6 +1,7 @@
 //! The gRPC door: one file per service; proto → domain → one call → proto. Decides nothing.
 
 mod agent_service;
+mod bounds;
 pub mod control_plane;
 mod node_service;
 mod page;

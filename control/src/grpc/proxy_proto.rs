@@ -1,19 +1,27 @@
 //! Rules, durations and histograms as the proxy's messages have them, and back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fracas_dataplane::behavior::{
-    Behavior, HeaderMatch, Match, PathPattern, Rule, Scope, Shape, Share, Triggers, mix,
+    Behavior, HeaderMatch, MATCH_ENTRIES_MAX, Match, NAME_BYTES_MAX, PathPattern, RULES_MAX, Rule, Scope,
+    Shape, Share, Triggers, mix,
 };
 use fracas_dataplane::proxy::{RuleStats, Times};
 use fracas_proto::v1;
 use hdrhistogram::serialization::{Serializer, V2Serializer};
 use tonic::Status;
 
+use super::bounds::{OPTION_BYTES_MAX, OPTIONS_MAX, check_count, check_text};
 use super::refusal::{self, invalid};
 
 /// The rules of a message: a list, or a mix with options.
 pub fn rules_of(set: v1::RuleSet, field: &str) -> Result<Vec<Rule>, Status> {
+    check_count(field, set.rules.len(), RULES_MAX)?;
+    check_count(&format!("{field}.options"), set.options.len(), OPTIONS_MAX)?;
+    for (behavior, options) in &set.options {
+        check_options(&format!("{field}.options[{behavior}].values"), &options.values)?;
+    }
     let options = set
         .options
         .into_iter()
@@ -29,7 +37,21 @@ pub fn rules_of(set: v1::RuleSet, field: &str) -> Result<Vec<Rule>, Status> {
     }
 }
 
+/// Whether the options of one behavior may be read.
+fn check_options(field: &str, options: &BTreeMap<String, String>) -> Result<(), Status> {
+    check_count(field, options.len(), OPTIONS_MAX)?;
+    match options.iter().find(|(_, text)| text.len() > OPTION_BYTES_MAX) {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(invalid(format!("{field}[{name}]"), format!("too long; at most {OPTION_BYTES_MAX} bytes")))
+        }
+    }
+}
+
 fn rule_of(rule: v1::Rule, field: &str, index: usize) -> Result<Rule, Status> {
+    check_text(&format!("{field}.name"), &rule.name, NAME_BYTES_MAX)?;
+    check_text(&format!("{field}.group"), &rule.group, NAME_BYTES_MAX)?;
+    check_options(&format!("{field}.options"), &rule.options)?;
     let options = rule.options.into_iter().collect();
     let behavior =
         Behavior::parse(&rule.behavior, &options).map_err(|error| refusal::behavior(field, &error))?;
@@ -70,6 +92,9 @@ fn rule_of(rule: v1::Rule, field: &str, index: usize) -> Result<Rule, Status> {
 }
 
 fn match_of(matcher: v1::Match, field: &str) -> Result<Match, Status> {
+    let v1::Match { client_cidrs, methods, paths, headers } = &matcher;
+    let entries = client_cidrs.len() + methods.len() + paths.len() + headers.len();
+    check_count(field, entries, MATCH_ENTRIES_MAX)?;
     let clients = matcher.client_cidrs.iter().enumerate().map(|(index, text)| {
         text.parse().map_err(|error: String| invalid(format!("{field}.client_cidrs[{index}]"), error))
     });

@@ -1,5 +1,6 @@
 //! `ProxyService`: the proxies of this process, their rules, leases, figures and events.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,14 +8,13 @@ use std::time::Duration;
 use fracas_dataplane::address::Address;
 use fracas_dataplane::behavior::KINDS;
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::config::{
-    CONNECT_TIMEOUT_DEFAULT, KEEPALIVE, PROXY_NAME, RESOLVE_DEFAULT, is_keepalive, is_proxy_name,
-};
+use fracas_dataplane::config::limits::{self, TimeLimit};
+use fracas_dataplane::config::{CONNECT_TIMEOUT_DEFAULT, PROXY_NAME, RESOLVE_DEFAULT, is_proxy_name};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::{LeaseError, Term};
 use fracas_dataplane::proxy::{
-    Applied, Handle, LeaseInfo, LeaseRequest, Patience, ProxyError, ProxyInfo, ProxySpec, ProxyUpdate,
-    RulesChange, Stats,
+    Applied, Handle, LeaseInfo, LeaseRequest, Patience, PatienceUpdate, ProxyError, ProxyInfo, ProxySpec,
+    ProxyUpdate, RulesChange, SOURCE_ADDRESSES_MAX, Stats,
 };
 use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;
@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::bounds::{NAMES_MAX, check_count, check_text, distinct};
 use super::page::page;
 use super::proxy_answers::{
     behavior_kind_proto, change_proto, lease_proto, proxy_proto, proxy_stats_proto, worker_stats_proto,
@@ -239,14 +240,16 @@ impl ProxyService for Proxies {
             "" => Protocol::Tcp,
             name => name.parse::<Protocol>().map_err(|error| invalid("proxy.protocol", error))?,
         };
+        check_count("proxy.source_addresses", proxy.source_addresses.len(), SOURCE_ADDRESSES_MAX)?;
         let sources = proxy.source_addresses.iter().enumerate().map(|(index, text)| {
             text.parse().map_err(|_| invalid(format!("proxy.source_addresses[{index}]"), "not an IP address"))
         });
         let source_addresses = sources.collect::<Result<_, Status>>()?;
         let rules = rules_of(rules.unwrap_or_default(), "rules")?;
-        let connect_timeout = time_limit(proxy.connect_timeout, "proxy.connect_timeout")?;
-        let patience = patience(&proxy)?;
-        let resolve = std_duration(proxy.resolve, "proxy.resolve")?;
+        let connect_timeout = time(proxy.connect_timeout, "proxy.", &limits::CONNECT_TIMEOUT)?;
+        let silence = [proxy.idle_timeout, proxy.linger, proxy.half_close, proxy.keepalive];
+        let patience = Patience::default().updated(&patience(silence, "proxy.")?);
+        let resolve = time(proxy.resolve, "proxy.", &limits::RESOLVE)?;
         let upstream = proxy.upstream.clone();
         let look_up = self.look_up(&upstream, "proxy.upstream");
         self.once_prepared(&self.moves, request_id, look_up, move |checked, addresses| {
@@ -300,7 +303,12 @@ impl ProxyService for Proxies {
             upstream: None,
             enabled: request.enabled,
             protocol,
-            connect_timeout: time_limit(request.connect_timeout, "connect_timeout")?,
+            connect_timeout: time(request.connect_timeout, "", &limits::CONNECT_TIMEOUT)?,
+            patience: patience(
+                [request.idle_timeout, request.linger, request.half_close, request.keepalive],
+                "",
+            )?,
+            resolve: time(request.resolve, "", &limits::RESOLVE)?,
             expected_generation: request.expected_generation,
         };
         let (name, upstream) = (request.name, request.upstream);
@@ -349,18 +357,22 @@ impl ProxyService for Proxies {
         if request.changes.is_empty() {
             return Err(invalid("changes", "empty; give at least one proxy and its rules"));
         }
-        let mut changes: Vec<RulesChange> = Vec::new();
-        for (index, change) in request.changes.into_iter().enumerate() {
-            if changes.iter().any(|other| other.proxy == change.proxy) {
-                return Err(invalid(format!("changes[{index}].proxy"), "named twice; say each proxy once"));
-            }
-            changes.push(RulesChange {
-                rules: rules_of(change.rules.unwrap_or_default(), &format!("changes[{index}].rules"))?,
-                proxy: change.proxy,
-                expected_generation: change.expected_generation,
-            });
-        }
+        check_count("changes", request.changes.len(), NAMES_MAX)?;
+        // Rules of thousands of proxies are read on a thread that may take its time.
         self.once(request.request_id, move |handle| {
+            let mut seen = HashSet::new();
+            let mut changes: Vec<RulesChange> = Vec::new();
+            for (index, change) in request.changes.into_iter().enumerate() {
+                if !seen.insert(change.proxy.clone()) {
+                    let field = format!("changes[{index}].proxy");
+                    return Err(invalid(field, "named twice; say each proxy once"));
+                }
+                changes.push(RulesChange {
+                    rules: rules_of(change.rules.unwrap_or_default(), &format!("changes[{index}].rules"))?,
+                    proxy: change.proxy,
+                    expected_generation: change.expected_generation,
+                });
+            }
             let names: Vec<String> = changes.iter().map(|change| change.proxy.clone()).collect();
             let applied = handle.apply(changes).map_err(|error| {
                 let index = match &error {
@@ -393,6 +405,7 @@ impl ProxyService for Proxies {
         request: Request<v1::ResetProxiesRequest>,
     ) -> Answer<v1::ResetProxiesResponse> {
         let v1::ResetProxiesRequest { proxies, request_id } = request.into_inner();
+        let proxies = distinct("proxies", proxies)?;
         self.once(request_id, move |handle| {
             let applied = handle.reset(&proxies).map_err(|error| refusal::proxy(&error, "proxies"))?;
             Ok(v1::ResetProxiesResponse {
@@ -409,9 +422,7 @@ impl ProxyService for Proxies {
         request: Request<v1::AcquireLeaseRequest>,
     ) -> Answer<v1::AcquireLeaseResponse> {
         let request = request.into_inner();
-        if request.owner.len() > OWNER_BYTES_MAX {
-            return Err(invalid("owner", format!("too long; at most {OWNER_BYTES_MAX} bytes")));
-        }
+        check_text("owner", &request.owner, OWNER_BYTES_MAX)?;
         let ttl = std_duration(request.ttl, "ttl")?.unwrap_or(LEASE_TTL_DEFAULT);
         let starts_in = std_duration(request.starts_in, "starts_in")?.unwrap_or_default();
         if ttl < LEASE_TTL_MIN {
@@ -552,14 +563,14 @@ impl ProxyService for Proxies {
         if !HEARTBEAT.contains(&heartbeat) {
             return Err(invalid("heartbeat", "between 100ms and 15s"));
         }
-        let proxies = request.proxies;
+        let proxies = distinct("proxies", request.proxies)?;
         let proxies = self.read(move |handle| {
             for name in &proxies {
                 handle.get(name).map_err(|error| refusal::proxy(&error, "proxies"))?;
             }
-            Ok(proxies)
+            Ok(proxies.into_iter().collect())
         });
-        let proxies = proxies.await?;
+        let proxies: HashSet<String> = proxies.await?;
         let kinds = proxy_watch::kinds_of(&request.kinds)?;
         let Ok(place) = Arc::clone(&self.watchers).try_acquire_owned() else {
             return Err(refuse(
@@ -584,28 +595,27 @@ fn stats(handle: &Handle) -> Result<Stats, Status> {
     handle.stats().map_err(|error| refusal::proxy(&error, ""))
 }
 
-/// The limits on silence that a request sets.
-fn patience(proxy: &v1::Proxy) -> Result<Patience, Status> {
-    let default = Patience::default();
-    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
-    let keepalive = std_duration(proxy.keepalive, "proxy.keepalive")?;
-    if keepalive.is_some_and(|time| !time.is_zero() && !is_keepalive(time)) {
-        return Err(invalid("proxy.keepalive", format!("not what the kernel takes; give {KEEPALIVE}")));
-    }
-    Ok(Patience {
-        idle: std_duration(proxy.idle_timeout, "proxy.idle_timeout")?.map_or(default.idle, some),
-        linger: std_duration(proxy.linger, "proxy.linger")?.unwrap_or(default.linger),
-        half_close: time_limit(proxy.half_close, "proxy.half_close")?.unwrap_or(default.half_close),
-        keepalive: keepalive.map_or(default.keepalive, some),
+/// The limits on silence that a request sets: `idle_timeout`, `linger`, `half_close` and `keepalive`; `path` is what stands
+/// before their names.
+fn patience(silence: [Option<prost_types::Duration>; 4], path: &str) -> Result<PatienceUpdate, Status> {
+    let [idle, linger, half_close, keepalive] = silence;
+    Ok(PatienceUpdate {
+        idle: time(idle, path, &limits::IDLE_TIMEOUT)?,
+        linger: time(linger, path, &limits::LINGER)?,
+        half_close: time(half_close, path, &limits::HALF_CLOSE)?,
+        keepalive: time(keepalive, path, &limits::KEEPALIVE)?,
     })
 }
 
-/// A time within which something must be done.
-fn time_limit(limit: Option<prost_types::Duration>, field: &str) -> Result<Option<Duration>, Status> {
-    match std_duration(limit, field)? {
-        Some(Duration::ZERO) => Err(invalid(field, "0; give a time, such as 5s, or leave it out")),
-        limit => Ok(limit),
-    }
+/// A time of a request that is within its bounds.
+fn time(
+    given: Option<prost_types::Duration>,
+    path: &str,
+    limit: &TimeLimit,
+) -> Result<Option<Duration>, Status> {
+    let field = format!("{path}{}", limit.name);
+    let given = std_duration(given, &field)?;
+    given.map(|time| limit.check(time).map_err(|why| invalid(field, why))).transpose()
 }
 
 /// What a call answers within its time.

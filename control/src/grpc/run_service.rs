@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fracas_loadgen::measure::{Distribution, Interval, Summary};
-use fracas_loadgen::scenario::parse;
+use fracas_loadgen::scenario::{Plan, parse};
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_server::RunService;
 use tokio::runtime;
@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::bounds::{check_count, check_text};
 use super::control_plane::ControlPlane;
 use super::page;
 use super::proxy_proto::std_duration;
@@ -29,8 +30,13 @@ use crate::labels;
 use crate::run::{Run, RunNode, RunState};
 use crate::store::RunFilter;
 
+/// Run files that are read at a time, and that may wait for it: each is a text of up to 1 MiB.
+const READING_MAX: usize = 2;
+const UNREAD_MAX: usize = 64;
 /// Longest name of a run file.
 const FILE_NAME_BYTES_MAX: usize = 1024;
+/// The longest wait for a start that means something.
+const START_WITHIN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Why a run is cancelled, for people.
 const REASON_BYTES_MAX: usize = 1024;
 /// Longest run file.
@@ -39,6 +45,8 @@ const FILE_BYTES_MAX: usize = 1024 * 1024;
 const WATCH_HEARTBEAT: Duration = Duration::from_secs(15);
 /// Reports that are streamed at a time.
 const REPORTS_MAX: usize = 16;
+/// Names of files of a report that one call may ask for; there are fewer.
+const REPORT_FILES_MAX: usize = 64;
 /// A client that reads nothing of its stream for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Pieces of a report; a message stays below 256 KiB.
@@ -49,12 +57,36 @@ pub struct Runs {
     plane: Arc<ControlPlane>,
     /// Reports on their way; each has a thread.
     reports: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
+    unread: Arc<Semaphore>,
 }
 
 impl Runs {
     /// Over a controller.
     pub fn new(plane: Arc<ControlPlane>) -> Runs {
-        Runs { plane, reports: Arc::new(Semaphore::new(REPORTS_MAX)) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Runs {
+            plane,
+            reports: places(REPORTS_MAX),
+            reading: places(READING_MAX),
+            unread: places(READING_MAX + UNREAD_MAX),
+        }
+    }
+
+    /// Reads a run file on a thread that may take its time.
+    async fn read(&self, name: String, text: String) -> Result<(Plan, String, String), Status> {
+        let Ok(place) = self.unread.clone().try_acquire_owned() else {
+            let message = format!("{UNREAD_MAX} run files wait to be read; try again later");
+            return Err(reasoned(Code::ResourceExhausted, &message, "TOO_MANY_SUBMISSIONS"));
+        };
+        let turn = self.reading.clone().acquire_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            let _held = (place, turn);
+            let wrong = |message: &str| reasoned(Code::InvalidArgument, message, "INVALID_RUN_FILE");
+            let plan = parse(&name, &text).map_err(|error| wrong(&error.to_string()))?;
+            Ok((plan, name, text))
+        });
+        read.await.map_err(|_| reasoned(Code::Unavailable, "the controller is shutting down", "DRAINING"))?
     }
 }
 
@@ -113,10 +145,11 @@ impl RunService for Runs {
             request.into_inner();
         check_request_id(&request_id)?;
         check_labels(&labels)?;
-        if file_name.len() > FILE_NAME_BYTES_MAX {
-            return Err(invalid("file_name", format!("too long; at most {FILE_NAME_BYTES_MAX} bytes")));
-        }
+        check_text("file_name", &file_name, FILE_NAME_BYTES_MAX)?;
         let start_within = std_duration(start_within, "start_within")?;
+        if start_within.is_some_and(|time| time.is_zero() || time > START_WITHIN_MAX) {
+            return Err(invalid("start_within", "give a time above 0, at most 30 days, or leave it out"));
+        }
         let file_name = if file_name.is_empty() { "run file".to_owned() } else { file_name };
         let wrong = |message: &str| reasoned(Code::InvalidArgument, message, "INVALID_RUN_FILE");
         if file_text.len() > FILE_BYTES_MAX {
@@ -124,7 +157,7 @@ impl RunService for Runs {
                 "{file_name}: longer than 1 MiB; a run file is text written by people"
             )));
         }
-        let plan = parse(&file_name, &file_text).map_err(|error| wrong(&error.to_string()))?;
+        let (plan, file_name, file_text) = self.read(file_name, file_text).await?;
         let labels = labels.into_iter().collect();
         let submission = Submission { plan, file_name, file_text, labels, request_id, start_within };
         let run = self.plane.tell(|controller, now| {
@@ -160,9 +193,13 @@ impl RunService for Runs {
         // A page of another choice of runs is a page of another list.
         let mut states = request.states.clone();
         states.sort_unstable();
+        states.dedup();
         let list = format!("runs/{states:?}/{}", request.name);
         let filter = RunFilter {
-            states: request.states().filter_map(state_of).collect(),
+            states: states
+                .iter()
+                .filter_map(|state| v1::RunState::try_from(*state).ok().and_then(state_of))
+                .collect(),
             name: request.name.clone(),
             before: page::key_of(&list, &request.page_token)?.map(str::to_owned),
         };
@@ -197,9 +234,7 @@ impl RunService for Runs {
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
         let request = request.into_inner();
-        if request.reason.len() > REASON_BYTES_MAX {
-            return Err(invalid("reason", format!("too long; at most {REASON_BYTES_MAX} bytes")));
-        }
+        check_text("reason", &request.reason, REASON_BYTES_MAX)?;
         let run = self.plane.tell(|controller, now| {
             let run = controller.cancel(&request.run_id, &request.reason, now)?;
             Ok::<_, Status>(run_proto(controller, &run))
@@ -214,6 +249,7 @@ impl RunService for Runs {
         request: Request<v1::GetReportRequest>,
     ) -> Result<Response<Self::GetReportStream>, Status> {
         let v1::GetReportRequest { run_id, names } = request.into_inner();
+        check_count("names", names.len(), REPORT_FILES_MAX)?;
         let run = self.plane.read(|controller, _| controller.run(&run_id))?;
         let Some(directory) = run.report_path else {
             let message = format!("run {run_id} has no report yet; wait until it has ended");
@@ -248,7 +284,16 @@ async fn watch(
         changes.mark_unchanged();
         let read = plane.read(|controller, now| {
             let run = controller.run(&id).ok()?;
-            let progress = controller.progress(&id, now).filter(|_| run.state == RunState::Running);
+            // The last second of the plan is there when the load is over.
+            let progress = controller.progress(&id, now).filter(|progress| match run.state {
+                RunState::Running => true,
+                RunState::Collecting => {
+                    let planned =
+                        run.planned_duration.map_or(f64::MAX, |planned| planned.as_secs_f64().ceil());
+                    f64::from(progress.seconds) <= planned
+                }
+                _ => false,
+            });
             let wall_time = Some(timestamp(controller.unix_ms(now)));
             let state = (run.state, run.reason.clone());
             let is_news = seen.as_ref() != Some(&state);
@@ -355,6 +400,11 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
         report_path: run.report_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         queue_position: controller.queue_position(&run.id).unwrap_or(0) as u32,
         labels: run.labels.clone().into_iter().collect(),
+        failure_causes: summary.map(|summary| v1::FailureCauses {
+            injected: summary.causes.injected,
+            natural: summary.causes.natural,
+            unknown_because: summary.causes.unknown_because.clone().unwrap_or_default(),
+        }),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
+use fracas_dataplane::config::THREADS_MAX;
 use fracas_loadgen::measure::{Counts, Failure, Grade, Timeline};
 use fracas_proto::v1;
 use fracas_proto::v1::join_request::Message as Said;
@@ -111,7 +112,7 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
                 reasons: finished.reasons.into_iter().take(REASONS_MAX).map(line).collect(),
                 started_at: Instant::from_nanos(finished.started_at_ns),
                 ended_at: Instant::from_nanos(finished.ended_at_ns),
-                workers: finished.workers.iter().map(worker).collect(),
+                workers: finished.workers.iter().take(THREADS_MAX).map(worker).collect(),
                 cancelled: finished.cancelled,
                 error: line(finished.error),
             }))
@@ -120,7 +121,7 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
             FromNode::FaultAccepted { fault: accepted.fault_id, result: answer(accepted.ok, accepted.reason) }
         }
         Said::FaultWindow(window) => FromNode::FaultWindow(WindowSeen {
-            fault: window.fault_id,
+            fault: line(window.fault_id),
             started_at: nanos(window.started_at_ns),
             ended_at: (window.ended_at_ns != 0).then(|| nanos(window.ended_at_ns)),
             injected: window.injected,
@@ -445,7 +446,7 @@ fn attempts_proto(attempts: &[Attempt]) -> Vec<v1::RunAttempt> {
 
 /// What a node says in words, as it is kept: one line that is not too long.
 fn line(text: String) -> String {
-    match text.len() <= LINE_BYTES_MAX && !text.contains(['\n', '\r']) {
+    match text.len() <= LINE_BYTES_MAX && !text.contains(char::is_control) {
         true => text,
         false => {
             text.chars().take(LINE_BYTES_MAX / 4).map(|c| if c.is_control() { ' ' } else { c }).collect()

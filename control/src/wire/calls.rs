@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ pub(super) struct Reception {
     pub router: Router,
     pub figures: Arc<Figures>,
     pub place: Arc<Place>,
+    /// Calls of the connection so far.
+    pub calls_begun: AtomicU64,
     pub arrival: Arrival,
     pub peer: SocketAddr,
 }
@@ -87,7 +90,7 @@ pub(super) struct Reception {
 impl Reception {
     /// Answers a request.
     pub(super) async fn receive(&self, request: Request) -> Response {
-        let mut call = Call::begin(&self.place);
+        let mut call = Call::begin(&self.place, self.calls_begun.fetch_add(1, Ordering::Relaxed));
         let (mut parts, body) = request.into_parts();
         if let Err(refused) = visitor::judge(&parts, self.arrival, &self.guard.names) {
             self.figures.refused(refused.reason());
@@ -178,23 +181,24 @@ fn time_of(headers: &HeaderMap) -> Option<Duration> {
 /// A call under way; dropping it ends it.
 ///
 /// It is under way while its service works. While its answer waits for the client to take more of it, the client is as
-/// idle as one without a call: else it could hold a place for ever by not reading.
+/// idle as one without a call: else it could hold a place for ever by not reading. Who takes nothing for too long is cut.
 struct Call {
     place: Arc<Place>,
+    number: u64,
     is_under_way: bool,
 }
 
 impl Call {
-    fn begin(place: &Arc<Place>) -> Call {
+    fn begin(place: &Arc<Place>, number: u64) -> Call {
         place.call_began();
-        Call { place: place.clone(), is_under_way: true }
+        Call { place: place.clone(), number, is_under_way: true }
     }
 
     /// A part of the answer is there for the client, which takes it or does not.
     fn awaits_client(&mut self) {
         self.awaits_service();
         self.is_under_way = false;
-        self.place.call_ended();
+        self.place.awaits_client(self.number);
     }
 
     /// The client has taken all that there is.
@@ -202,6 +206,7 @@ impl Call {
         if !self.is_under_way {
             self.is_under_way = true;
             self.place.call_began();
+            self.place.was_taken(self.number);
         }
     }
 }
@@ -210,6 +215,8 @@ impl Drop for Call {
     fn drop(&mut self) {
         if self.is_under_way {
             self.place.call_ended();
+        } else {
+            self.place.was_taken(self.number);
         }
     }
 }

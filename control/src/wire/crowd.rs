@@ -8,6 +8,9 @@
 //!
 //! When every place is taken, a new connection gets that of the oldest *unknown* one, which has made no call that was
 //! let in; if there is none, that of the known one that has had no call under way for longest; else it is turned away.
+//! A known one whose client takes nothing of an answer for too long is cut, too, whatever else it does: nothing but the end
+//! of its connection gives back what such an answer holds.
+//!
 //! So a crowd that connects and says nothing only crowds out itself.
 
 use std::collections::BTreeMap;
@@ -27,6 +30,8 @@ pub struct Terms {
     pub first_call: Duration,
     /// How long a connection may then be without a call under way.
     pub idle: Duration,
+    /// How long it may take nothing of an answer that is there for it.
+    pub unread: Duration,
 }
 
 /// What to do with a connection that was accepted.
@@ -40,12 +45,14 @@ pub enum Admission {
     Full,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Member {
     known: bool,
     calls: u32,
     /// Since when it is as it is: accepted, or without a call.
     since: Instant,
+    /// The calls of whose answer something waits for the client, since when.
+    unread: BTreeMap<u64, Instant>,
 }
 
 /// The connections of one listener.
@@ -82,7 +89,8 @@ impl Crowd {
             replaced = Some(victim);
         }
         self.last += 1;
-        self.members.insert(self.last, Member { known: false, calls: 0, since: now });
+        let member = Member { known: false, calls: 0, since: now, unread: BTreeMap::new() };
+        self.members.insert(self.last, member);
         replaced.map_or(Admission::Free(self.last), |victim| Admission::InPlaceOf(self.last, victim))
     }
 
@@ -116,6 +124,30 @@ impl Crowd {
         }
     }
 
+    /// Something of the answer of the call with this number is there for the client, which may take it or not.
+    pub fn awaits_client(&mut self, id: Id, call: u64, now: Instant) {
+        self.call_ended(id, now);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.unread.insert(call, now);
+        }
+    }
+
+    /// The client has taken all that there was, or the call is given up.
+    pub fn was_taken(&mut self, id: Id, call: u64) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.unread.remove(&call);
+        }
+    }
+
+    /// Whether its client has taken nothing of an answer for too long.
+    pub fn leaves_unread(&self, id: Id, now: Instant) -> bool {
+        self.members.get(&id).and_then(|member| self.unread_until(member)).is_some_and(|until| until <= now)
+    }
+
+    fn unread_until(&self, member: &Member) -> Option<Instant> {
+        member.unread.values().min().map(|since| *since + self.terms.unread)
+    }
+
     /// It is closed.
     pub fn left(&mut self, id: Id) {
         self.members.remove(&id);
@@ -125,12 +157,14 @@ impl Crowd {
     pub fn patience(&self, id: Id, now: Instant) -> Option<Instant> {
         let member = self.members.get(&id)?;
         // What begins after now ends its patience no earlier than this.
-        let ask_again = now + self.terms.idle;
-        let until = match member {
-            Member { known: false, since, .. } => *since + self.terms.first_call,
-            Member { calls: 0, since, .. } => *since + self.terms.idle,
+        let ask_again = now + self.terms.idle.min(self.terms.unread);
+        let until = match *member {
+            Member { known: false, since, .. } => since + self.terms.first_call,
+            Member { calls: 0, since, .. } => since + self.terms.idle,
             _ => ask_again,
         };
+        let until =
+            self.unread_until(member).filter(|_| member.known).map_or(until, |unread| unread.min(until));
         (until > now).then_some(until.min(ask_again))
     }
 }
@@ -139,8 +173,12 @@ impl Crowd {
 mod tests {
     use super::*;
 
-    const TERMS: Terms =
-        Terms { connections: 3, first_call: Duration::from_secs(10), idle: Duration::from_secs(300) };
+    const TERMS: Terms = Terms {
+        connections: 3,
+        first_call: Duration::from_secs(10),
+        idle: Duration::from_secs(300),
+        unread: Duration::from_secs(1_000),
+    };
 
     fn at(seconds: u64) -> Instant {
         Instant::ZERO + Duration::from_secs(1_000 + seconds)
@@ -194,6 +232,34 @@ mod tests {
         crowd.call_began(1);
         crowd.call_ended(1, at(50));
         assert_eq!(crowd.admit(at(60)), Admission::InPlaceOf(4, 2));
+    }
+
+    #[test]
+    fn a_client_that_leaves_an_answer_unread_is_cut_whatever_else_it_does() {
+        let mut crowd = crowd("c");
+        crowd.terms.unread = Duration::from_secs(45);
+        crowd.call_began(1);
+        crowd.awaits_client(1, 7, at(10));
+        assert_eq!(crowd.patience(1, at(11)), Some(at(55)), "though another call is under way");
+        assert!(!crowd.leaves_unread(1, at(54)));
+        // It takes a part at a time, slowly.
+        crowd.call_began(1);
+        crowd.awaits_client(1, 7, at(50));
+        assert_eq!(crowd.patience(1, at(51)), Some(at(95)));
+        crowd.call_began(1);
+        crowd.awaits_client(1, 8, at(60));
+        assert_eq!(crowd.patience(1, at(61)), Some(at(95)), "the oldest counts");
+        crowd.was_taken(1, 7);
+        assert_eq!(crowd.patience(1, at(96)), Some(at(105)));
+        assert_eq!(crowd.patience(1, at(105)), None);
+        assert!(crowd.leaves_unread(1, at(105)));
+        crowd.was_taken(1, 8);
+        assert_eq!(
+            crowd.patience(1, at(200)),
+            Some(at(245)),
+            "nothing is left: asked again in time for the next"
+        );
+        assert!(!crowd.leaves_unread(1, at(2_000)));
     }
 
     #[test]

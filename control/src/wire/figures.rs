@@ -24,14 +24,17 @@ pub enum Ending {
     Handshake,
     /// It had no call under way for too long.
     Idle,
+    /// It took nothing of an answer for too long.
+    Unread,
 }
 
-const ENDINGS: [(Ending, &str); 5] = [
+const ENDINGS: [(Ending, &str); 6] = [
     (Ending::CrowdedOut, "crowded_out"),
     (Ending::Full, "full"),
     (Ending::Silent, "silent"),
     (Ending::Handshake, "handshake"),
     (Ending::Idle, "idle"),
+    (Ending::Unread, "unread"),
 ];
 
 /// Reasons for which a request is refused before a service sees it.

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,7 +66,12 @@ pub type Limits = Terms;
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { connections: 256, first_call: Duration::from_secs(10), idle: Duration::from_secs(300) }
+        Limits {
+            connections: 256,
+            first_call: Duration::from_secs(10),
+            idle: Duration::from_secs(300),
+            unread: Duration::from_secs(45),
+        }
     }
 }
 
@@ -109,6 +115,20 @@ impl Place {
 
     pub(super) fn call_ended(&self) {
         self.shared.book().crowd.call_ended(self.id, Instant::now());
+    }
+
+    /// Something of the answer of this call is there for the client.
+    pub(super) fn awaits_client(&self, call: u64) {
+        self.shared.book().crowd.awaits_client(self.id, call, Instant::now());
+    }
+
+    /// The client has taken all that there was, or the call is over.
+    pub(super) fn was_taken(&self, call: u64) {
+        self.shared.book().crowd.was_taken(self.id, call);
+    }
+
+    fn leaves_unread(&self) -> bool {
+        self.shared.book().crowd.leaves_unread(self.id, Instant::now())
     }
 
     fn is_known(&self) -> bool {
@@ -237,6 +257,7 @@ async fn connection(
         router: shared.router.clone(),
         figures: shared.figures.clone(),
         place: place.clone(),
+        calls_begun: AtomicU64::new(0),
         arrival,
         peer,
     });
@@ -252,8 +273,13 @@ async fn connection(
         _ = served.as_mut() => return,
         () = out_of_patience(&place) => {
             let known = place.is_known();
-            shared.figures.ended(if known { Ending::Idle } else { Ending::Silent });
-            if !known {
+            let unread = place.leaves_unread();
+            shared.figures.ended(match (known, unread) {
+                (false, _) => Ending::Silent,
+                (true, true) => Ending::Unread,
+                (true, false) => Ending::Idle,
+            });
+            if !known || unread {
                 return;
             }
         }

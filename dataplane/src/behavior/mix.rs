@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Behavior, BehaviorError, Rule, Share};
+use super::{Behavior, BehaviorError, RULES_MAX, Rule, Share};
 
 /// The group that the rules of a mix share.
 pub const MIX_GROUP: &str = "mix";
@@ -16,6 +16,9 @@ pub enum MixError {
     /// Several parts, one without a percentage.
     #[error("`{0}` has no percentage; write percentage:behavior such as 20:{0}")]
     NoShare(String),
+    /// More parts than a proxy has rules.
+    #[error("{0} parts are too many for a mix; use at most {RULES_MAX}")]
+    TooMany(usize),
     /// The percentage is not one.
     #[error("`{0}` is not a percentage; write percentage:behavior such as 20:delay")]
     BadShare(String),
@@ -49,6 +52,10 @@ pub fn parse(
     text: &str,
     options: &BTreeMap<String, BTreeMap<String, String>>,
 ) -> Result<Vec<Rule>, MixError> {
+    let count = text.split(',').count();
+    if count > RULES_MAX {
+        return Err(MixError::TooMany(count));
+    }
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     let mut rules: Vec<Rule> = Vec::with_capacity(parts.len());
     let mut percent = 0.0;
@@ -135,6 +142,13 @@ mod tests {
                 expected.iter().map(|(name, share)| ((*name).to_owned(), *share)).collect();
             assert_eq!(shares(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_mix_has_no_more_parts_than_a_proxy_has_rules() {
+        let of = |count: usize| parse(&vec!["0:delay"; count].join(","), &BTreeMap::new());
+        assert_eq!(of(RULES_MAX).unwrap().len(), RULES_MAX);
+        assert_eq!(of(600_000), Err(MixError::TooMany(600_000)));
     }
 
     #[test]

@@ -281,11 +281,15 @@ fn whole(number: f64) -> Option<u64> {
     (0.0..9e18).contains(&number).then_some(number as u64)
 }
 
+/// Names that a typed one is compared with: a hint must not cost more than what it is about.
+const NEAREST_OF_MAX: usize = 1_000;
+
 /// The known name nearest to what was typed, when it is near enough to be meant (at most a third of it wrong).
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed: Vec<char> = typed.chars().take(64).flat_map(char::to_lowercase).collect();
     known
         .into_iter()
+        .take(NEAREST_OF_MAX)
         .map(|name| (distance(&typed, &name.chars().collect::<Vec<_>>()), name))
         .filter(|(distance, name)| *distance <= (name.len().max(3) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)

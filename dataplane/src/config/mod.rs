@@ -12,6 +12,7 @@ use crate::behavior::{self, Rule, RuleSet};
 use crate::protocol::Protocol;
 use crate::proxy::Patience;
 
+pub mod limits;
 mod rules;
 mod tree;
 
@@ -189,10 +190,7 @@ fn config(root: &Node) -> Result<Config, Mistake> {
                 text.parse().ok().filter(|threads| (1..=THREADS_MAX).contains(threads))
             })
         })?,
-        drain: optional(&fields, "drain", |node| {
-            node.read("drain", DURATION, |text| behavior::duration(text, ""))
-        })?
-        .unwrap_or(DRAIN_DEFAULT),
+        drain: time(&fields, &limits::DRAIN)?.unwrap_or(DRAIN_DEFAULT),
         proxies: read,
     })
 }
@@ -259,21 +257,11 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
         name,
         listen: address(fields.need("listen", "127.0.0.1:8000")?, "listen")?,
         upstream: host_port(fields.need("upstream", "127.0.0.1:80")?, "upstream")?,
-        resolve: optional(&fields, "resolve", |node| {
-            node.read("resolve", "a duration such as 30s, or 0 for one lookup only", |text| {
-                behavior::duration(text, "")
-            })
-        })?
-        .unwrap_or(RESOLVE_DEFAULT),
+        resolve: time(&fields, &limits::RESOLVE)?.unwrap_or(RESOLVE_DEFAULT),
         protocol,
         rules,
         timeline,
-        connect_timeout: optional(&fields, "connect_timeout", |node| {
-            node.read("connect_timeout", "a duration above 0 such as 2s", |text| {
-                behavior::duration(text, "").filter(|time| !time.is_zero())
-            })
-        })?
-        .unwrap_or(CONNECT_TIMEOUT_DEFAULT),
+        connect_timeout: time(&fields, &limits::CONNECT_TIMEOUT)?.unwrap_or(CONNECT_TIMEOUT_DEFAULT),
         patience: patience(&fields)?,
         source_addresses: optional(&fields, "source_addresses", |node| {
             let read = |item: &&Node| {
@@ -291,30 +279,23 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
     })
 }
 
-/// What a keepalive may be: the kernel counts whole seconds, up to 32,767 (tcp(7)).
-pub const KEEPALIVE: &str = "a duration from 1s to 9h such as 60s, or 0 for no probes";
-
-/// Whether the kernel takes it as a keepalive; zero, which means none, is not asked here.
-pub fn is_keepalive(time: Duration) -> bool {
-    (Duration::from_secs(1)..=Duration::from_secs(9 * 3600)).contains(&time)
+/// A time that is within its bounds.
+fn time(fields: &Fields<'_>, limit: &limits::TimeLimit) -> Result<Option<Duration>, Mistake> {
+    optional(fields, limit.name, |node| {
+        node.read(limit.name, limit.expected, |text| {
+            behavior::duration(text, "").filter(|time| limit.takes(*time))
+        })
+    })
 }
 
 fn patience(fields: &Fields<'_>) -> Result<Patience, Mistake> {
     let default = Patience::default();
-    let time = |key: &'static str, expected: &'static str, fits: fn(Duration) -> bool| {
-        optional(fields, key, |node| {
-            node.read(key, expected, |text| behavior::duration(text, "").filter(|time| fits(*time)))
-        })
-    };
     let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
-    let any = |_| true;
     Ok(Patience {
-        idle: time("idle_timeout", "a duration such as 10m, or 0 for none", any)?.map_or(default.idle, some),
-        linger: time("linger", DURATION, any)?.unwrap_or(default.linger),
-        half_close: time("half_close", "a duration above 0 such as 60s", |time| !time.is_zero())?
-            .unwrap_or(default.half_close),
-        keepalive: time("keepalive", KEEPALIVE, |time| time.is_zero() || is_keepalive(time))?
-            .map_or(default.keepalive, some),
+        idle: time(fields, &limits::IDLE_TIMEOUT)?.map_or(default.idle, some),
+        linger: time(fields, &limits::LINGER)?.unwrap_or(default.linger),
+        half_close: time(fields, &limits::HALF_CLOSE)?.unwrap_or(default.half_close),
+        keepalive: time(fields, &limits::KEEPALIVE)?.map_or(default.keepalive, some),
     })
 }
 

@@ -91,7 +91,7 @@ fn every_mistake_names_file_line_column_and_key() {
         ),
         (
             one("connect_timeout: 5"),
-            "fracas.yml:4:22: `connect_timeout` cannot be `5`; give a duration above 0 such as 2s",
+            "fracas.yml:4:22: `connect_timeout` cannot be `5`; give a duration from 1ms to 24h such as 2s",
         ),
         (
             one("keepalive: 200ms"),
@@ -99,11 +99,11 @@ fn every_mistake_names_file_line_column_and_key() {
         ),
         (
             one("half_close: 0"),
-            "fracas.yml:4:17: `half_close` cannot be `0`; give a duration above 0 such as 60s",
+            "fracas.yml:4:17: `half_close` cannot be `0`; give a duration from 1ms to 24h such as 60s",
         ),
         (
             one("linger: soon"),
-            "fracas.yml:4:13: `linger` cannot be `soon`; give a duration such as 150ms or 2s",
+            "fracas.yml:4:13: `linger` cannot be `soon`; give a duration from 1ms to 24h such as 5s, or 0 for no wait",
         ),
         (
             one("rules: [{behavior: hang, match: {path: /x}}]"),

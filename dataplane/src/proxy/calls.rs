@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::leases::Term;
-use super::patience::Patience;
+use super::patience::{Patience, PatienceUpdate};
 use super::stats::RuleStats;
 use crate::behavior::{Rule, duration_text};
 use crate::clock::Instant;
@@ -77,6 +77,21 @@ impl ProxySpec {
         if self.connect_timeout != before.connect_timeout {
             words.push(format!("connect timeout {}", duration_text(self.connect_timeout)));
         }
+        if self.resolve != before.resolve {
+            words.push(format!("resolve {}", duration_text(self.resolve)));
+        }
+        let (new, old) = (self.patience, before.patience);
+        let never = |time: Option<Duration>| time.unwrap_or(Duration::ZERO);
+        for (name, new, old) in [
+            ("idle timeout", never(new.idle), never(old.idle)),
+            ("linger", new.linger, old.linger),
+            ("half close", new.half_close, old.half_close),
+            ("keepalive", never(new.keepalive), never(old.keepalive)),
+        ] {
+            if new != old {
+                words.push(format!("{name} {}", duration_text(new)));
+            }
+        }
         if self.enabled != before.enabled {
             words.push(if self.enabled { "switched on" } else { "switched off" }.to_owned());
         }
@@ -95,6 +110,10 @@ pub struct ProxyUpdate {
     pub protocol: Option<Protocol>,
     /// How long an upstream connect may take.
     pub connect_timeout: Option<Duration>,
+    /// How long its connections wait for peers that say nothing; open ones follow, but for `linger` and `keepalive`.
+    pub patience: PatienceUpdate,
+    /// How long the addresses of a name are good for; zero: for ever.
+    pub resolve: Option<Duration>,
     /// Change nothing unless this generation changed the proxy last.
     pub expected_generation: Option<u64>,
 }

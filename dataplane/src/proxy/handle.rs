@@ -200,6 +200,8 @@ impl Handle {
             spec.check_upstream(&self.0.settings.upstreams)?;
         }
         spec.connect_timeout = update.connect_timeout.unwrap_or(spec.connect_timeout);
+        spec.resolve = update.resolve.unwrap_or(spec.resolve);
+        spec.patience = spec.patience.updated(&update.patience);
         spec.enabled = update.enabled.unwrap_or(spec.enabled);
         spec.protocol = update.protocol.unwrap_or(spec.protocol);
         if spec.protocol != before.protocol {
@@ -233,10 +235,16 @@ impl Handle {
         let set = |reply| Command::SetUpstream(id, addresses.clone(), timeout, generation, reply);
         wait(self.ask_all(set))?;
         let detail = spec.differences(&before);
-        if spec.upstream != before.upstream || spec.upstream_addresses != before.upstream_addresses {
+        let upstream_differs =
+            spec.upstream != before.upstream || spec.upstream_addresses != before.upstream_addresses;
+        if upstream_differs || spec.resolve != before.resolve {
             self.0.resolver.watch(&self.0, id, &spec);
         }
         entry.spec = spec;
+        if entry.spec.patience != before.patience {
+            let opening: Arc<[Opening]> = Arc::new([entry.opening()]);
+            wait(self.ask_all(|reply| Command::Settle(Arc::clone(&opening), reply)))?;
+        }
         let applied = if entry.spec.protocol == before.protocol {
             entry.generation = generation;
             book.generation = generation;

@@ -45,7 +45,7 @@ pub(crate) use handle::check_free;
 pub use handle::{ENDED_LEASES_MAX, Handle, PROXIES_MAX};
 pub use keeper::{WATCH_EVENTS_MAX, Watcher};
 pub use loops::{Leg, Legs};
-pub use patience::Patience;
+pub use patience::{Patience, PatienceUpdate};
 pub(crate) use pipe::Size;
 pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use reload::Replaced;

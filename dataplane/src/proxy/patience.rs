@@ -18,6 +18,33 @@ pub struct Patience {
     pub keepalive: Option<Duration>,
 }
 
+/// What to change on a proxy's patience; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PatienceUpdate {
+    /// [`Patience::idle`]; zero: never.
+    pub idle: Option<Duration>,
+    /// [`Patience::linger`].
+    pub linger: Option<Duration>,
+    /// [`Patience::half_close`].
+    pub half_close: Option<Duration>,
+    /// [`Patience::keepalive`]; zero: no probes.
+    pub keepalive: Option<Duration>,
+}
+
+impl Patience {
+    /// With what is changed.
+    #[must_use]
+    pub fn updated(self, update: &PatienceUpdate) -> Patience {
+        let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
+        Patience {
+            idle: update.idle.map_or(self.idle, some),
+            linger: update.linger.unwrap_or(self.linger),
+            half_close: update.half_close.unwrap_or(self.half_close),
+            keepalive: update.keepalive.map_or(self.keepalive, some),
+        }
+    }
+}
+
 impl Default for Patience {
     fn default() -> Patience {
         Patience {

@@ -421,15 +421,23 @@ impl<R: Ring> Worker<R> {
         }
     }
 
-    /// Gives a proxy other settings, for the connections that begin from now on; rules are set apart.
+    /// Gives a proxy other settings, for the connections that begin from now on; limits on silence hold for open ones, too.
+    /// Rules are set apart.
     pub fn settle(&mut self, opening: &Opening) {
+        self.cx.now = self.cx.ring.now();
         let options = self.options_of(opening);
         if let Some(proxy) = proxy_of(&mut self.proxies, opening.id) {
             proxy.upstream = opening.upstream.clone();
             proxy.sources = Sources::new(&opening.source_addresses);
             proxy.connect_timeout = opening.connect_timeout;
-            (proxy.patience, proxy.options) = (opening.patience, options);
+            let before = std::mem::replace(&mut proxy.patience, opening.patience);
+            proxy.options = options;
             proxy.held_bytes_max = opening.held_bytes_max;
+            if proxy.open > 0 && before != opening.patience {
+                self.each_connection(opening.id, |connection, cx, proxy| {
+                    connection.on_patience_changed(cx, proxy);
+                });
+            }
         }
     }
 

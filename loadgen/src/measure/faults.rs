@@ -28,6 +28,9 @@ pub enum Injected {
     /// No proxy was asked.
     #[default]
     NotWatched,
+    /// Of the proxies that have joined the controller, none had a fault in force; whether the load went through one of
+    /// them, or through others, is not known.
+    NoneInForce,
     /// The proxies that were asked stand behind the target: which of its errors they caused is not known.
     Behind,
     /// The load went through the proxies, and this is what they injected.
@@ -39,6 +42,7 @@ impl Injected {
     pub fn unknown_because(&self) -> Option<&'static str> {
         match self {
             Injected::NotWatched => Some("no proxy was watched (--via, or faults in the run file)"),
+            Injected::NoneInForce => Some("no fault was in force on a proxy that has joined the controller"),
             Injected::Behind => Some("the proxies with faults stand behind the target"),
             Injected::Known(_) => None,
         }

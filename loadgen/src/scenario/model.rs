@@ -242,6 +242,16 @@ const RATE_PER_SECOND_MAX: f64 = 1e9;
 const PHASES_MAX: usize = 10_000;
 /// Bytes of the name of a run.
 const NAME_BYTES_MAX: usize = 256;
+/// Headers, and what they may have together: servers take no more, and each request carries them.
+const HEADERS_MAX: usize = 256;
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Addresses to connect from: each gives some 28,000 ports, and each worker goes through them.
+const SOURCE_ADDRESSES_MAX: usize = 1_024;
+/// Faults of one run, and objectives: each is a line of the report.
+const FAULTS_MAX: usize = 1_000;
+const SLO_MAX: usize = 100;
+/// Bytes of the method, which stands in each request.
+const METHOD_BYTES_MAX: usize = 64;
 
 impl Plan {
     /// A plan with every default, written once, here: one connection, one thread, a closed loop for 10 s.
@@ -285,6 +295,24 @@ impl Plan {
     pub fn validate(&self) -> Result<(), PlanError> {
         ensure(self.name.len() <= NAME_BYTES_MAX, "name", || {
             format!("longer than {NAME_BYTES_MAX} bytes; it stands in lists")
+        })?;
+        ensure(!self.name.contains(char::is_control), "name", || {
+            "has a control character, such as a line break; it stands in lists".into()
+        })?;
+        for (key, what, count, most) in [
+            ("headers", "headers", self.headers.len(), HEADERS_MAX),
+            ("source_addresses", "addresses", self.source_addresses.len(), SOURCE_ADDRESSES_MAX),
+            ("faults", "faults", self.faults.len(), FAULTS_MAX),
+            ("slo", "objectives", self.slo.len(), SLO_MAX),
+        ] {
+            ensure(count <= most, key, || format!("{count} {what} are too many; give at most {most}"))?;
+        }
+        let header_bytes: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        ensure(header_bytes <= HEADER_BYTES_MAX, "headers", || {
+            format!("have {header_bytes} bytes; give at most {HEADER_BYTES_MAX} in names and values")
+        })?;
+        ensure(self.method.len() <= METHOD_BYTES_MAX, "method", || {
+            format!("longer than {METHOD_BYTES_MAX} bytes; write one word such as GET")
         })?;
         ensure(self.connections > 0, "connections", || "must be at least 1".into())?;
         ensure(self.nodes > 0, "nodes", || "must be at least 1".into())?;
@@ -438,6 +466,20 @@ mod tests {
     #[test]
     fn every_refusal_names_the_key() {
         assert!(refusal(|p| p.connections = 0).starts_with("connections:"));
+        for (count, fits) in [(256, true), (257, false), (40_000, false)] {
+            let mut plan = plan();
+            plan.headers = vec![("a".into(), "b".into()); count];
+            assert_eq!(plan.validate().is_ok(), fits, "{count} headers");
+        }
+        assert_eq!(
+            refusal(|p| p.source_addresses = vec!["127.0.0.2".parse().unwrap(); 90_000]),
+            "source_addresses: 90000 addresses are too many; give at most 1024"
+        );
+        assert!(
+            refusal(|p| p.headers.push(("a".into(), "x".repeat(64 * 1024)))).starts_with("headers: have")
+        );
+        assert!(refusal(|p| p.method = "X".repeat(65)).starts_with("method: longer"));
+        assert!(refusal(|p| p.name = "\u{1b}[2J".into()).starts_with("name: has a control"));
         assert!(refusal(|p| p.nodes = 2).starts_with("connections: 1 are fewer than the 2 nodes"));
         assert!(refusal(|p| p.method = "GE T".into()).starts_with("method:"));
         assert!(refusal(|p| p.headers.push(("a b".into(), "x".into()))).starts_with("headers[0]:"));

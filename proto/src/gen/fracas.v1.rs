@@ -59,6 +59,19 @@ pub struct Counts {
     #[prost(uint64, tag = "7")]
     pub dropped: u64,
 }
+/// Failures and timeouts by who made them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailureCauses {
+    /// Injected by a proxy. Unset: not known.
+    #[prost(uint64, optional, tag = "1")]
+    pub injected: ::core::option::Option<u64>,
+    /// Not injected. Unset: not known.
+    #[prost(uint64, optional, tag = "2")]
+    pub natural: ::core::option::Option<u64>,
+    /// Why it is not known, in a few words; empty if it is.
+    #[prost(string, tag = "3")]
+    pub unknown_because: ::prost::alloc::string::String,
+}
 /// The three series of a run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Series {
@@ -108,7 +121,8 @@ pub struct FaultWindow {
     /// When its rules ceased to act, likewise. 0 while it is in force.
     #[prost(int64, tag = "6")]
     pub ended_at_ns: i64,
-    /// How many units of traffic it acted on, until now.
+    /// How often it acted, until now: faults that it injected, or, where these are more, units of traffic that it acted on,
+    /// such as requests under a delay whose clients gave up before its end.
     #[prost(uint64, tag = "7")]
     pub injected: u64,
     /// Bound of the error of the two instants after mapping them to the run's clock, in nanoseconds; 0 in a session.
@@ -167,12 +181,12 @@ impl Verdict {
 /// Setting both `rules` and `mix` is INVALID_ARGUMENT.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RuleSet {
-    /// The rules, in order. Delays of several rules add up; of all else, the first rule that matches, triggers and draws
+    /// The rules, in order, at most 64. Delays of several rules add up; of all else, the first rule that matches, triggers and draws
     /// acts.
     #[prost(message, repeated, tag = "1")]
     pub rules: ::prost::alloc::vec::Vec<Rule>,
     /// The short form: `20:delay,5:error` delays 20 per cent and breaks 5 per cent; the rest is normal. Shares are
-    /// exclusive and add up to at most 100.
+    /// exclusive and add up to at most 100. At most 64 parts.
     #[prost(string, tag = "2")]
     pub mix: ::prost::alloc::string::String,
     /// Options for the behaviors that `mix` names, by behavior name: `{"delay": {"time": "200ms"}}`. A name that
@@ -186,7 +200,8 @@ pub struct RuleSet {
 /// Options of one behavior, as text with units, the way the config file has them.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BehaviorOptions {
-    /// Option name to value: `{"time": "200ms"}`. ListBehaviorKinds tells which options a behavior knows.
+    /// Option name to value: `{"time": "200ms"}`, each of at most 4,096 bytes. ListBehaviorKinds tells which options a
+    /// behavior knows.
     #[prost(btree_map = "string, string", tag = "1")]
     pub values: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -199,7 +214,7 @@ pub struct BehaviorOptions {
 /// every option and can be applied again as it is.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rule {
-    /// Name of the rule within its proxy, without `/`; events, counters and random draws carry it, so that adding a rule
+    /// Name of the rule within its proxy, at most 128 bytes without `/` and control characters; events, counters and random draws carry it, so that adding a rule
     /// never changes what another draws. Empty: the server names it after the behavior, from the second rule on with
     /// its place (`delay`, `error-2`).
     #[prost(string, tag = "1")]
@@ -221,7 +236,7 @@ pub struct Rule {
     #[prost(enumeration = "Scope", tag = "5")]
     pub scope: i32,
     /// Rules of one group share one draw, so that at most one of them acts and their shares are exclusive; they
-    /// add up to at most 100. Empty: the rule draws alone.
+    /// add up to at most 100. As long as a name may be. Empty: the rule draws alone.
     #[prost(string, tag = "6")]
     pub group: ::prost::alloc::string::String,
     /// Which traffic the rule is about. Unset: all of it.
@@ -459,7 +474,7 @@ pub struct NodeIdentity {
     /// What io_uring can do there, in one line, as `fracas doctor` says it.
     #[prost(string, tag = "8")]
     pub io_uring: ::prost::alloc::string::String,
-    /// Free labels.
+    /// Free labels, as many as a run may have. The other texts have together at most 2,048 bytes, without control characters.
     #[prost(btree_map = "string, string", tag = "9")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -575,7 +590,7 @@ pub struct Prepare {
     /// Number of the attempt, from 1. A node starts a (run, attempt) at most once.
     #[prost(uint32, tag = "2")]
     pub attempt: u32,
-    /// The whole plan, as JSON in loadgen's form; each node takes its shard out of it.
+    /// The whole plan, as JSON with the keys of a run file; each node takes its shard out of it.
     #[prost(bytes = "vec", tag = "3")]
     pub plan_json: ::prost::alloc::vec::Vec<u8>,
     /// Number of this node's shard, from 0.
@@ -1831,7 +1846,7 @@ pub struct Proxy {
     /// server started with `--insecure`.
     #[prost(string, tag = "2")]
     pub listen: ::prost::alloc::string::String,
-    /// Where it forwards to: `HOST:PORT`; the name is resolved when it is set. It must not lead back to `listen`, nor to a
+    /// Where it forwards to: `HOST:PORT`, a host of at most 253 bytes; the name is resolved when it is set. It must not lead back to `listen`, nor to a
     /// proxy of the process that does. Link-local and cloud metadata addresses are refused, or all that the proxy's
     /// `--allow-upstream` does not allow.
     #[prost(string, tag = "3")]
@@ -1842,10 +1857,10 @@ pub struct Proxy {
     /// False: the listener is closed, so that clients are refused, and connections are closed. Unset in a request: true.
     #[prost(bool, optional, tag = "5")]
     pub enabled: ::core::option::Option<bool>,
-    /// Time after which a connect to the upstream counts as failed. Unset in a request: 10 s.
+    /// Time after which a connect to the upstream counts as failed, 1 ms to 24 h. Unset in a request: 10 s.
     #[prost(message, optional, tag = "6")]
     pub connect_timeout: ::core::option::Option<::prost_types::Duration>,
-    /// Local addresses to connect to the upstream from, used in turn; each gives some 28,000 ports. Empty: the
+    /// Local addresses to connect to the upstream from, used in turn; each gives some 28,000 ports. At most 64. Empty: the
     /// kernel's choice.
     #[prost(string, repeated, tag = "7")]
     pub source_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -1865,21 +1880,21 @@ pub struct Proxy {
     /// Seed of the proxy's random draws: the same seed and the same traffic meet the same faults. Output only.
     #[prost(uint64, tag = "12")]
     pub seed: u64,
-    /// A connection on which no byte has passed for so long is closed. Unset, or 0: never.
+    /// A connection on which no byte has passed for so long is closed, 1 ms to 24 h. Unset, or 0: never.
     #[prost(message, optional, tag = "13")]
     pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
     /// How long a side may keep its socket after it got everything that is due to it and a FIN, or leave the last bytes of
-    /// a connection that is being closed unread. Unset in a request: 5 s.
+    /// a connection that is being closed unread, 1 ms to 24 h; 0: not at all. Unset in a request: 5 s.
     #[prost(message, optional, tag = "14")]
     pub linger: ::core::option::Option<::prost_types::Duration>,
-    /// How long nothing may pass after one side has sent its FIN. Unset in a request: 60 s; 0 is INVALID_ARGUMENT.
+    /// How long nothing may pass after one side has sent its FIN, 1 ms to 24 h. Unset in a request: 60 s.
     #[prost(message, optional, tag = "15")]
     pub half_close: ::core::option::Option<::prost_types::Duration>,
     /// Silence after which the kernel asks a peer whether it is there, 1 s to 9 h; 0: never. Unset in a request: 60 s.
     #[prost(message, optional, tag = "16")]
     pub keepalive: ::core::option::Option<::prost_types::Duration>,
-    /// How long the addresses of the upstream's name are good for, before it is looked up again; 0: for ever. Unset in a
-    /// request: 30 s.
+    /// How long the addresses of the upstream's name are good for, before it is looked up again, 100 ms to 24 h; 0: for
+    /// ever. Unset in a request: 30 s.
     #[prost(message, optional, tag = "17")]
     pub resolve: ::core::option::Option<::prost_types::Duration>,
 }
@@ -2020,6 +2035,21 @@ pub struct UpdateProxyRequest {
     /// Makes a retry safe; see ProxyService.
     #[prost(string, tag = "7")]
     pub request_id: ::prost::alloc::string::String,
+    /// As in Proxy; 0 takes it away. Open connections follow at once.
+    #[prost(message, optional, tag = "8")]
+    pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy, for connections that begin from now on.
+    #[prost(message, optional, tag = "9")]
+    pub linger: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy. Open connections follow at once.
+    #[prost(message, optional, tag = "10")]
+    pub half_close: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy, for sockets that are opened from now on; 0: no probes.
+    #[prost(message, optional, tag = "11")]
+    pub keepalive: ::core::option::Option<::prost_types::Duration>,
+    /// As in Proxy; 0: for ever. A known name is looked up again when so much time has passed.
+    #[prost(message, optional, tag = "12")]
+    pub resolve: ::core::option::Option<::prost_types::Duration>,
 }
 /// The changed proxy.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2070,7 +2100,7 @@ pub struct ProxyRules {
 /// Asks for new base rules.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyRulesRequest {
-    /// One entry for each proxy to change, at least one; proxies not named stay as they are.
+    /// One entry for each proxy to change, 1 to 4,096; proxies not named stay as they are.
     #[prost(message, repeated, tag = "1")]
     pub changes: ::prost::alloc::vec::Vec<ProxyRules>,
     /// Makes a retry safe; see ProxyService.
@@ -2109,7 +2139,7 @@ pub struct ProxyRulesResult {
 /// Asks to let all traffic pass.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResetProxiesRequest {
-    /// Names of the proxies. Empty: all of them.
+    /// Names of the proxies, at most 4,096; a repeat counts once. Empty: all of them.
     #[prost(string, repeated, tag = "1")]
     pub proxies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Makes a retry safe; see ProxyService.
@@ -2141,7 +2171,7 @@ pub struct AcquireLeaseRequest {
     /// How long the lease lives without being renewed, 100 ms to 24 h. Unset: 30 s.
     #[prost(message, optional, tag = "3")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
-    /// Who asks, in words for people, at most 200 bytes.
+    /// Who asks, in words for people, at most 200 bytes without control characters.
     #[prost(string, tag = "4")]
     pub owner: ::prost::alloc::string::String,
     /// How long to wait before the rules begin to act, on the proxy's own clock. Unset: they act before the call
@@ -2462,7 +2492,8 @@ pub struct WorkerStats {
 /// Asks for what happens from now on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchEventsRequest {
-    /// Only events of these proxies, and those about the process. Empty: of all. NOT_FOUND if there is none of a name.
+    /// Only events of these proxies, at most 4,096, and those about the process. Empty: of all. NOT_FOUND if there is none
+    /// of a name.
     #[prost(string, repeated, tag = "1")]
     pub proxies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Only events of these kinds. Empty: of all.
@@ -2745,7 +2776,8 @@ pub mod proxy_service_client {
     /// nothing. The server remembers the latest 1,024 ids, as far back as their answers have 16 MiB together.
     ///
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
-    /// wants and say something at least every 15 s: reconnect after 45 s of silence.
+    /// wants and say something at least every 15 s: reconnect after 45 s of silence. A client that takes nothing of an
+    /// answer for 45 s, while something of it waits, loses its connection: read every stream, or cancel it.
     ///
     /// Limits. Calls are gRPC over HTTP/2 with `content-type: application/grpc`, nothing else. A message has at most 4 MiB,
     /// the head of a call 16 KiB, a connection 128 calls at a time. A connection must make its first call within 10 s, and is
@@ -3393,7 +3425,8 @@ pub mod proxy_service_server {
     /// nothing. The server remembers the latest 1,024 ids, as far back as their answers have 16 MiB together.
     ///
     /// Deadlines. Set one on every call; the server ends a unary call after 30 s. Streams live as long as the client
-    /// wants and say something at least every 15 s: reconnect after 45 s of silence.
+    /// wants and say something at least every 15 s: reconnect after 45 s of silence. A client that takes nothing of an
+    /// answer for 45 s, while something of it waits, loses its connection: read every stream, or cancel it.
     ///
     /// Limits. Calls are gRPC over HTTP/2 with `content-type: application/grpc`, nothing else. A message has at most 4 MiB,
     /// the head of a call 16 KiB, a connection 128 calls at a time. A connection must make its first call within 10 s, and is
@@ -4292,6 +4325,9 @@ pub struct Run {
     /// there is nothing to say.
     #[prost(string, tag = "22")]
     pub reason: ::prost::alloc::string::String,
+    /// Whether its failures and timeouts were injected. Set once it has ended.
+    #[prost(message, optional, tag = "23")]
+    pub failure_causes: ::core::option::Option<FailureCauses>,
 }
 /// A node's part in a run.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4327,13 +4363,16 @@ pub struct RunNode {
 /// Asks for a run.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitRunRequest {
-    /// The run file, as YAML text, at most 1 MiB.
+    /// The run file, as YAML text, at most 1 MiB. Its lists have limits of their own, such as 256 headers of 64 KiB
+    /// together, 1,024 source addresses and 1,000 faults: INVALID_RUN_FILE.
     #[prost(string, tag = "1")]
     pub file_text: ::prost::alloc::string::String,
-    /// What to call the file in error messages: `checkout.yml`. Empty: `run file`.
+    /// What to call the file in error messages: `checkout.yml`, at most 1,024 bytes without control characters. Empty:
+    /// `run file`.
     #[prost(string, tag = "2")]
     pub file_name: ::prost::alloc::string::String,
-    /// Free labels, for people and lists: at most 64, names of at most 64 bytes, values of at most 256.
+    /// Free labels, for people and lists: at most 64, names of at most 64 bytes, values of at most 256, without control
+    /// characters.
     #[prost(btree_map = "string, string", tag = "3")]
     pub labels: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -4342,7 +4381,7 @@ pub struct SubmitRunRequest {
     /// Makes a retry safe: a repeat returns the run that the first call queued. At most 36 characters.
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
-    /// How long the run may wait for its start, counted from now; then it is ERRORED. Unset: as long as there is
+    /// How long the run may wait for its start, counted from now, at most 30 days; then it is ERRORED. Unset: as long as there is
     /// something that can carry it out; a run that needs more nodes than are connected, or a proxy that is gone, waits for
     /// them as long as the controller's `--queue-timeout` says, and holds up no other run.
     #[prost(message, optional, tag = "5")]
@@ -4461,7 +4500,7 @@ pub struct CancelRunRequest {
     /// Id of the run.
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
-    /// Why, in words for people; kept in `error`.
+    /// Why, in words for people, at most 1,024 bytes without control characters; kept in `error`.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
     /// Makes a retry safe; see ProxyService.
@@ -4481,7 +4520,7 @@ pub struct GetReportRequest {
     /// Id of the run.
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
-    /// Only these files: `report.html`, `run.json`, …. Empty: all of them. NOT_FOUND if one is not there.
+    /// Only these files: `report.html`, `run.json`, …, at most 64. Empty: all of them. NOT_FOUND if one is not there.
     #[prost(string, repeated, tag = "2")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -4595,6 +4634,7 @@ pub mod run_service_client {
     /// | FAILED_PRECONDITION | PROXY_NOT_JOINED | the run has a fault for a proxy that nobody has joined with |
     /// | RESOURCE_EXHAUSTED | QUEUE_FULL | 1,000 runs wait, or 64 MiB of run files |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_REPORTS | 16 reports are being read |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_SUBMISSIONS | 64 run files wait to be read, 2 at a time |
     #[derive(Debug, Clone)]
     pub struct RunServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -4908,6 +4948,7 @@ pub mod run_service_server {
     /// | FAILED_PRECONDITION | PROXY_NOT_JOINED | the run has a fault for a proxy that nobody has joined with |
     /// | RESOURCE_EXHAUSTED | QUEUE_FULL | 1,000 runs wait, or 64 MiB of run files |
     /// | RESOURCE_EXHAUSTED | TOO_MANY_REPORTS | 16 reports are being read |
+    /// | RESOURCE_EXHAUSTED | TOO_MANY_SUBMISSIONS | 64 run files wait to be read, 2 at a time |
     #[derive(Debug)]
     pub struct RunServiceServer<T> {
         inner: Arc<T>,

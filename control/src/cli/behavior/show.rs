@@ -1,7 +1,7 @@
 //! Proxies, rules and events as `fracas behavior` prints them: lines for people, JSON for programs.
 
 use fracas_dataplane::behavior::Kind;
-use fracas_loadgen::report::{latency, length, plural};
+use fracas_loadgen::report::{count, latency, length, plural, utc};
 use fracas_proto::v1;
 use serde_json::{Value, json};
 
@@ -132,10 +132,18 @@ pub fn proxy_text(proxy: &v1::Proxy, stats: Option<&v1::ProxyStats>) -> String {
         ("limits reached", stats.map(|stats| &stats.limits_reached)),
     ] {
         let some = counts.into_iter().flatten().filter(|(_, count)| **count > 0);
-        let some: Vec<String> = some.map(|(name, count)| format!("{name} {count}")).collect();
+        let some: Vec<String> = some.map(|(name, number)| format!("{name} {}", count(*number))).collect();
         if !some.is_empty() {
             lines.push(format!("    {what}: {}", some.join(", ")));
         }
+    }
+    // Who leaves may leave for the delay or for reasons of its own: the proxy sees the same.
+    let has_left =
+        stats.is_some_and(|stats| stats.natural_failures.get("client_resets").is_some_and(|left| *left > 0));
+    let has_delays =
+        stats.is_some_and(|stats| stats.rules.iter().any(|rule| rule.behavior == "delay" && rule.acted > 0));
+    if has_left && has_delays {
+        lines.push("    of client_resets, some may be clients that gave up on a delay".to_owned());
     }
     lines.join("\n")
 }
@@ -176,11 +184,11 @@ fn rule_text(rule: &v1::Rule, done: Option<&v1::RuleStats>) -> String {
         triggers.iter().for_each(|(name, count)| text += &format!(", {name} {count}"));
     }
     let Some(done) = done else { return text };
-    text += &format!(": acted on {} of {}", done.acted, done.matched);
+    text += &format!(": acted on {} of {}", count(done.acted), count(done.matched));
     if done.matched > 0 {
         text += &format!(" ({:.2} %)", 100.0 * done.acted as f64 / done.matched as f64);
     }
-    text += &format!(", {} injected", done.injected);
+    text += &format!(", {} injected", count(done.injected));
     if let Some(late) = done.lateness.as_ref().filter(|late| late.count > 0) {
         let [p50, p99] = [late.p50_ns, late.p99_ns].map(latency);
         text += &format!(", done − asked p50 {p50} p99 {p99}");
@@ -197,7 +205,7 @@ fn kind_word(event: &v1::Event) -> String {
 /// One line of JSON.
 pub fn event_json(event: &v1::Event) -> Value {
     json!({
-        "kind": kind_word(event), "monotonic_ns": event.monotonic_ns, "proxy": event.proxy,
+        "kind": kind_word(event), "time": time_text(event.wall_time.as_ref()), "monotonic_ns": event.monotonic_ns, "proxy": event.proxy,
         "generation": event.generation, "connection": event.connection, "exchange": event.exchange,
         "rule": event.rule, "behavior": event.behavior, "lease": event.lease_id, "detail": event.detail,
         "asked_ns": std(event.asked.as_ref()).as_nanos() as u64,
@@ -205,9 +213,24 @@ pub fn event_json(event: &v1::Event) -> Value {
     })
 }
 
+/// A rule of a lease by the lease's id, which is what `release` and `renew` take: `lease-1/delay` is `lease 0-1/delay`.
+fn rule_shown(rule: &str, lease: &str) -> String {
+    match rule.strip_prefix(&rule_prefix(lease)).filter(|_| !lease.is_empty()) {
+        Some(rest) => format!("lease {lease}{rest}"),
+        None => rule.to_owned(),
+    }
+}
+
+/// By the proxy's wall clock, in microseconds; events of one process are in the order of its monotonic clock, which JSON has.
+fn time_text(at: Option<&prost_types::Timestamp>) -> String {
+    let Some(at) = at else { return "(no time)".to_owned() };
+    let (seconds, nanos) = (u64::try_from(at.seconds).unwrap_or(0), u32::try_from(at.nanos).unwrap_or(0));
+    format!("{}.{:06} UTC", utc(seconds.saturating_mul(1000)), nanos / 1000)
+}
+
 /// One line for people.
 pub fn event_text(event: &v1::Event) -> String {
-    let mut text = format!("{:.6}  {:<15}", event.monotonic_ns as f64 / 1e9, kind_word(event));
+    let mut text = format!("{}  {:<15}", time_text(event.wall_time.as_ref()), kind_word(event));
     let proxy = if event.proxy.is_empty() { "(process)" } else { &event.proxy };
     text += &format!("  {proxy}");
     if event.connection > 0 {
@@ -217,7 +240,7 @@ pub fn event_text(event: &v1::Event) -> String {
         text += &format!(" exchange {}", event.exchange);
     }
     if !event.behavior.is_empty() {
-        text += &format!("  {} ({})", event.behavior, event.rule);
+        text += &format!("  {} ({})", event.behavior, rule_shown(&event.rule, &event.lease_id));
     } else if !event.lease_id.is_empty() {
         text += &format!("  lease {}", event.lease_id);
     }
@@ -258,13 +281,14 @@ mod tests {
         assert_eq!(
             rule_text(&rule, Some(&done)),
             "   20 % delay side=reply time=200ms (slow-checkout), per exchange, header x-test=*, method POST, \
-             path /cart/*, after 100: acted on 203 of 1000 (20.30 %), 203 injected"
+             path /cart/*, after 100: acted on 203 of 1,000 (20.30 %), 203 injected"
         );
     }
 
     #[test]
     fn an_event_of_each_sort_is_one_line() {
-        let at = v1::Event { monotonic_ns: 1_500_000_000, proxy: "shop".to_owned(), ..v1::Event::default() };
+        let wall_time = Some(prost_types::Timestamp { seconds: 1_764_158_156, nanos: 1_500_000 });
+        let at = v1::Event { wall_time, proxy: "shop".to_owned(), ..v1::Event::default() };
         let injected = v1::Event {
             kind: v1::EventKind::Injected.into(),
             connection: 3,
@@ -274,6 +298,12 @@ mod tests {
             asked: Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }),
             done: Some(prost_types::Duration { seconds: 0, nanos: 200_100_000 }),
             ..at.clone()
+        };
+        let leased = v1::Event {
+            rule: "lease-7/delay".to_owned(),
+            lease_id: "2-7".to_owned(),
+            asked: None,
+            ..injected.clone()
         };
         let failed = v1::Event {
             kind: v1::EventKind::NaturalFailure.into(),
@@ -290,10 +320,14 @@ mod tests {
         for (event, expected) in [
             (
                 injected,
-                "1.500000  injected         shop  connection 3 exchange 2  delay (delay)  asked 200 ms, done 200 ms",
+                "2025-11-26 11:55:56.001500 UTC  injected         shop  connection 3 exchange 2  delay (delay)  asked 200 ms, done 200 ms",
             ),
-            (failed, "1.500000  natural_failure  shop  connection 4  connect: refused"),
-            (ended, "1.500000  lease_ended      shop  lease 0-1  expired: 20:delay"),
+            (
+                leased,
+                "2025-11-26 11:55:56.001500 UTC  injected         shop  connection 3 exchange 2  delay (lease 2-7/delay)",
+            ),
+            (failed, "2025-11-26 11:55:56.001500 UTC  natural_failure  shop  connection 4  connect: refused"),
+            (ended, "2025-11-26 11:55:56.001500 UTC  lease_ended      shop  lease 0-1  expired: 20:delay"),
         ] {
             assert_eq!(event_text(&event), expected);
             assert_eq!(event_json(&event)["detail"], event.detail);

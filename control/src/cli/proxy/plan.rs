@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use fracas_dataplane::address::Address;
 use fracas_dataplane::behavior::{Rule, mix};
-use fracas_dataplane::config::{Config, DEFAULT_NAME, KEEPALIVE, is_keepalive};
+use fracas_dataplane::config::{Config, DEFAULT_NAME};
 use fracas_dataplane::destination::Destinations;
 use fracas_dataplane::proxy::leases::Term;
-use fracas_dataplane::proxy::{Handle, LeaseRequest, Patience, ProxyError, ProxySpec, Upstreams};
-
-use fracas_loadgen::scenario::units;
+use fracas_dataplane::proxy::{
+    Handle, LeaseRequest, Patience, PatienceUpdate, ProxyError, ProxySpec, Upstreams,
+};
 
 use super::Args;
 use crate::cli::exit::UsageError;
@@ -59,26 +59,12 @@ pub(super) fn from_flags(args: &Args) -> anyhow::Result<Planned> {
 
 /// The limits on silence that the flags set.
 fn patience(args: &Args) -> Patience {
-    let default = Patience::default();
-    let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
-    Patience {
-        idle: args.idle_timeout.map_or(default.idle, some),
-        linger: args.linger.unwrap_or(default.linger),
-        half_close: args.half_close.unwrap_or(default.half_close),
-        keepalive: args.keepalive.map_or(default.keepalive, some),
-    }
-}
-
-/// For `--half-close`.
-pub(super) fn parse_half_close(text: &str) -> Result<Duration, String> {
-    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
-    if time.is_zero() { Err("give a time above 0 such as 60s".to_owned()) } else { Ok(time) }
-}
-
-/// For `--keepalive`.
-pub(super) fn parse_keepalive(text: &str) -> Result<Duration, String> {
-    let time = units::parse_duration(text).map_err(|why| why.to_string())?;
-    if time.is_zero() || is_keepalive(time) { Ok(time) } else { Err(format!("give {KEEPALIVE}")) }
+    Patience::default().updated(&PatienceUpdate {
+        idle: args.idle_timeout,
+        linger: args.linger,
+        half_close: args.half_close,
+        keepalive: args.keepalive,
+    })
 }
 
 /// The proxies of a config.
@@ -215,7 +201,18 @@ mod tests {
         assert_eq!(planned("--idle-timeout 0").unwrap().patience.idle, None);
         let wrong = planned("--keepalive 200ms").unwrap_err();
         assert!(wrong.contains("1s to 9h"), "{wrong}");
-        assert!(planned("--half-close 0").is_err());
+        for (flag, takes_zero) in [
+            ("half-close", false),
+            ("connect-timeout", false),
+            ("linger", true),
+            ("resolve", true),
+            ("drain", true),
+        ] {
+            assert_eq!(planned(&format!("--{flag} 0")).is_ok(), takes_zero, "{flag}");
+            for (time, fits) in [("24h", true), ("24h1ns", false), ("1us", false)] {
+                assert_eq!(planned(&format!("--{flag} {time}")).is_ok(), fits, "{flag} {time}");
+            }
+        }
     }
 
     #[test]

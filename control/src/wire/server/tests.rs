@@ -1,6 +1,7 @@
 //! Real sockets on loopback. Nothing here is timed: what must end does, what must not is asked afterwards.
 
 use axum::routing::get;
+use hyper::body::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
@@ -35,7 +36,15 @@ async fn served(limits: Limits, is_tls: bool) -> Served {
         let said = tokio_stream::once(Ok::<_, Infallible>("here\n"));
         Body::from_stream(said.chain(tokio_stream::pending()))
     };
+    // More than any client takes.
+    let flood = || async {
+        let piece = Bytes::from(vec![0; 1 << 16]);
+        Body::from_stream(tokio_stream::iter(std::iter::repeat_with(move || {
+            Ok::<_, Infallible>(piece.clone())
+        })))
+    };
     let router = Router::new()
+        .route("/flood", get(flood))
         .route("/", get(|| async { "here\n" }))
         .route("/wait", get(std::future::pending::<()>))
         .route("/watch", get(watch));
@@ -93,7 +102,8 @@ async fn stalled(served: &Served) -> [TcpStream; 3] {
 #[tokio::test]
 async fn whoever_says_nothing_is_cut_and_counted() {
     for is_tls in [false, true] {
-        let limits = Limits { connections: 9, first_call: Duration::from_millis(50), idle: NEVER };
+        let limits =
+            Limits { connections: 9, first_call: Duration::from_millis(50), idle: NEVER, unread: NEVER };
         let served = served(limits, is_tls).await;
         for mut stream in stalled(&served).await {
             end_of(&mut stream).await;
@@ -105,7 +115,7 @@ async fn whoever_says_nothing_is_cut_and_counted() {
 
 #[tokio::test]
 async fn a_crowd_that_says_nothing_crowds_out_itself() {
-    let limits = Limits { connections: 4, first_call: NEVER, idle: NEVER };
+    let limits = Limits { connections: 4, first_call: NEVER, idle: NEVER, unread: NEVER };
     let served = served(limits, true).await;
     let mut crowd = Vec::new();
     for _ in 0..12 {
@@ -123,7 +133,7 @@ async fn a_crowd_that_says_nothing_crowds_out_itself() {
 
 #[tokio::test]
 async fn an_idle_client_makes_room_and_a_busy_one_does_not() {
-    let limits = Limits { connections: 2, first_call: NEVER, idle: NEVER };
+    let limits = Limits { connections: 2, first_call: NEVER, idle: NEVER, unread: NEVER };
     let served = served(limits, false).await;
     let mut busy = served.connect().await;
     busy.write_all(b"GET /wait HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
@@ -142,7 +152,7 @@ async fn an_idle_client_makes_room_and_a_busy_one_does_not() {
 
 #[tokio::test]
 async fn a_client_without_a_call_for_long_is_sent_away() {
-    let limits = Limits { connections: 9, first_call: NEVER, idle: Duration::from_millis(50) };
+    let limits = Limits { connections: 9, first_call: NEVER, idle: Duration::from_millis(50), unread: NEVER };
     let served = served(limits, false).await;
     let mut idle = served.connect().await;
     ask(&mut idle).await;
@@ -180,13 +190,13 @@ async fn ask_and_take_nothing(served: &Served) -> TcpStream {
 
 #[tokio::test]
 async fn whoever_does_not_take_its_answer_is_as_idle_as_one_without_a_call() {
-    let limits = Limits { connections: 9, first_call: NEVER, idle: Duration::from_millis(50) };
+    let limits = Limits { connections: 9, first_call: NEVER, idle: Duration::from_millis(50), unread: NEVER };
     let impatient = served(limits, false).await;
     let mut unread = ask_and_take_nothing(&impatient).await;
     end_of(&mut unread).await;
     assert_eq!(impatient.ended("idle"), 1);
 
-    let limits = Limits { connections: 2, first_call: NEVER, idle: NEVER };
+    let limits = Limits { connections: 2, first_call: NEVER, idle: NEVER, unread: NEVER };
     let crowded = served(limits, false).await;
     let mut watching = crowded.connect().await;
     watching.write_all(b"GET /watch HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
@@ -202,6 +212,28 @@ async fn whoever_does_not_take_its_answer_is_as_idle_as_one_without_a_call() {
     ask(&mut later).await;
     assert_eq!(end_of(&mut late).await, b"", "who has taken all and waits for more keeps its place");
     assert_eq!((crowded.ended("crowded_out"), crowded.ended("full")), (2, 0));
+}
+
+#[tokio::test]
+async fn whoever_leaves_an_answer_unread_is_cut_though_another_call_is_under_way() {
+    let unread = Duration::from_millis(50);
+    let limits = Limits { connections: 9, first_call: NEVER, idle: NEVER, unread };
+    let served = served(limits, false).await;
+    let mut stuck = ask_and_take_nothing(&served).await;
+    // Waits for the service, not for the client: HEADERS of `/wait` on stream 3, with its path as a literal.
+    let path = [&[0x82, 0x86, 0x04, 5][..], b"/wait", &[0x41, 9], b"localhost"].concat();
+    let mut head = vec![0, 0, u8::try_from(path.len()).unwrap(), 1, 5, 0, 0, 0, 3];
+    head.extend_from_slice(&path);
+    stuck.write_all(&head).await.unwrap();
+    end_of(&mut stuck).await;
+    assert_eq!((served.ended("unread"), served.ended("idle")), (1, 0));
+
+    let mut flooded = served.connect().await;
+    flooded.write_all(b"GET /flood HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    while served.ended("unread") < 2 {
+        tokio::task::yield_now().await;
+    }
+    end_of(&mut flooded).await;
 }
 
 #[tokio::test]

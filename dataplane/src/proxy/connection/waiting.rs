@@ -84,6 +84,14 @@ impl Connection {
         self.look_at(due, cx);
     }
 
+    /// Its proxy has become more or less patient: what is waited for now is waited for so long.
+    pub(in crate::proxy) fn on_patience_changed<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &ProxyState) {
+        // One that is being closed keeps the linger with which it began.
+        if !self.closing {
+            self.wait(cx, proxy);
+        }
+    }
+
     /// Sets the timer, unless it is set for an earlier time.
     pub(super) fn look_at<R: Ring>(&mut self, due: Instant, cx: &mut Context<R>) {
         if due == Instant::FAR_FUTURE || self.patience.is_some_and(|(_, set)| set <= due) {
