@@ -1,5 +1,8 @@
 //! `fracas`: parse, run one subcommand, turn its answer into an exit code.
 
+// `print!` panics when a reader has left: [`cli::plain`] does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod agent;
 mod checked;
 mod cli;
@@ -28,8 +31,6 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(stopped) => return stopped.report(),
     };
-    match cli::run(command) {
-        Ok(code) => code,
-        Err(error) => cli::failed(&error),
-    }
+    let code = cli::run(command).unwrap_or_else(|error| cli::failed(&error));
+    cli::ended(code)
 }

@@ -1,7 +1,6 @@
 //! `fracas agent`: a generator node.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use crate::wire::dial::Dial;
 
 use super::access::AccessArgs;
 use super::controller::{interrupted, runtime};
+use super::plain;
 
 /// Flags of `fracas agent`.
 #[derive(Debug, clap::Args)]
@@ -44,11 +44,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if told.as_ref() == Some(&news) {
             return;
         }
-        // Nobody may be reading any more; that is no reason to end.
-        let _ = match &news {
-            News::Joined => writeln!(std::io::stdout(), "{name} has joined {controller}"),
-            News::Left(reason) => writeln!(std::io::stderr(), "{name}: {reason}; trying again"),
-        };
+        match &news {
+            News::Joined => plain::say(&format!("{name} has joined {controller}")),
+            News::Left(reason) => plain::note(&format!("{name}: {reason}; trying again")),
+        }
         told = Some(news);
     };
     let controller = Dial { address: args.join, access: args.access.access()? };

@@ -341,8 +341,11 @@ async fn watch(
         }
         if message.lost > lost {
             let events = plural(message.lost - lost, "event");
-            eprintln!("note: {events} lost on the way here; the counters have all of them");
+            plain::note(&format!("note: {events} lost on the way here; the counters have all of them"));
             lost = message.lost;
+        }
+        if plain::is_unread() {
+            return Ok(ExitCode::SUCCESS);
         }
     }
 }

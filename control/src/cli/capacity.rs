@@ -17,8 +17,8 @@ use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Rate, Slo, Stop, Target,
 use serde_json::json;
 
 use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
-use super::files;
 use super::signals::Signals;
+use super::{files, plain};
 
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
@@ -149,12 +149,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (answer, probes, end) = searched?;
     let text =
         if args.json { as_json(&args, &answer, &probes, &end) } else { as_text(&answer, &probes, &end) };
-    let printed = std::io::stdout().write_all(text.as_bytes()).context("cannot print the answer");
+    plain::write(text.as_bytes());
     match (end, answer) {
-        // After SIGHUP there may be no terminal to print on.
         (End::Interrupted, _) => return Ok(ExitCode::from(INTERRUPTED)),
-        (End::Failed(why), _) => return printed.and(Err(anyhow::anyhow!(why))),
-        (End::Found | End::OutOfTime, _) => printed?,
+        (End::Failed(why), _) => return Err(anyhow::anyhow!(why)),
+        (End::Found | End::OutOfTime, _) => {}
     }
     Ok(match answer {
         Answer { limited_by: LimitedBy::Generator | LimitedBy::Unfinished, .. } => ExitCode::from(INVALID),

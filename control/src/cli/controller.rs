@@ -1,6 +1,5 @@
 //! `fracas controller`: the queue of runs and its nodes.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +12,7 @@ use tokio::net::TcpListener;
 
 use super::access::{Beside, ServerArgs, TokenArgs};
 use super::exit::UsageError;
-use super::{files, times};
+use super::{files, plain, times};
 use crate::agent::identity;
 use crate::controller::{Controller, Settings};
 use crate::grpc::control_plane::ControlPlane;
@@ -65,7 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let listener = listener.with_context(|| format!("cannot listen on {}", args.api))?;
         let (address, out) = (listener.local_addr()?, args.out.display());
         // Whoever started it may have stopped reading; that is no reason to end.
-        let _ = writeln!(std::io::stdout(), "controller listens on {address}{guard}\nreports go to {out}");
+        plain::say(&format!("controller listens on {address}{guard}\nreports go to {out}"));
         serve(plane(args.out, timings, args.queue_timeout), listener, guard, interrupted()).await?;
         Ok(ExitCode::SUCCESS)
     })

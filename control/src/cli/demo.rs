@@ -29,7 +29,7 @@ use tonic::Code;
 use super::client;
 use super::controller::{plane, runtime};
 use super::run::{exit_of, follow};
-use super::{exit, files};
+use super::{exit, files, plain};
 use crate::agent::generator::RingGenerator;
 use crate::agent::{self, Settings, identity, proxy_session};
 use crate::grpc::server::serve;
@@ -79,9 +79,9 @@ async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Re
     let target = proxy.spec.listen;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on 127.0.0.1")?;
     let api = listener.local_addr()?.to_string();
-    println!("origin      a test server on {}", origin.local_addr());
-    println!("proxy       `shop` on {target}, in front of it");
-    println!("controller  on {api}");
+    plain::say(&format!("origin      a test server on {}", origin.local_addr()));
+    plain::say(&format!("proxy       `shop` on {target}, in front of it"));
+    plain::say(&format!("controller  on {api}"));
 
     let (stop, stopped) = watch::channel(false);
     let until_stopped = || {
@@ -102,7 +102,7 @@ async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Re
     }
     let identity = identity::identity("shop-proxy", BTreeMap::new());
     let session = tokio::spawn(proxy_session::join(handle, controller.clone(), identity, String::new()));
-    println!("nodes       node-a and node-b, two generators that dialled in over gRPC\n");
+    plain::say("nodes       node-a and node-b, two generators that dialled in over gRPC\n");
 
     let followed = submit(args, &controller, target).await;
     stop.send_replace(true);
@@ -139,7 +139,7 @@ async fn submit(args: &Args, controller: &Dial, target: SocketAddr) -> anyhow::R
         }
         tokio::time::sleep(JOIN_PAUSE).await;
     };
-    follow(&mut client, &run.id, |line| println!("{line}")).await
+    follow(&mut client, &run.id, |line| plain::say(&line)).await
 }
 
 /// What was typed, in full.
@@ -174,22 +174,24 @@ fn tell(run: &v1::Run) -> anyhow::Result<ExitCode> {
     let path = directory.join("run.json");
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let summary = read_json(&bytes)?;
-    println!("\n{}", String::from_utf8_lossy(&text(&summary, std::io::stdout().is_terminal())));
+    plain::say("");
+    plain::write(&text(&summary, std::io::stdout().is_terminal()));
+    plain::say("");
     for fault in &run.fault_windows {
         let [from, to] = [fault.started_at_ns, fault.ended_at_ns].map(|ns| ns as f64 / 1e9);
-        println!(
+        plain::say(&format!(
             "From {from:.1} s to {to:.1} s the proxy held every fifth request for {}: {} of them. \
              The rest of the run shows the system without it.",
             DELAY.replace("ms", " ms"),
             report::count(fault.injected)
-        );
+        ));
     }
-    println!("Report: {}", directory.join("report.html").display());
-    println!(
-        "Next:   fracas origin & fracas proxy --listen 127.0.0.1:8081 --upstream 127.0.0.1:8080 --protocol http"
+    plain::say(&format!("Report: {}", directory.join("report.html").display()));
+    plain::say(
+        "Next:   fracas origin & fracas proxy --listen 127.0.0.1:8081 --upstream 127.0.0.1:8080 --protocol http",
     );
-    println!(
-        "        fracas behavior set default 20:delay --delay-time 200ms     while fracas load http://127.0.0.1:8081/ runs"
+    plain::say(
+        "        fracas behavior set default 20:delay --delay-time 200ms     while fracas load http://127.0.0.1:8081/ runs",
     );
     Ok(ExitCode::from(exit_of(run.state()).unwrap_or(exit::ERROR)))
 }

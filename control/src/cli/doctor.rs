@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use fracas_dataplane::ring::{Finding, Health, examine};
 use serde_json::json;
 
+use super::plain;
+
 /// Flags of `fracas doctor`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: fracas doctor --json | jq '.findings[] | select(.health != \"good\")'")]
@@ -21,7 +23,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let findings = examine();
     let usable = findings.iter().all(|finding| finding.health != Health::Missing);
-    print!("{}", if args.json { as_json(&findings, usable) } else { as_table(&findings, usable) });
+    let text = if args.json { as_json(&findings, usable) } else { as_table(&findings, usable) };
+    plain::write(text.as_bytes());
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use super::plain::plain;
+use super::plain::note;
 
 /// Something went wrong while running.
 pub const ERROR: u8 = 1;
@@ -71,7 +71,7 @@ impl Stopped {
             }
             _ => {
                 let line = self.advice.unwrap_or_else(|| one_line(&self.error));
-                eprintln!("fracas: {}; see --help", plain(&line));
+                note(&format!("fracas: {line}; see --help"));
                 ExitCode::from(USAGE)
             }
         }
@@ -80,7 +80,7 @@ impl Stopped {
 
 /// Prints an error with its causes as one line and gives the exit code.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("fracas: {}", plain(&with_causes(error).replace('\n', " ")));
+    note(&format!("fracas: {}", with_causes(error).replace('\n', " ")));
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() {
         USAGE
     } else if error.downcast_ref::<PolicyError>().is_some() {
@@ -105,7 +105,7 @@ fn with_causes(error: &anyhow::Error) -> String {
 }
 
 /// `Connection refused (os error 111)` → `Connection refused`.
-fn without_number(mut text: String) -> String {
+pub fn without_number(mut text: String) -> String {
     while let Some(start) = text.find(" (os error ") {
         let Some(length) = text[start..].find(')') else { break };
         text.replace_range(start..=start + length, "");

@@ -4,7 +4,7 @@ mod flags;
 mod live;
 mod via;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use fracas_loadgen::scenario::{self, Plan};
 pub use flags::Args;
 
 use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
-use super::files;
 use super::signals::Signals;
+use super::{files, plain};
 use live::Live;
 pub use live::columns_of;
 use via::Via;
@@ -38,8 +38,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// When the command line or the run file is wrong, or the run cannot begin.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.example {
-        // A closed pipe (`fracas load --example | head`) is no failure.
-        let _ = std::io::stdout().write_all(scenario::EXAMPLE.as_bytes());
+        plain::write(scenario::EXAMPLE.as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
     let plan = args.plan()?;
@@ -69,10 +68,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     if plan.nodes > 1 && !args.json {
-        eprintln!(
+        plain::note(&format!(
             "note: {} nodes belong to a controller (`fracas run submit`); this machine drives all of it",
             plan.nodes
-        );
+        ));
     }
     let mut live = Live::new(plan, args.json);
     live.connecting();
@@ -80,7 +79,7 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
         opened = open(args, plan) => opened,
         () = signals.next() => {
             live.done();
-            let _ = writeln!(std::io::stderr(), "fracas: interrupted before the load began; nothing was measured");
+            plain::note("fracas: interrupted before the load began; nothing was measured");
             return Ok(ExitCode::from(INTERRUPTED));
         }
     };
@@ -104,7 +103,7 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
     let summary = runner::summarize(&outcome, plan, faults, reproduce);
     let write = |directory| report::write_run_dir(directory, &summary, &outcome.timeline, &events);
     let written = args.out.as_deref().map_or(Ok(()), write);
-    let mut out = std::io::stdout();
+    let out = std::io::stdout();
     let mut text = if args.json {
         report::json(&summary)
     } else {
@@ -118,13 +117,9 @@ async fn drive(args: &Args, plan: &Plan, reproduce: String) -> anyhow::Result<Ex
             text.extend(format!("report: {}\n", directory.join("report.html").display()).into_bytes());
         }
     }
-    let printed = out.write_all(&text).and_then(|()| out.flush());
+    plain::write(&text);
     // Only now: the figures are on the terminal, if nowhere else.
     written?;
-    // After SIGHUP there is no terminal to print on, and the run is none the worse.
-    printed
-        .or_else(|error| if interrupted { Ok(()) } else { Err(error) })
-        .context("cannot print the summary")?;
     Ok(exit_code(&summary, interrupted))
 }
 
@@ -192,8 +187,8 @@ fn again(mut words: impl Iterator<Item = String>) -> String {
 
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use exit::{Stopped, failed};
+pub use plain::ended;
 
 /// Finds out what a system does under load while its network and its backends misbehave.
 #[derive(Debug, Parser)]

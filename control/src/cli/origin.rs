@@ -9,6 +9,8 @@ use fracas_loadgen::report::plural;
 use fracas_loadgen::scenario::units;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::plain;
+
 /// Flags of `fracas origin`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -100,7 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ..OriginSettings::default()
     })?;
     let scheme = if args.echo { "tcp" } else { "http" };
-    println!("origin answers on {scheme}://{}", origin.local_addr());
+    plain::say(&format!("origin answers on {scheme}://{}", origin.local_addr()));
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
@@ -109,9 +111,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     })?;
     let counts = origin.counts();
-    println!("origin answered {}", plural(counts.answered, if args.echo { "chunk" } else { "request" }));
+    plain::say(&format!(
+        "origin answered {}",
+        plural(counts.answered, if args.echo { "chunk" } else { "request" })
+    ));
     if let Some(line) = closed_line(&counts) {
-        println!("{line}");
+        plain::say(&line);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,6 @@ mod plan;
 mod reload;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +25,7 @@ use self::reload::Reloader;
 use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
 use super::exit::{self, PolicyError, UsageError};
 use super::options::BehaviorOptions;
+use super::plain;
 use crate::checked::{CheckError, Checked};
 use crate::grpc::proxy_service::Proxies;
 use crate::grpc::{proxy_server, server};
@@ -176,7 +176,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     settings.upstreams = plan::upstreams(destinations.clone());
     let lookups = Lookups::default();
     for why in runtime.block_on(plan::look_up(&mut planned, &lookups)) {
-        eprintln!("fracas: {why}; connections fail until it has an address");
+        plain::note(&format!("fracas: {why}; connections fail until it has an address"));
     }
     let dataplane = Dataplane::start(settings.clone())?;
     let handle = dataplane.handle();
@@ -196,14 +196,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         leases,
     });
     let api = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    println!(
+    plain::say(&format!(
         "proxy ready: {}{}, seed {}, API {}, {}",
         plural(settings.threads as u64, "thread"),
         if settings.precise { " (precise)" } else { "" },
         settings.seed,
         api.map_or_else(|| "off".to_owned(), |address| format!("{address}{guard}")),
         handle.features(),
-    );
+    ));
     let api = listener.map(|listener| {
         let proxies = Proxies::new(checked.clone(), lookups, args.token.insecure);
         (listener, guard, proxies)
@@ -232,9 +232,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.shutdown_background();
     let cut = plural(drained.cut as u64, "connection");
     match drained.cut {
-        _ if at_once => println!("proxy stopped at once; {cut} cut"),
-        0 => println!("proxy stopped; all connections had finished"),
-        _ => println!("proxy stopped; {cut} still open after {}, and cut", length(drain)),
+        _ if at_once => plain::say(&format!("proxy stopped at once; {cut} cut")),
+        0 => plain::say("proxy stopped; all connections had finished"),
+        _ => plain::say(&format!("proxy stopped; {cut} still open after {}, and cut", length(drain))),
     }
     Ok(if at_once { ExitCode::from(exit::INTERRUPTED) } else { ExitCode::SUCCESS })
 }
@@ -297,7 +297,7 @@ async fn serve(
         let handle = handle.clone();
         tokio::spawn(async move {
             if let Err(reason) = crate::agent::proxy_session::join(handle, controller, identity, api).await {
-                eprintln!("fracas: {reason}");
+                plain::note(&format!("fracas: {reason}"));
             }
         });
     }
@@ -313,12 +313,10 @@ async fn serve(
         };
         let Some(reloader) = reloader.as_mut().filter(|_| hangup) else { break };
         // Whoever started it may have stopped reading; that is no reason to end.
-        let _ = match reloader.reload().await {
-            Ok(changed) => {
-                writeln!(std::io::stdout(), "proxy reloaded {}: {changed}", reloader.path.display())
-            }
-            Err(why) => writeln!(std::io::stderr(), "fracas: not reloaded, nothing was changed: {why}"),
-        };
+        match reloader.reload().await {
+            Ok(changed) => plain::say(&format!("proxy reloaded {}: {changed}", reloader.path.display())),
+            Err(why) => plain::note(&format!("fracas: not reloaded, nothing was changed: {why}")),
+        }
     }
     stop.send_replace(true);
     if let Some(served) = served {
@@ -346,10 +344,10 @@ fn announce(info: &ProxyInfo) {
         0 => "no rules".to_owned(),
         count => plural(count, "rule"),
     };
-    println!(
+    plain::say(&format!(
         "proxy {} listens on {} → {} ({}, {rules})",
         info.spec.name, info.spec.listen, info.spec.upstream, info.spec.protocol
-    );
+    ));
 }
 
 /// A seed that differs from run to run; it is printed, so that a run can be repeated.

@@ -1,6 +1,6 @@
 //! `fracas report`: shows and compares run directories.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,8 +8,8 @@ use fracas_loadgen::measure::Summary;
 use fracas_loadgen::report;
 
 use super::exit::UsageError;
-use super::files;
 use super::load::columns_of;
+use super::{files, plain};
 
 /// Flags of `fracas report`.
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ enum Verb {
 /// # Errors
 /// When a directory has no readable `run.json`.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout();
+    let out = std::io::stdout();
     match args.verb {
         Verb::Show { directories, json } => {
             for directory in &directories {
@@ -56,10 +56,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 } else {
                     report::text_within(&summary, out.is_terminal(), columns_of(&out))
                 };
-                out.write_all(&text)?;
+                plain::write(&text);
             }
         }
-        Verb::Diff { before, after } => out.write_all(&report::diff(&read(&before)?, &read(&after)?))?,
+        Verb::Diff { before, after } => plain::write(&report::diff(&read(&before)?, &read(&after)?)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::client::{self, ApiArgs};
 use super::controller::{interrupted, runtime};
-use super::plain::{plain, say};
+use super::plain::{self, is_unread, say};
 use super::{exit, files};
 use crate::wire::dial::Caller;
 
@@ -148,8 +148,7 @@ async fn submit(
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let followed =
-        follow(&mut client, &run.id, |line| if json { eprintln!("{}", plain(&line)) } else { say(&line) });
+    let followed = follow(&mut client, &run.id, |line| if json { plain::note(&line) } else { say(&line) });
     let Some(run) = followed.await? else { return Ok(ExitCode::from(exit::INTERRUPTED)) };
     if json {
         say(&run_json(&run).to_string());
@@ -183,6 +182,9 @@ pub(super) async fn follow(
         }
         if let Some(progress) = message.progress {
             say(progress_line(&progress));
+        }
+        if is_unread() {
+            return Ok(None);
         }
     }
     let run = last.with_context(|| format!("the controller said nothing of run {id}"))?;

@@ -1,6 +1,7 @@
 //! The controller with its surroundings: one lock around the state machine, its effects carried out, its clock.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -93,7 +94,10 @@ impl ControlPlane {
                     let sender = inner.sessions.get(&session);
                     if sender.is_some_and(|sender| sender.try_send(message).is_err()) {
                         // Dropping the sender ends the stream: the node dials again and resumes.
-                        eprintln!("fracas: {node} does not read what it is told; its session is ended");
+                        let _ = writeln!(
+                            std::io::stderr(),
+                            "fracas: {node} does not read what it is told; its session is ended"
+                        );
                         inner.sessions.remove(&session);
                     }
                 }

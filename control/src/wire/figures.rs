@@ -1,6 +1,7 @@
 //! What a listener has served and refused, for `/metrics` and one line in the log.
 
 use std::fmt::Write;
+use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,7 +85,8 @@ impl Figures {
         if told_at.is_none_or(|at| now.since(at) >= TELL_EVERY) {
             *told_at = Some(now);
             let limit = self.limit.load(Ordering::Relaxed);
-            eprintln!(
+            let _ = writeln!(
+                std::io::stderr(),
                 "fracas: the API has its {limit} connections; new ones take the places of silent and idle ones \
                  (--api-connections)"
             );

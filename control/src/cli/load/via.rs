@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::cli::access::AccessArgs;
-use crate::cli::client;
+use crate::cli::{client, plain};
 use crate::clock_map::{ClockMap, Exchange, Offset};
 use crate::fault_story::{Story, nanos};
 use crate::wire::dial::Caller;
@@ -227,8 +227,7 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
 
 /// A line beside the report; a terminal that is gone does not need it.
 fn note(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "note: {text}");
+    plain::note(&format!("note: {text}"));
 }
 
 /// The proxy's clock against ours, by the exchange with the shortest round trip. One that may be the same is the same.
