@@ -5,11 +5,13 @@
 //! their connections: an API, files, new listeners.
 //!
 //! ```text
-//!  0                                      7/8              15/16              all        limit of open files
+//!  0                                                                          all        limit of open files
 //!  ├───────── whoever comes first ─────────┼─ small proxies ─┼─ files and such ─┼─ clients of an API ─┤
+//!                                              1/16 of all,       1/16 of all,
+//!                                              at most 1,024      at most 256
 //! ```
-//! A proxy is small, on one thread, while it has no more than its part of that sixteenth; with one proxy there is
-//! nobody to leave it for.
+//! A proxy is small, on one thread, while it has no more than its part of what is left for those; with one proxy there
+//! is nobody to leave it for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,6 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const PER_CONNECTION: u64 = 2;
 /// Descriptors that are left for the clients of an API, at most a quarter of all.
 const API_MAX: u64 = 256;
+/// Of the rest, a sixteenth and at most so many are left for files and such, and as many again, or so many, for small
+/// proxies.
+const FILES_MAX: u64 = 256;
+const SMALL_MAX: u64 = 1024;
 
 /// How many descriptors all proxies of the process have, on all threads.
 #[derive(Debug)]
@@ -76,7 +82,9 @@ impl Room {
     }
 
     fn fits(&self, used: u64, listeners: u64, open: u64) -> bool {
-        let (most, connections) = (self.all - self.all / 8, self.all - self.all / 16);
+        let sixteenth = self.all / 16;
+        let connections = self.all - sixteenth.min(FILES_MAX);
+        let most = connections - sixteenth.min(SMALL_MAX);
         let is_alone = listeners <= self.threads;
         let part = || ((connections - most) / PER_CONNECTION / listeners.max(1)).max(1);
         used <= most || used <= connections && (is_alone || open < part())
@@ -105,6 +113,20 @@ mod tests {
             (1500, 2, 700, true),
             (1502, 2, 0, false),
             (1500, 1, 700, true),
+        ] {
+            assert_eq!(room.fits(used, listeners, open), fits, "{used} {listeners} {open}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_stays_small_where_there_is_much() {
+        let room = Room::of(1_000_000, 4);
+        for (used, listeners, open, fits) in [
+            (998_720, 8, 400_000, true),
+            (998_722, 8, 64, false),
+            (998_722, 8, 63, true),
+            (999_744, 4, 400_000, true),
+            (999_746, 4, 0, false),
         ] {
             assert_eq!(room.fits(used, listeners, open), fits, "{used} {listeners} {open}");
         }
