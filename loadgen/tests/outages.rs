@@ -235,3 +235,55 @@ fn a_target_that_hangs_up_before_the_start_is_said_to() {
         assert_eq!((timeline.counts().error, closed), (100, 100));
     }
 }
+
+#[test]
+fn a_rate_that_nobody_can_meet_is_counted_and_not_gone_through() {
+    // A thousand million requests: one by one they would take minutes.
+    let rate = 1_000_000_000;
+    let mut asked = open(5, "1000M/s", 1);
+    asked.drain = ms(100);
+    for (timeout, stop) in [(Duration::from_secs(30), None), (ms(50), Some((ms(40), ms(1_200))))] {
+        asked.response_timeout = timeout;
+        let mut bench = Bench::new(24, &asked, |_| Answer::ok().after(ms(1)));
+        bench.open();
+        let start = bench.start();
+        *bench.stop.borrow_mut() = stop.map(|(from, to)| (start + from, start + to));
+        let timeline = bench.finish(Duration::from_secs(10));
+        let counts = timeline.counts();
+        assert_eq!((counts.planned, counts.check()), (rate, Ok(())));
+        let by_second: Vec<_> = timeline.intervals().map(|i| (i.second, i.counts.planned)).collect();
+        assert_eq!(by_second.iter().map(|(_, planned)| planned).sum::<u64>(), rate);
+        assert_eq!(by_second[0], (0, rate));
+        let by_tenth: Vec<_> = timeline.tenths().map(|(_, tenth)| tenth.planned).filter(|n| *n > 0).collect();
+        assert_eq!(by_tenth, [rate / 10; 10]);
+        if timeout > ms(1_000) {
+            assert_eq!(counts.timeout, 0);
+            assert_eq!(counts.unsent + counts.sent, rate);
+        } else {
+            // The generator stood still until all of them were too late.
+            assert_eq!((counts.sent, counts.dropped), (rate, 0), "{counts:?}");
+            assert!(counts.timeout > rate - 1_000, "{counts:?}");
+            let waited = timeline.response_of(OutcomeClass::Timeout);
+            let (min, max) = (waited.min(), waited.max());
+            assert!(
+                min.abs_diff(200_000_000) < 400_000 && max.abs_diff(1_200_000_000) < 3_000_000,
+                "{min} {max}"
+            );
+        }
+        assert_eq!(timeline.response().count(), rate);
+    }
+}
+
+#[test]
+fn what_is_too_late_by_its_policy_is_counted_at_once() {
+    let mut asked = open(5, "100M/s", 1);
+    asked.late = fracas_loadgen::scenario::LatePolicy::DropAfter(ms(20));
+    let mut bench = Bench::new(25, &asked, |_| Answer::ok().after(ms(1)));
+    bench.open();
+    bench.start();
+    let timeline = bench.finish(Duration::from_secs(10));
+    let counts = timeline.counts();
+    assert_eq!((counts.planned, counts.check(), counts.unsent), (100_000_000, Ok(()), 0));
+    assert_eq!(counts.dropped + counts.ok, 100_000_000);
+    assert!(timeline.response().max() < 22_000_000);
+}

@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use constant::Constant;
 pub use poisson::Poisson;
 pub use ramp::Ramp;
-pub use schedule::{Arrival, PhaseSpan, Schedule};
+pub use schedule::{Arrival, Batch, PhaseSpan, Schedule};
 pub use shard::Shard;
 pub use steps::{Steps, StepsError};
 

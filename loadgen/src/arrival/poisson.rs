@@ -34,6 +34,39 @@ impl Poisson {
     }
 }
 
+/// From so many arrivals on their number is drawn at once.
+const MANY: f64 = 64.0;
+
+impl Poisson {
+    /// Passes over the arrivals from number `index` to before `index_end` that are due before `limit`: how many these
+    /// were, and when the last was due. `index` is the one behind the last that was asked for.
+    ///
+    /// Few are drawn one by one, as always. The number of many is drawn from the normal distribution that Poisson's
+    /// comes close to; as the process has no memory, the next gap begins at the limit.
+    pub fn skip_before(&mut self, limit: Duration, index: u64, index_end: u64) -> (u64, Option<Duration>) {
+        let limit_ns = limit.as_nanos() as f64;
+        let mean = (limit_ns - self.at_ns) / self.mean_gap_ns;
+        // One that was drawn and not taken is at `at_ns`.
+        if mean < MANY || index != self.next_index {
+            let (mut count, mut last) = (0, None);
+            while index + count < index_end
+                && let Some(due) = self.due_at(index + count).filter(|due| *due < limit)
+            {
+                (count, last) = (count + 1, Some(due));
+            }
+            return (count, last);
+        }
+        // Box and Muller, 1958.
+        let radius = (-2.0 * (1.0 - self.rng.unit()).ln()).sqrt();
+        let normal = radius * (std::f64::consts::TAU * self.rng.unit()).cos();
+        let count = mean.sqrt().mul_add(normal, mean).round().max(0.0) as u64;
+        let count = count.min(index_end.saturating_sub(index));
+        self.next_index += count;
+        self.at_ns = limit_ns;
+        (count, Some(limit.saturating_sub(Duration::from_nanos(1))))
+    }
+}
+
 impl Arrivals for Poisson {
     fn due_at(&mut self, index: u64) -> Option<Duration> {
         while self.next_index <= index {

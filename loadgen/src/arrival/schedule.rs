@@ -16,6 +16,26 @@ pub struct Arrival {
     pub warm_up: bool,
 }
 
+/// Requests that are due close together, taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// When the first and the last of them are due, counted from the start of the run.
+    pub first: Duration,
+    /// See `first`.
+    pub last: Duration,
+    /// How many.
+    pub count: u64,
+    /// As of an [`Arrival`].
+    pub warm_up: bool,
+}
+
+impl Batch {
+    /// When they are due on average.
+    pub fn middle(&self) -> Duration {
+        self.first + self.last.saturating_sub(self.first) / 2
+    }
+}
+
 /// Where a phase lies on the run's time axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PhaseSpan {
@@ -48,6 +68,9 @@ struct Planned {
     stride: u64,
     /// Arrivals with an index at or beyond this are not made.
     index_end: u64,
+    /// How often the pace was asked.
+    #[cfg(test)]
+    asked: u64,
 }
 
 #[derive(Debug)]
@@ -91,6 +114,18 @@ impl Schedule {
         self.spans.last().map_or(Some(Duration::ZERO), |span| span.end)
     }
 
+    /// Takes the next arrival and all of its phase that are due before `limit`, in a number of steps that grows with the
+    /// logarithm of how many these are. `None` when the next is not due before it.
+    pub fn take_before(&mut self, limit: Duration) -> Option<Batch> {
+        let Arrival { due: first, warm_up, .. } = self.next.filter(|next| next.due < limit)?;
+        let (span, phase) = (self.spans.get(self.at_phase)?, self.phases.get_mut(self.at_phase)?);
+        let limit = span.end.map_or(limit, |end| end.min(limit));
+        let (more, last) = phase.skip_before(limit.saturating_sub(span.start));
+        let last = last.map_or(first, |offset| span.start + offset);
+        self.next = self.compute();
+        Some(Batch { first, last, count: 1 + more, warm_up })
+    }
+
     fn compute(&mut self) -> Option<Arrival> {
         while let (Some(phase), Some(span)) =
             (self.phases.get_mut(self.at_phase), self.spans.get(self.at_phase))
@@ -125,6 +160,43 @@ impl Planned {
         }
         let index = self.index;
         self.index = self.index.checked_add(self.stride)?;
+        self.due_at(index)
+    }
+
+    /// Passes over the arrivals that are due before `limit`, an offset from the start of the phase: how many these were
+    /// and when the last was due.
+    fn skip_before(&mut self, limit: Duration) -> (u64, Option<Duration>) {
+        if let Some(PaceState::Poisson(pace)) = &mut self.pace {
+            let (count, last) = pace.skip_before(limit, self.index, self.index_end);
+            self.index += count;
+            return (count, last);
+        }
+        // Due times rise with the index: double the step while all of it is before the limit, then halve it.
+        let (mut count, mut step) = (0_u64, 1_u64);
+        let mut last = None;
+        let mut is_growing = true;
+        while step > 0 {
+            let due = (count + step - 1)
+                .checked_mul(self.stride)
+                .and_then(|ahead| self.index.checked_add(ahead))
+                .filter(|index| *index < self.index_end)
+                .and_then(|index| self.due_at(index))
+                .filter(|due| *due < limit);
+            is_growing &= due.is_some() && step < 1 << 40;
+            if due.is_some() {
+                (count, last) = (count + step, due);
+            }
+            step = if is_growing { step * 2 } else { step / 2 };
+        }
+        self.index += count * self.stride;
+        (count, last)
+    }
+
+    fn due_at(&mut self, index: u64) -> Option<Duration> {
+        #[cfg(test)]
+        {
+            self.asked += 1;
+        }
         match self.pace.as_mut()? {
             PaceState::Constant(pace) => pace.due_at(index),
             PaceState::Poisson(pace) => pace.due_at(index),
@@ -185,7 +257,15 @@ fn lay_out(
         users,
         requests: total.map(|count| shard.share(count)),
     };
-    (Planned { pace, index, stride, index_end }, span)
+    let planned = Planned {
+        pace,
+        index,
+        stride,
+        index_end,
+        #[cfg(test)]
+        asked: 0,
+    };
+    (planned, span)
 }
 
 #[cfg(test)]
@@ -283,5 +363,71 @@ mod tests {
             dealt.sort_by_key(|a| (a.due, a.phase));
             prop_assert_eq!(whole, dealt);
         }
+    }
+
+    #[test]
+    fn many_are_counted_in_few_steps_and_as_if_taken_one_by_one() {
+        let rate = |text: &str| text.parse::<crate::scenario::Rate>().unwrap();
+        let over = Duration::from_secs(1);
+        let step = |text: &str| Step { rate: rate(text), over: over / 2 };
+        for (pace, total) in [
+            (Pace::Constant { rate: rate("1000M/s") }, 1_000_000_000),
+            (Pace::Constant { rate: rate("999.9k/s") }, 999_900),
+            (Pace::Ramp { from: rate("1/s"), to: rate("1M/s") }, 500_001),
+            (Pace::Steps(vec![step("7/s"), step("700k/s")]), 350_004),
+        ] {
+            let plan = plan(vec![Phase { load: Load::Open(pace), stop: Stop::After(over), warm_up: false }]);
+            for parts in [1_u32, 3] {
+                let (mut all, mut asked) = (0, 0);
+                for part in 0..parts {
+                    let shard = Shard::new(part, parts).unwrap();
+                    let (mut schedule, mut one_by_one) =
+                        (Schedule::new(&plan, shard), Schedule::new(&plan, shard));
+                    for millisecond in 1..=1_000 {
+                        let limit = Duration::from_millis(millisecond);
+                        let batch = schedule.take_before(limit);
+                        let batch =
+                            batch.map_or((0, None), |batch| (batch.count, Some((batch.first, batch.last))));
+                        if total < 1_000_000 {
+                            let taken: Vec<_> = std::iter::from_fn(|| {
+                                one_by_one.peek().filter(|a| a.due < limit)?;
+                                Some(one_by_one.next()?.due)
+                            })
+                            .collect();
+                            let ends = taken.first().copied().zip(taken.last().copied());
+                            assert_eq!(batch, (taken.len() as u64, ends), "{plan:?} {millisecond}");
+                        }
+                        all += batch.0;
+                    }
+                    assert_eq!(schedule.peek(), None);
+                    asked += schedule.phases[0].asked;
+                }
+                assert_eq!(all, total, "{plan:?}");
+                assert!(asked < 50_000 * u64::from(parts), "{asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_of_poisson_are_as_many_as_its_rate_says_and_end_with_their_count() {
+        let of = |stop| {
+            let load = Load::Open(Pace::Poisson { rate: "100M/s".parse().unwrap() });
+            let plan = plan(vec![Phase { load, stop, warm_up: false }]);
+            let mut schedule = Schedule::new(&plan, Shard::WHOLE);
+            let mut counts = Vec::new();
+            for tenth in 1..=10 {
+                let limit = Duration::from_millis(100 * tenth);
+                counts.push(schedule.take_before(limit).map_or(0, |batch| batch.count));
+                // Those behind it go on from there.
+                let next: Vec<_> = schedule.by_ref().take(3).collect();
+                assert!(next.iter().all(|arrival| arrival.due >= limit && arrival.due < limit + limit / 100));
+            }
+            (counts, schedule.phases[0].asked)
+        };
+        let (counts, asked) = of(Stop::After(Duration::from_secs(1)));
+        // Of Poisson the variance is the mean: within five standard deviations, and no two alike.
+        assert!(counts.iter().all(|count| count.abs_diff(10_000_000) < 16_000), "{counts:?}");
+        assert!(counts.windows(2).all(|pair| pair[0] != pair[1]) && asked < 100);
+        assert_eq!(of(Stop::Requests(15_000_000)).0.iter().sum::<u64>() / 10, 1_500_000 - 1);
     }
 }

@@ -144,7 +144,7 @@ mod tests {
             let mut fine = Second::default();
             for tenth in 0..10 {
                 let (outcome, ms) = answer(second * 10 + tenth);
-                (0..10).for_each(|_| fine.response(tenth as usize, outcome, ms * 1_000_000));
+                fine.response(tenth as usize, outcome, ms * 1_000_000, 10);
             }
             all.extend((second * 10..).zip(fine.take()));
         }
@@ -234,7 +234,7 @@ mod tests {
                 let slow = if second >= 8 && tenth == 2 { 3 } else { 0 };
                 (0..100).for_each(|n| {
                     let ms = if n < slow { 50 } else { 5 };
-                    fine.response(tenth, Outcome::Ok, ms * 1_000_000);
+                    fine.response(tenth, Outcome::Ok, ms * 1_000_000, 1);
                 });
             }
             all.extend((second * 10..).zip(fine.take()));
@@ -251,7 +251,7 @@ mod tests {
         for second in 0..20 {
             let mut fine = Second::default();
             let ms = if (5..12).contains(&second) { 500 } else { 5 };
-            (0..10).for_each(|tenth| fine.response(tenth, Outcome::Ok, ms * 1_000_000));
+            (0..10).for_each(|tenth| fine.response(tenth, Outcome::Ok, ms * 1_000_000, 1));
             all.extend((second * 10..).zip(fine.take()));
         }
         let mut windows = [window(5_000, 8_000)];

@@ -150,7 +150,7 @@ mod tests {
     /// One second in which requests due in these tenths failed like this, after so many milliseconds.
     fn second(failed: &[(usize, Outcome, u64)]) -> [Tenth; TENTHS] {
         let mut second = Second::default();
-        failed.iter().for_each(|(tenth, outcome, ms)| second.response(*tenth, *outcome, ms * 1_000_000));
+        failed.iter().for_each(|(tenth, outcome, ms)| second.response(*tenth, *outcome, ms * 1_000_000, 1));
         second.take()
     }
 
@@ -205,8 +205,8 @@ mod tests {
     fn silent(queued: [u64; TENTHS]) -> [Tenth; TENTHS] {
         let mut second = Second::default();
         for (tenth, queued) in queued.into_iter().enumerate() {
-            (0..10).for_each(|_| second.response(tenth, Outcome::Timeout, 200_000_000));
-            (0..queued).for_each(|_| second.queued(tenth));
+            second.response(tenth, Outcome::Timeout, 200_000_000, 10);
+            second.queued(tenth, queued);
         }
         second.take()
     }

@@ -290,7 +290,7 @@ fn take_number(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
 /// A second to record into; nothing is allocated after it was made.
 #[derive(Debug)]
 pub(super) struct Second {
-    counters: [[u32; 4 + Failure::COUNT]; TENTHS],
+    counters: [[u64; 4 + Failure::COUNT]; TENTHS],
     longest: [[u64; Longest::COUNT]; TENTHS],
     /// Per tenth, the good and then the bad.
     buckets: Box<[u32]>,
@@ -307,30 +307,31 @@ impl Default for Second {
 }
 
 impl Second {
-    pub(super) fn planned(&mut self, tenth: usize) {
-        self.counters[tenth][0] += 1;
+    pub(super) fn planned(&mut self, tenth: usize, count: u64) {
+        self.counters[tenth][0] += count;
     }
 
-    pub(super) fn ended(&mut self, tenth: usize, outcome: Outcome) {
+    pub(super) fn ended(&mut self, tenth: usize, outcome: Outcome, count: u64) {
         match outcome {
-            Outcome::Ok => self.counters[tenth][1] += 1,
-            Outcome::Error(_) | Outcome::Timeout => self.counters[tenth][2] += 1,
+            Outcome::Ok => self.counters[tenth][1] += count,
+            Outcome::Error(_) | Outcome::Timeout => self.counters[tenth][2] += count,
             Outcome::Censored => {}
         }
     }
 
-    /// What became of a request that was due in this tenth.
-    pub(super) fn response(&mut self, tenth: usize, outcome: Outcome, value_ns: u64) {
+    /// What became of `count` requests that were due in this tenth.
+    pub(super) fn response(&mut self, tenth: usize, outcome: Outcome, value_ns: u64, count: u64) {
         let is_good = outcome == Outcome::Ok;
         if let Some(failure) = Failure::of(outcome) {
-            self.counters[tenth][4 + failure as usize] += 1;
+            self.counters[tenth][4 + failure as usize] += count;
         }
-        self.buckets[(tenth * 2 + usize::from(!is_good)) * BUCKETS + bucket_of(value_ns)] += 1;
+        let bucket = &mut self.buckets[(tenth * 2 + usize::from(!is_good)) * BUCKETS + bucket_of(value_ns)];
+        *bucket = bucket.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// A request that was due in this tenth timed out, and waited for a connection for half of its time or longer.
-    pub(super) fn queued(&mut self, tenth: usize) {
-        self.counters[tenth][3] += 1;
+    /// Requests that were due in this tenth timed out, and waited for a connection for half of their time or longer.
+    pub(super) fn queued(&mut self, tenth: usize, count: u64) {
+        self.counters[tenth][3] += count;
     }
 
     /// One of the times of which the longest is kept.
@@ -342,7 +343,7 @@ impl Second {
     /// Hands over and forgets what was recorded; the memory stays.
     pub(super) fn take(&mut self) -> [Tenth; TENTHS] {
         let taken = std::array::from_fn(|tenth| {
-            let [planned, ok, failed, queued, failures @ ..] = self.counters[tenth].map(u64::from);
+            let [planned, ok, failed, queued, failures @ ..] = self.counters[tenth];
             let at = |part: usize| &self.buckets[(tenth * 2 + part) * BUCKETS..][..BUCKETS];
             let (longest, good, bad) = (self.longest[tenth], Coarse::of(at(0)), Coarse::of(at(1)));
             Tenth { planned, ok, failed, failures, queued, longest, good, bad }
@@ -370,14 +371,14 @@ mod tests {
     #[test]
     fn a_second_hands_over_what_was_recorded_and_is_empty_again() {
         let mut second = Second::default();
-        second.planned(3);
-        second.ended(4, Outcome::Ok);
-        second.ended(4, Outcome::Timeout);
-        second.ended(4, Outcome::Censored);
-        second.ended(4, Outcome::Error(ErrorKind::Status5xx));
-        second.response(3, Outcome::Ok, 5_000_000);
-        second.response(3, Outcome::Error(ErrorKind::Status5xx), 90_000_000);
-        second.queued(5);
+        second.planned(3, 1);
+        second.ended(4, Outcome::Ok, 1);
+        second.ended(4, Outcome::Timeout, 1);
+        second.ended(4, Outcome::Censored, 1);
+        second.ended(4, Outcome::Error(ErrorKind::Status5xx), 1);
+        second.response(3, Outcome::Ok, 5_000_000, 1);
+        second.response(3, Outcome::Error(ErrorKind::Status5xx), 90_000_000, 1);
+        second.queued(5, 1);
         [7, 9, 8].into_iter().for_each(|ns| second.longest(5, Longest::Own, ns));
         second.longest(5, Longest::Stall, u64::MAX);
         let taken = second.take();
@@ -406,7 +407,7 @@ mod tests {
         fn merging_equals_recording_together(a in prop::collection::vec(any::<u64>(), 0..50), b in prop::collection::vec(any::<u64>(), 0..50)) {
             let record = |values: &[u64]| {
                 let mut second = Second::default();
-                values.iter().for_each(|value| second.response(0, Outcome::Ok, value >> 20));
+                values.iter().for_each(|value| second.response(0, Outcome::Ok, value >> 20, 1));
                 let [first, ..] = second.take();
                 first.good
             };

@@ -37,8 +37,13 @@ impl Default for Histogram {
 impl Histogram {
     /// Counts one value.
     pub fn record(&mut self, value_ns: u64) {
-        self.saturated += u64::from(value_ns > HIGHEST_NS);
-        self.counts.saturating_record(value_ns.min(HIGHEST_NS));
+        self.record_many(value_ns, 1);
+    }
+
+    /// Counts one value so many times.
+    pub fn record_many(&mut self, value_ns: u64, count: u64) {
+        self.saturated += if value_ns > HIGHEST_NS { count } else { 0 };
+        self.counts.saturating_record_n(value_ns.min(HIGHEST_NS), count);
     }
 
     /// How many values.

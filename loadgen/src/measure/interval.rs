@@ -460,8 +460,8 @@ mod tests {
             timeline.add(&Interval { second: 3, lag: [5, 6].into_iter().collect(), ..Interval::default() });
             timeline.add(&Interval { second: 4, connect: [7].into_iter().collect(), ..Interval::default() });
             let mut fine = super::super::fine::Second::default();
-            fine.planned(7);
-            fine.response(7, super::super::sample::Outcome::Timeout, 1_000_000);
+            fine.planned(7, 1);
+            fine.response(7, super::super::sample::Outcome::Timeout, 1_000_000, 1);
             timeline.add(&Interval { second: 5, tenths: fine.take(), ..Interval::default() });
             prop_assert_eq!(&Timeline::decode(&timeline.encode()).unwrap(), &timeline);
             let mut bytes = timeline.encode();

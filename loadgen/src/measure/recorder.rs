@@ -79,10 +79,15 @@ impl Recorder {
 
     /// A request is due.
     pub fn planned(&mut self, due: Instant, warm_up: bool) {
+        self.planned_many(due, warm_up, 1);
+    }
+
+    /// So many requests of one tenth of a second are due.
+    pub fn planned_many(&mut self, due: Instant, warm_up: bool, count: u64) {
         let at = self.slot_index(due);
-        self.counts_at(at, warm_up, |counts| counts.planned += 1);
+        self.counts_at(at, warm_up, |counts| counts.planned += count);
         let tenth = self.tenth(due);
-        self.fine_at(at).planned(tenth);
+        self.fine_at(at).planned(tenth, count);
     }
 
     /// A request was handed to the kernel.
@@ -92,105 +97,136 @@ impl Recorder {
 
     /// A request will not be sent. An unsent one has waited until `now`: a lower bound of its response time.
     pub fn dropped(&mut self, due: Instant, now: Instant, reason: DropReason, warm_up: bool) {
+        self.dropped_many(due, now, reason, warm_up, 1);
+    }
+
+    /// The same of so many, due within one tenth of a second and at `due` on average.
+    pub fn dropped_many(
+        &mut self,
+        due: Instant,
+        now: Instant,
+        reason: DropReason,
+        warm_up: bool,
+        count: u64,
+    ) {
         let unsent = reason == DropReason::Unsent;
         self.counts(due, warm_up, |counts| {
-            counts.dropped += 1;
-            counts.unsent += u64::from(unsent);
+            counts.dropped += count;
+            counts.unsent += if unsent { count } else { 0 };
         });
         if unsent && !warm_up {
-            self.histogram(due, OutcomeClass::Censored as usize, nanos(due, now));
             let (at, tenth) = (self.slot_index(due), self.tenth(due));
-            self.fine_at(at).response(tenth, Outcome::Censored, nanos(due, now));
+            self.record_at(at, OutcomeClass::Censored as usize, nanos(due, now), count);
+            self.fine_at(at).response(tenth, Outcome::Censored, nanos(due, now), count);
         }
     }
 
     /// A sent request ended.
     pub fn record(&mut self, sample: &Sample) {
         let Sample { due, ready, sent, done, seen_late, outcome, warm_up } = *sample;
-        let Some(at) = self.ended(due, done, outcome, warm_up) else { return };
-        self.record_at(at, SERVICE + outcome.class() as usize, nanos(sent, done));
-        self.lag(at, due, nanos(due, sent));
+        let Some(at) = self.ended(due, done, outcome, warm_up, 1) else { return };
+        self.record_at(at, SERVICE + outcome.class() as usize, nanos(sent, done), 1);
+        self.lag(at, due, nanos(due, sent), 1);
         // From due to ready the target held all connections.
         if outcome == Outcome::Timeout && nanos(due, ready) >= nanos(due, done).div_ceil(2) {
             let tenth = self.tenth(due);
-            self.fine_at(at).queued(tenth);
+            self.fine_at(at).queued(tenth, 1);
         }
         let seen_late = seen_late.min(done.since(sent));
         let own_ns = nanos(ready, sent) + as_nanos(seen_late);
-        self.own_part(at, due, own_ns);
+        self.own_part(at, due, own_ns, 1);
         if outcome == Outcome::Timeout {
-            self.own_timeout(at, own_ns, nanos(due, done));
+            self.own_timeout(at, own_ns, nanos(due, done), 1);
         }
     }
 
     /// A request found no connection until its timeout: attempted, and so counted as sent. It is in `response` and
     /// `lag` with the time it had waited, and in no `service`. `own` of it was the generator's.
     pub fn timed_out_waiting(&mut self, due: Instant, now: Instant, own: Duration, warm_up: bool) {
-        self.sent(due, warm_up);
-        let at = self.ended(due, now, Outcome::Timeout, warm_up);
-        self.slot(now).interval.timeouts_without_connection += 1;
+        self.timed_out_waiting_many(due, now, own, warm_up, 1);
+    }
+
+    /// The same of so many, due within one tenth of a second and at `due` on average.
+    pub fn timed_out_waiting_many(
+        &mut self,
+        due: Instant,
+        now: Instant,
+        own: Duration,
+        warm_up: bool,
+        count: u64,
+    ) {
+        self.counts(due, warm_up, |counts| counts.sent += count);
+        let at = self.ended(due, now, Outcome::Timeout, warm_up, count);
+        self.slot(now).interval.timeouts_without_connection += count;
         if at.is_some() {
             let (at, tenth) = (self.slot_index(due), self.tenth(due));
             // Else it was the generator that held it back.
             if own * 2 < now.since(due) {
-                self.fine_at(at).queued(tenth);
+                self.fine_at(at).queued(tenth, count);
             }
-            self.lag(at, due, nanos(due, now));
+            self.lag(at, due, nanos(due, now), count);
             let own_ns = as_nanos(own.min(now.since(due)));
-            self.own_part(at, due, own_ns);
-            self.own_timeout(at, own_ns, nanos(due, now));
+            self.own_part(at, due, own_ns, count);
+            self.own_timeout(at, own_ns, nanos(due, now), count);
         }
     }
 
     /// Counts an outcome; for a measured request, its response, and where its other times belong.
-    fn ended(&mut self, due: Instant, done: Instant, outcome: Outcome, warm_up: bool) -> Option<usize> {
+    fn ended(
+        &mut self,
+        due: Instant,
+        done: Instant,
+        outcome: Outcome,
+        warm_up: bool,
+        count: u64,
+    ) -> Option<usize> {
         // The later one last: a second that it opens lies behind, and the other stays where it is.
         let due_at = self.slot_index(due);
         let done_at = self.slot_index(done);
         self.counts_at(done_at, warm_up, |counts| match outcome {
-            Outcome::Ok => counts.ok += 1,
-            Outcome::Error(_) => counts.error += 1,
-            Outcome::Timeout => counts.timeout += 1,
-            Outcome::Censored => counts.censored += 1,
+            Outcome::Ok => counts.ok += count,
+            Outcome::Error(_) => counts.error += count,
+            Outcome::Timeout => counts.timeout += count,
+            Outcome::Censored => counts.censored += count,
         });
         let tenth = self.tenth(done);
-        self.fine_at(done_at).ended(tenth, outcome);
+        self.fine_at(done_at).ended(tenth, outcome, count);
         if warm_up {
             return None;
         }
         let in_time = done <= self.end && outcome != Outcome::Censored;
         let interval = &mut self.slots[done_at].interval;
         if let Outcome::Error(kind) = outcome {
-            interval.errors[kind as usize] += 1;
+            interval.errors[kind as usize] += count;
         }
         if in_time {
-            interval.ended_in_time += 1;
-            interval.ok_in_time += u64::from(outcome == Outcome::Ok);
+            interval.ended_in_time += count;
+            interval.ok_in_time += if outcome == Outcome::Ok { count } else { 0 };
         }
         let response_ns = nanos(due, done);
-        self.record_at(due_at, outcome.class() as usize, response_ns);
+        self.record_at(due_at, outcome.class() as usize, response_ns, count);
         let tenth = self.tenth(due);
-        self.fine_at(due_at).response(tenth, outcome, response_ns);
+        self.fine_at(due_at).response(tenth, outcome, response_ns, count);
         Some(due_at)
     }
 
-    fn lag(&mut self, at: usize, due: Instant, lag_ns: u64) {
-        self.record_at(at, LAG, lag_ns);
+    fn lag(&mut self, at: usize, due: Instant, lag_ns: u64, count: u64) {
+        self.record_at(at, LAG, lag_ns, count);
         let tenth = self.tenth(due);
         self.fine_at(at).longest(tenth, Longest::Lag, lag_ns);
     }
 
-    /// A request that waited so long timed out, and so much of that was the generator's own.
-    fn own_timeout(&mut self, at: usize, own_ns: u64, waited_ns: u64) {
-        self.slots[at].interval.own.timeouts += u64::from(own_ns >= waited_ns.div_ceil(2));
+    /// Requests that waited so long timed out, and so much of that was the generator's own.
+    fn own_timeout(&mut self, at: usize, own_ns: u64, waited_ns: u64, count: u64) {
+        self.slots[at].interval.own.timeouts += if own_ns >= waited_ns.div_ceil(2) { count } else { 0 };
     }
 
-    fn own_part(&mut self, at: usize, due: Instant, own_ns: u64) {
-        self.record_at(at, OWN_LAG, own_ns);
+    fn own_part(&mut self, at: usize, due: Instant, own_ns: u64, count: u64) {
+        self.record_at(at, OWN_LAG, own_ns, count);
         let tenth = self.tenth(due);
         self.fine_at(at).longest(tenth, Longest::Own, own_ns);
         if own_ns >= TOUCHED_FROM_NS {
-            self.slots[at].interval.own.requests_touched += 1;
+            self.slots[at].interval.own.requests_touched += count;
         }
     }
 
@@ -315,14 +351,14 @@ impl Recorder {
 
     fn histogram(&mut self, at: Instant, position: usize, value_ns: u64) {
         let index = self.slot_index(at);
-        self.record_at(index, position, value_ns);
+        self.record_at(index, position, value_ns, 1);
     }
 
-    fn record_at(&mut self, index: usize, position: usize, value_ns: u64) {
+    fn record_at(&mut self, index: usize, position: usize, value_ns: u64, count: u64) {
         let spare = &mut self.spare;
         self.slots[index].histograms[position]
             .get_or_insert_with(|| spare.pop().unwrap_or_default())
-            .record(value_ns);
+            .record_many(value_ns, count);
     }
 
     /// Which tenth of its second an instant is in.

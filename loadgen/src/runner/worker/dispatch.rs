@@ -12,12 +12,18 @@ use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::{Chunk, Ring, Token};
 
 use super::{WAITING_MAX, Waiting, Worker};
+use crate::arrival::Batch;
 use crate::measure::DropReason;
 use crate::runner::connection::Request;
 use crate::scenario::{LatePolicy, Reuse};
 
 /// A request that waited so long for the connect rate is counted; less is the even spacing of a burst.
 const PACED_FROM: Duration = Duration::from_millis(1);
+
+/// Requests that are counted together are due within one of these.
+const TENTH: Duration = Duration::from_millis(100);
+/// They may be due so far apart, however short they have waited.
+const BATCH_MIN: Duration = Duration::from_micros(100);
 
 /// Where the next request goes.
 enum Way {
@@ -44,6 +50,7 @@ impl<R: Ring> Worker<R> {
                 self.user_turn(self.now);
             }
         }
+        self.pass_over(elapsed);
         while let Some(arrival) = self.schedule.peek()
             && arrival.due <= elapsed
             && arrival.due < self.cut
@@ -59,6 +66,43 @@ impl<R: Ring> Worker<R> {
         }
     }
 
+    /// Counts what is too late already when the loop gets to it, without sending it through the line: after a stall, or
+    /// at a rate that cannot be met, that may be millions.
+    fn pass_over(&mut self, elapsed: Duration) {
+        if let LatePolicy::DropAfter(limit) = self.settings.plan.late {
+            let before = elapsed.saturating_sub(limit);
+            while let Some((due, batch)) = self.take_batch(before) {
+                let Batch { count, warm_up, .. } = batch;
+                self.recorder.dropped_many(due, self.now, DropReason::Late, warm_up, count);
+            }
+        }
+        let Some(last) = elapsed.checked_sub(self.settings.plan.response_timeout) else { return };
+        while let Some((due, batch)) = self.take_batch(last + Duration::from_nanos(1)) {
+            let waiting = self.seen_now(due, batch.warm_up, false);
+            self.give_up_many(waiting, batch.count);
+        }
+    }
+
+    /// Takes arrivals of the schedule that are due before an offset from the start and lie in one tenth of a second, so
+    /// close together that their mean stands for each of them; says when that is.
+    pub(super) fn take_batch(&mut self, before: Duration) -> Option<(Instant, Batch)> {
+        let start = self.start?;
+        let first = self.schedule.peek()?.due;
+        let tenth_ns = TENTH.as_nanos() as u64;
+        let tenth_end =
+            Duration::from_nanos((first.as_nanos() as u64 / tenth_ns + 1).saturating_mul(tenth_ns));
+        // A thousandth of how long they have waited: the histograms tell no more.
+        let over = (self.now.since(start + first) / 1024).clamp(BATCH_MIN, TENTH);
+        let mut limit = before.min(self.cut).min(tenth_end).min(first + over);
+        if start + first <= self.full_until {
+            limit = limit.min(self.full_until.since(start) + Duration::from_nanos(1));
+        }
+        let batch = self.schedule.take_before(limit)?;
+        let due = start + batch.middle();
+        self.recorder.planned_many(due, batch.warm_up, batch.count);
+        Some((due, batch))
+    }
+
     /// A user sends its next request, unless its phase is over.
     pub(super) fn user_turn(&mut self, due: Instant) {
         let Some(start) = self.start else { return };
@@ -69,10 +113,15 @@ impl<R: Ring> Worker<R> {
     }
 
     fn wait(&mut self, due: Instant, warm_up: bool, of_user: bool) {
+        let waiting = self.seen_now(due, warm_up, of_user);
+        self.waiting.push_back(waiting);
+    }
+
+    fn seen_now(&self, due: Instant, warm_up: bool, of_user: bool) -> Waiting {
         // The target, not the loop, kept from the line what had no room in it.
         let seen_late = if due <= self.full_until { Duration::ZERO } else { self.now.since(due) };
         let (seen, paced) = (self.now, self.paced_for());
-        self.waiting.push_back(Waiting { due, seen, seen_late, paced, warm_up, of_user });
+        Waiting { due, seen, seen_late, paced, warm_up, of_user }
     }
 
     /// How long the line has waited for the connect rate so far.
@@ -166,13 +215,18 @@ impl<R: Ring> Worker<R> {
 
     /// It found no connection until its timeout.
     fn give_up(&mut self, waiting: Waiting) {
-        let Waiting { due, warm_up, of_user, .. } = waiting;
-        let late = self.now.since(due + self.settings.plan.response_timeout);
-        let own = self.own_part(waiting).max(late.min(self.late));
-        self.recorder.timed_out_waiting(due, self.now, own, warm_up);
-        if of_user {
+        self.give_up_many(waiting, 1);
+        if waiting.of_user {
             self.user_rests(false);
         }
+    }
+
+    /// The same of so many of the schedule, due within one tenth of a second.
+    fn give_up_many(&mut self, waiting: Waiting, count: u64) {
+        let Waiting { due, warm_up, .. } = waiting;
+        let late = self.now.since(due + self.settings.plan.response_timeout);
+        let own = self.own_part(waiting).max(late.min(self.late));
+        self.recorder.timed_out_waiting_many(due, self.now, own, warm_up, count);
     }
 
     fn send(&mut self, slot: u32, request: Request) {

@@ -4,6 +4,7 @@ use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::Ring;
 
 use super::{Timer, Waiting, Worker};
+use crate::arrival::Batch;
 use crate::measure::{DropReason, Outcome as Ended, Sample};
 use crate::runner::connection::Request;
 
@@ -80,11 +81,9 @@ impl<R: Ring> Worker<R> {
             self.recorder.dropped(due, self.now, DropReason::Unsent, warm_up);
         }
         // What the line had no room for.
-        while let Some(arrival) = self.schedule.peek().filter(|arrival| arrival.due < self.cut) {
-            self.schedule.next();
-            let due = self.start.unwrap_or(self.now) + arrival.due;
-            self.recorder.planned(due, arrival.warm_up);
-            self.recorder.dropped(due, self.now, DropReason::Unsent, arrival.warm_up);
+        while let Some((due, batch)) = self.take_batch(self.cut) {
+            let Batch { count, warm_up, .. } = batch;
+            self.recorder.dropped_many(due, self.now, DropReason::Unsent, warm_up, count);
         }
     }
 
