@@ -10,7 +10,7 @@ use super::quantile::Quantile;
 /// How far before and after are looked at.
 const REACH: u64 = 100;
 /// So many tenths in a row must together be as before for the load to be called recovered.
-const CALM: u64 = 10;
+pub(super) const CALM: u64 = 10;
 /// p99 is back within this factor: buckets are 3 % wide, and the noise of a tenth is more.
 const BACK_WITHIN: f64 = 1.5;
 
@@ -26,8 +26,15 @@ pub(super) struct Tenths<'a> {
 /// Fills in what the load saw around each window.
 pub(super) fn look_around(windows: &mut [FaultWindow], tenths: &Tenths<'_>) {
     let spans: Vec<(u64, u64)> = windows.iter().map(span).collect();
+    let times: Vec<(u64, u64)> = windows.iter().map(|window| (window.start_ns, window.end_ns)).collect();
     for (index, window) in windows.iter_mut().enumerate() {
         let (start, end) = spans[index];
+        let others_ns =
+            times.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, times)| *times);
+        let next_ns =
+            others_ns.filter(|(_, to)| *to > window.end_ns).map(|(from, _)| from.max(window.end_ns)).min();
+        let next_ns = next_ns.filter(|next| *next < tenths.measured.end.saturating_mul(TENTH_NS));
+        let next_fault_ns = next_ns.map(|next| next - window.end_ns);
         let others = || spans.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, span)| *span);
         let (calm_start, calm_end) = calm_before(start, others(), tenths.measured.start);
         // A lower bound on the end of the calm after: the first other window that begins, or still is in force.
@@ -38,7 +45,7 @@ pub(super) fn look_around(windows: &mut [FaultWindow], tenths: &Tenths<'_>) {
         let after = tenths.stretch(end, after_end);
         let recovery_ns =
             tenths.recovery(window.end_ns, end..later.unwrap_or(u64::MAX).min(tenths.measured.end), &before);
-        window.around = Some(Around { before, during, after, recovery_ns });
+        window.around = Some(Around { before, during, after, recovery_ns, next_fault_ns });
     }
 }
 
@@ -203,6 +210,18 @@ mod tests {
         let mut to_the_end = [window(5_000, 19_500)];
         look(&mut to_the_end, &calm, None);
         assert_eq!(to_the_end[0].around.as_ref().unwrap().recovery_ns, None, "too short an after");
+        let said = |window: &FaultWindow| {
+            window.around.as_ref().unwrap().recovery(|ns| (ns / 1_000_000).to_string())
+        };
+        assert_eq!(said(&to_the_end[0]).unwrap(), "not known: the run ended after 500");
+        assert_eq!(said(&windows[0]).unwrap(), "was not back within the run");
+        assert_eq!(said(&from_the_start[0]), None);
+        // A second and a half until the next is enough to say that it was not.
+        let mut two = [window(5_000, 8_000), window(9_500, 10_000)];
+        look(&mut two, &failing, None);
+        assert_eq!(said(&two[0]).unwrap(), "was not back when the next fault began after 1500");
+        look(&mut two, &calm, None);
+        assert_eq!(said(&two[0]).unwrap(), "was back at once");
     }
 
     #[test]
@@ -221,6 +240,12 @@ mod tests {
             assert_eq!((second.before.start_ns, second.before.end_ns), (1_000_000_000, 2_700_000_000));
             assert_eq!(second.recovery_ns, Some(400_000_000), "after {gap_ms} ms");
             assert_eq!(first.recovery_ns, None, "not known: another fault came");
+            assert_eq!(first.next_fault_ns, Some(gap_ms * 1_000_000));
+            let said = match gap_ms {
+                0 => "not known: another fault was in force".to_owned(),
+                gap => format!("not known: the next fault began after {gap}"),
+            };
+            assert_eq!(first.recovery(|ns| (ns / 1_000_000).to_string()), Some(said));
         }
     }
 

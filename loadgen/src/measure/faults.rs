@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::around::CALM;
 use super::fine::{Failure, TENTH_NS, TENTHS};
 
 /// What is known of the faults on the way of a run.
@@ -188,6 +189,30 @@ pub struct Around {
     /// From lifting until p99 was back where it had been before and no more requests failed than before, for a second;
     /// `None` when it was not, or when there is no before or no after to say it of.
     pub recovery_ns: Option<u64>,
+    /// From lifting until the next window began, where one did within the measured part; 0 when another was in force.
+    #[serde(default)]
+    pub next_fault_ns: Option<u64>,
+}
+
+impl Around {
+    /// When p99 was back, in words: `was back after 1.2 s`; `None` when there is nothing to say it of.
+    pub fn recovery(&self, seconds: impl Fn(u64) -> String) -> Option<String> {
+        let after_ns = self.after.end_ns.saturating_sub(self.after.start_ns);
+        let is_judged = after_ns >= CALM * TENTH_NS;
+        Some(match (self.recovery_ns, self.next_fault_ns) {
+            (Some(0), _) => "was back at once".to_owned(),
+            (Some(ns), _) => format!("was back after {}", seconds(ns)),
+            _ if self.before.ok == 0 => return None,
+            (None, Some(0)) => "not known: another fault was in force".to_owned(),
+            (None, Some(ns)) if is_judged => {
+                format!("was not back when the next fault began after {}", seconds(ns))
+            }
+            (None, Some(ns)) => format!("not known: the next fault began after {}", seconds(ns)),
+            (None, None) if after_ns == 0 => return None,
+            (None, None) if is_judged => "was not back within the run".to_owned(),
+            (None, None) => format!("not known: the run ended after {}", seconds(after_ns)),
+        })
+    }
 }
 
 /// A stretch of the run in figures.

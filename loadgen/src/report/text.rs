@@ -257,11 +257,10 @@ fn faults(out: &mut String, faults: &[FaultWindow]) {
 }
 
 fn recovery(around: &Around) -> String {
-    match around.recovery_ns {
-        Some(0) => "; p99 was back at once".to_owned(),
-        Some(ns) => format!("; p99 was back after {}", seconds(ns)),
-        None if around.before.ok == 0 || around.after.due == 0 => String::new(),
-        None => "; p99 was not back within the run".to_owned(),
+    match around.recovery(seconds) {
+        Some(said) if said.starts_with("not known") => format!("; p99 back: {said}"),
+        Some(said) => format!("; p99 {said}"),
+        None => String::new(),
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn windows(out: &mut String, summary: &Summary) {
     let mut heads = vec!["from", "to", "proxy", "behavior", "injected"];
     heads.extend(has_seen.then_some("of seen"));
     heads.extend(has_accuracy.then_some(["done − asked p50", "p99"]).into_iter().flatten());
-    heads.push("p99 back after");
+    heads.push("p99 back");
     for head in heads {
         let class = if ["proxy", "behavior"].contains(&head) { " class=\"l\"" } else { "" };
         let _ = write!(table, "<th{class}>{head}</th>");
@@ -54,13 +54,10 @@ pub(super) fn windows(out: &mut String, summary: &Summary) {
 }
 
 fn recovery(around: Option<&Around>) -> String {
-    match around {
-        None => "–".to_owned(),
-        Some(Around { recovery_ns: Some(0), .. }) => "at once".to_owned(),
-        Some(Around { recovery_ns: Some(ns), .. }) => seconds(*ns),
-        Some(around) if around.before.ok == 0 || around.after.due == 0 => "–".to_owned(),
-        Some(_) => "not seen".to_owned(),
-    }
+    let said = around.and_then(|around| around.recovery(seconds));
+    said.map_or("–".to_owned(), |said| {
+        said.trim_start_matches("was ").trim_start_matches("back ").to_owned()
+    })
 }
 
 fn around(out: &mut String, faults: &[FaultWindow]) {
