@@ -619,6 +619,7 @@ impl Execution {
             started_at_unix_ms,
             ran_for: over_at.since(start_at),
             ended_early: self.stopped().map(|stop| stop.reason().to_owned()),
+            cut_after: self.stop.as_ref().map(|(_, at)| at.since(start_at)),
             faults: Faults { windows, injected: self.injected(start_at) },
             environment,
             reproduce,

@@ -42,14 +42,14 @@ impl Finding {
         let is_busy = |worker: &crate::measure::WorkerUse| worker.busy_ratio > WORKER_BUSY_INVALID;
         let generator_failed = probe.own_lag.p99 > OWN_LAG_P99_INVALID_NS
             || probe.nodes.iter().flat_map(|node| &node.workers).any(is_busy);
+        let few = |count: u64| count as f64 <= probe.counts.planned as f64 * (1.0 - REPLIED_RATIO_SUSPECT);
         let is_answered = probe.answered_ratio.is_none_or(|ratio| ratio >= REPLIED_RATIO_KEPT)
+            && (probe.answered_ratio.is_some() || few(probe.counts.censored + probe.counts.unsent))
             && probe.growth_ratio.is_none_or(|growth| growth <= GROWTH_RATIO_KEPT);
         // Errors are what an objective says about them; without one, an error is no answer.
         let about_errors = |slo: &Slo| matches!(slo.metric, Metric::ErrorRatio(_) | Metric::RatePerSecond);
-        let failed = (probe.counts.error + probe.counts.timeout) as f64;
         let is_answered = is_answered
-            && (probe.plan.slo.iter().any(about_errors)
-                || failed <= probe.counts.planned as f64 * (1.0 - REPLIED_RATIO_SUSPECT));
+            && (probe.plan.slo.iter().any(about_errors) || few(probe.counts.error + probe.counts.timeout));
         match (generator_failed, probe.slo_passed() && is_answered) {
             (true, _) => Finding::Unusable,
             (false, true) if probe.verdict == crate::measure::Grade::Invalid => Finding::Unusable,
@@ -281,6 +281,7 @@ mod tests {
             started_at_unix_ms: 0,
             ran_for: Duration::from_secs(10),
             ended_early: None,
+            cut_after: None,
             faults: Faults::default(),
             environment: Environment::default(),
             reproduce: String::new(),

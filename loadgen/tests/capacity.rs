@@ -61,6 +61,7 @@ fn probe(rate: u64, settings: &Settings, jitter: Duration) -> Summary {
         started_at_unix_ms: 0,
         ran_for: bench.worker.borrow().ended_at().unwrap().since(start),
         ended_early: None,
+        cut_after: None,
         faults: Faults::default(),
         environment: Environment::default(),
         reproduce: String::new(),

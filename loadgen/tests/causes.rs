@@ -31,6 +31,7 @@ fn summary(timeline: Timeline, faults: Faults) -> Summary {
         started_at_unix_ms: 0,
         ran_for: Duration::from_secs(10),
         ended_early: None,
+        cut_after: None,
         faults,
         environment: Environment::default(),
         reproduce: String::new(),

@@ -91,6 +91,7 @@ fn run() -> (Summary, Timeline) {
         started_at_unix_ms: 1_795_492_364_250,
         ran_for: Duration::from_millis(20_500),
         ended_early: None,
+        cut_after: None,
         faults: vec![FaultWindow {
             proxy: "redis".into(),
             behavior: "20:delay".into(),
@@ -300,6 +301,7 @@ fn squares(count: u64) -> (Summary, Timeline) {
         started_at_unix_ms: 0,
         ran_for: Duration::from_secs(1),
         ended_early: None,
+        cut_after: None,
         faults: Vec::new().into(),
         environment: Environment::default(),
         reproduce: String::new(),

@@ -47,6 +47,7 @@ fn summary(plan: &Plan, nodes: &[(&str, Timeline)]) -> Summary {
         started_at_unix_ms: 0,
         ran_for: Duration::from_secs(6),
         ended_early: None,
+        cut_after: None,
         faults: Faults::default(),
         environment: Environment::default(),
         reproduce: String::new(),
@@ -173,4 +174,29 @@ fn timeouts_that_a_stop_has_made_are_the_generators_and_those_of_a_silent_target
     assert!(of_target.counts.timeout > 5_000, "{:?}", of_target.counts);
     assert_eq!(of_target.own.timeouts, 0);
     assert!(!of_target.reasons.iter().any(said), "{:?}", of_target.reasons);
+}
+
+#[test]
+fn a_share_of_the_measured_time_is_of_that_time_alone() {
+    let mut plan = plan(1, open("100/s"));
+    let phase =
+        |ms, warm_up| Phase { load: open("100/s"), stop: Stop::After(Duration::from_millis(ms)), warm_up };
+    plan.phases = vec![phase(1_500, true), phase(1_000, false)];
+    plan.drain = ms(3_000);
+    // It answers nothing, so that the drain lasts; the thread waits for a core all the time.
+    let mut bench = Bench::new(33, &plan, |_| Answer::ok().after(ms(60_000)));
+    bench.open();
+    let start = bench.start();
+    let worker = std::rc::Rc::clone(&bench.worker);
+    while !worker.borrow().is_finished() {
+        let limit = bench.network.now() + ms(70);
+        bench.simulation.run_while(limit, || !worker.borrow().is_finished());
+        // More than can be, as a figure that the kernel writes a little late may say.
+        worker.borrow_mut().ran(80_000_000, 10, 1);
+    }
+    let ended_at = worker.borrow().ended_at().unwrap();
+    let timeline = bench.finish(Duration::from_secs(60));
+    let waited: u64 = timeline.intervals().map(|interval| interval.own.run_delay_ns).sum();
+    assert!(waited > 900_000_000 && waited <= 1_000_000_000, "{waited}");
+    assert!(ended_at.since(start) > ms(5_000));
 }

@@ -268,6 +268,7 @@ impl Held {
             started_at_unix_ms: 0,
             ran_for: outcome.ended_at.since(self.start_at),
             ended_early: self.stopped.clone(),
+            cut_after: None,
             faults: Faults::default(),
             environment: Environment::default(),
             reproduce: String::new(),

@@ -19,6 +19,8 @@ pub struct RunFacts {
     pub ran_for: Duration,
     /// Why the run stopped before its plan did.
     pub ended_early: Option<String>,
+    /// How long after the start no more requests were made, where that was before the plan's end and is known.
+    pub cut_after: Option<Duration>,
     /// The faults on its way, as the proxies reported them or as planned.
     pub faults: Faults,
     /// Where it ran.

@@ -7,7 +7,8 @@ pub struct Own {
     pub stall_max_ns: u64,
     /// All turns that were late by [`thresholds::STALL_FROM_NS`](super::thresholds::STALL_FROM_NS) or more, summed.
     pub stall_ns: u64,
-    /// Workers could run and had no core (`/proc/thread-self/schedstat`, proc(5)), summed.
+    /// Workers could run and had no core (`/proc/thread-self/schedstat`, proc(5)), summed over the measured part: neither
+    /// the warm-up nor the drain.
     pub run_delay_ns: u64,
     /// How often a worker was given a core: what `run_delay_ns` is divided by for the wait of one turn.
     pub runs: u64,
@@ -16,7 +17,7 @@ pub struct Own {
     /// Measured requests whose own part is [`thresholds::TOUCHED_FROM_NS`](super::thresholds::TOUCHED_FROM_NS) or more,
     /// by their due time.
     pub requests_touched: u64,
-    /// Requests that waited for the connect rate, by their due time; the wait is in their own part.
+    /// Measured requests that waited for the connect rate, by their due time; the wait is in their own part.
     pub connects_paced: u64,
     /// Users paused because their connect had failed, summed over the users.
     pub users_paused_ns: u64,

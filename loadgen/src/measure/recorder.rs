@@ -252,8 +252,11 @@ impl Recorder {
         own.preemptions += preemptions;
     }
 
-    /// A request that was due then waited for the connect rate.
-    pub fn paced(&mut self, due: Instant) {
+    /// A request that was due then waited for the connect rate; of the warm-up none is counted, as elsewhere.
+    pub fn paced(&mut self, due: Instant, warm_up: bool) {
+        if warm_up {
+            return;
+        }
         self.slot(due).interval.own.connects_paced += 1;
     }
 

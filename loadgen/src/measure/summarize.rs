@@ -36,9 +36,10 @@ impl Summary {
         let measured_seconds = window.measured.as_secs_f64().max(1e-9);
         let ok_per_second = ok_in_time as f64 / measured_seconds;
         let open_model = facts.plan.phases.iter().any(|p| !p.warm_up && matches!(p.load, Load::Open(_)));
-        let answerable = window.answerable(&timeline, distributions[SeriesName::Service as usize].mean());
+        let answerable = window.answerable(&timeline, typical_wait(&timeline)).filter(|_| open_model);
         // One request more or less is chance.
-        let answered_ratio = ((replied_in_time + 1) as f64 / answerable.max(1.0)).min(1.0);
+        let answered_ratio =
+            answerable.map(|answerable| ((replied_in_time + 1) as f64 / answerable.max(1.0)).min(1.0));
         let late = counts.timeout + counts.censored;
         let first = nanos(window.warm_up).div_ceil(TENTH_NS);
         let measured = first..first + nanos(window.measured) / TENTH_NS;
@@ -123,7 +124,7 @@ impl Summary {
             measured_ns: nanos(window.measured),
             warm_up_ns: nanos(window.warm_up),
             planned_per_second: open_model.then(|| counts.planned as f64 / measured_seconds),
-            answered_ratio: open_model.then_some(answered_ratio),
+            answered_ratio,
             ok_per_second,
             sent_bytes: sum(|i| i.sent_bytes),
             received_bytes: sum(|i| i.received_bytes),
@@ -158,7 +159,7 @@ impl Window {
         // A run that stops by count ends with its last reply; one cut short, when it was cut.
         let end = match planned_end {
             Some(end) if facts.ended_early.is_none() => end,
-            Some(end) => end.min(facts.ran_for),
+            Some(end) => end.min(facts.cut_after.unwrap_or(facts.ran_for)),
             None => facts.ran_for,
         };
         let warm_up = facts.plan.phases.iter().filter(|phase| phase.warm_up).map(|phase| match phase.stop {
@@ -174,11 +175,14 @@ impl Window {
         Window { warm_up, measured: end - warm_up }
     }
 
-    /// How many of the due requests can have been answered within the run if a reply takes `service_ns`: those due
-    /// in its last moments cannot, though those of its first half always count, or a target that is silent would
-    /// look quick. Within a second the requests are taken to be spread evenly.
-    fn answerable(&self, timeline: &Timeline, service_ns: f64) -> f64 {
-        let last = (service_ns / 1e9).min(self.measured.as_secs_f64() / 2.0);
+    /// How many of the due requests can have ended within the run if that takes `wait_ns`: those due in its last moments
+    /// cannot. `None` where fewer than half were due early enough: a target that is slow is not told from a saturated one
+    /// then. Within a second the requests are taken to be spread evenly.
+    fn answerable(&self, timeline: &Timeline, wait_ns: f64) -> Option<f64> {
+        let last = wait_ns / 1e9;
+        if last > self.measured.as_secs_f64() / 2.0 {
+            return None;
+        }
         let end = (self.warm_up + self.measured).as_secs_f64();
         let due_by = end - last;
         let of_second = |interval: &super::Interval| {
@@ -186,13 +190,27 @@ impl Window {
             let over = (end - from).clamp(1e-9, 1.0);
             interval.counts.planned as f64 * ((due_by - from) / over).clamp(0.0, 1.0)
         };
-        timeline.intervals().map(of_second).sum()
+        Some(timeline.intervals().map(of_second).sum())
     }
 
     /// The measured part as long as anything happened in it: a run ends with its last reply.
     fn actual(&self, ran_for: Duration) -> Duration {
         self.measured.min(ran_for.saturating_sub(self.warm_up))
     }
+}
+
+/// What a request of the run takes until it ends, on average: from its send to its reply, or its whole timeout. Of those
+/// that were unanswered at the end only a lower bound is known.
+fn typical_wait(timeline: &Timeline) -> f64 {
+    let class = |class: OutcomeClass| match class {
+        // With no connection until then, it has no time of service.
+        OutcomeClass::Timeout => timeline.response_of(class),
+        _ => timeline.service_of(class),
+    };
+    let (sum, count) = OutcomeClass::ALL.map(class).iter().fold((0.0, 0), |(sum, count), distribution| {
+        (sum + distribution.mean() * distribution.count() as f64, count + distribution.count())
+    });
+    sum / count.max(1) as f64
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -502,6 +520,7 @@ mod tests {
             started_at_unix_ms: 0,
             ran_for: Duration::from_secs(10),
             ended_early: None,
+            cut_after: None,
             faults: Faults::default(),
             environment: Environment::default(),
             reproduce: String::new(),
@@ -650,9 +669,45 @@ mod tests {
                 }
             }
         }
-        // What takes longer than the run is answered too late, whatever the queue.
-        let silent = queue(100, 100, 1_000, 2_000, Ok, true);
-        assert!(silent.answered_ratio.unwrap() < 0.1 && silent.reasons[0].contains("saturated"));
+    }
+
+    #[test]
+    fn a_target_that_is_only_slow_is_not_called_saturated() {
+        for (ms, service_ms, outcome) in [
+            (1_200, 1_000, Outcome::Ok),
+            (1_000, 2_000, Outcome::Ok),
+            (1_500, 1_000, Outcome::Ok),
+            (2_100, 1_000, Outcome::Ok),
+            (1_200, 1_000, Outcome::Timeout),
+            (2_100, 1_000, Outcome::Timeout),
+            (1_500, 10_000, Outcome::Censored),
+        ] {
+            let slow = queue(100, 100, ms, service_ms, outcome, true);
+            let is_said = slow.reasons.iter().any(|reason| reason.contains("saturated"));
+            assert!(!is_said, "{ms} {service_ms} {outcome:?}: {:?}", slow.reasons);
+            assert_eq!(slow.answered_ratio.is_some(), 2 * service_ms <= ms, "{ms} {service_ms}");
+        }
+        // One that was to last ten seconds and was cut after 1.5, its replies drained for a second.
+        let start = Instant::from_nanos(1_000_000_000);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut recorder = Recorder::new(start);
+        recorder.set_end(at(1_500));
+        for due in (0..1_500).step_by(10) {
+            let (sample_due, done) = (at(due), at(due + 400));
+            recorder.planned(sample_due, false);
+            recorder.sent(sample_due, false);
+            let (due, seen_late, outcome) = (sample_due, Duration::ZERO, Outcome::Ok);
+            recorder.record(&Sample { due, ready: due, sent: due, done, seen_late, outcome, warm_up: false });
+        }
+        let mut facts = facts(&[]);
+        facts.ran_for = Duration::from_millis(1_900);
+        (facts.ended_early, facts.cut_after) =
+            (Some("it was stopped".into()), Some(Duration::from_millis(1_500)));
+        let timeline = recorder.finish();
+        let cut = Summary::new(facts, &[NodeReport { timeline, ..NodeReport::default() }]);
+        assert_eq!(cut.measured_ns, 1_500_000_000);
+        assert!(cut.reasons.iter().all(|reason| !reason.contains("saturated")), "{:?}", cut.reasons);
+        assert!((cut.ok_per_second - 111.0 / 1.5).abs() < 1e-6, "{}", cut.ok_per_second);
     }
 
     #[test]

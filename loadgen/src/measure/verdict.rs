@@ -96,7 +96,8 @@ pub(super) struct Signals {
     pub own_lag_p99_ns: u64,
     pub own_lag_known: bool,
     pub open_model: bool,
-    pub answered_ratio: f64,
+    /// `None` when too little was due early enough.
+    pub answered_ratio: Option<f64>,
     pub growth_ratio: f64,
     /// Of all nodes; then, where there are several, of each by name.
     pub own: OwnSummary,
@@ -150,6 +151,7 @@ fn stood_still(signals: &Signals) -> Vec<(Grade, String)> {
     let ratio = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
     let worker_ns = signals.worker_ns.max(1);
     let mut found = Vec::new();
+    // The whole stall, even if it began in the warm-up: a bound, and shown nowhere.
     let stalled = ratio(stall_ns, worker_ns);
     let grade = if stalled > STALLED_RATIO_INVALID { Grade::Invalid } else { Grade::Suspect };
     let each = signals.own_of_nodes.iter().map(|(name, own)| (format!("node {name}"), own));
@@ -241,7 +243,6 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
         say(grade, reason);
     }
     if signals.open_model && signals.planned > 0 && signals.sent > 0 {
-        let ratio = signals.answered_ratio;
         if signals.growth_ratio > GROWTH_RATIO_SUSPECT {
             let ms = signals.growth_ratio * 1e3;
             let percent = 100.0 / (1.0 + signals.growth_ratio);
@@ -251,7 +252,7 @@ pub(super) fn judge(signals: &Signals) -> Verdict {
                     "good replies came {ms:.0} ms later with every second of the run: about {percent:.0} % of the asked rate can be answered; the target or the connections are saturated"
                 ),
             );
-        } else if ratio < REPLIED_RATIO_SUSPECT {
+        } else if let Some(ratio) = signals.answered_ratio.filter(|ratio| *ratio < REPLIED_RATIO_SUSPECT) {
             let percent = ratio * 100.0;
             say(
                 Grade::Suspect,
@@ -334,7 +335,7 @@ mod tests {
             own_lag_p99_ns: 150_000,
             own_lag_known: true,
             open_model: true,
-            answered_ratio: 1.0,
+            answered_ratio: Some(1.0),
             worker_busy_max: Some(0.5),
             connections_asked: 10,
             connections_opened: 10,
@@ -343,7 +344,7 @@ mod tests {
     }
 
     fn closed(busy: f64) -> Signals {
-        Signals { open_model: false, answered_ratio: 0.0, worker_busy_max: Some(busy), ..good() }
+        Signals { open_model: false, answered_ratio: Some(0.0), worker_busy_max: Some(busy), ..good() }
     }
 
     fn short_of(ports: u64, descriptors: u64, connection_per_request: bool) -> Signals {
@@ -431,7 +432,7 @@ mod tests {
             (Signals { dropped: 10, ..good() }, Grade::Suspect, "10 of 1000 due"),
             (Signals { dropped: 11, ..good() }, Grade::Invalid, "11 of 1000 due"),
             (
-                Signals { answered_ratio: 0.949, ..good() },
+                Signals { answered_ratio: Some(0.949), ..good() },
                 Grade::Suspect,
                 "only 94.9 % of the requests that were due early enough for a reply within the run had ended by then, with a reply, an error or a timeout",
             ),

@@ -13,6 +13,7 @@ pub fn summarize(outcome: &Outcome, plan: &Plan, faults: impl Into<Faults>, repr
         started_at_unix_ms: outcome.started_at_unix_ms,
         ran_for: outcome.ran_for,
         ended_early: outcome.ended_early.clone(),
+        cut_after: outcome.ended_early.as_ref().and(outcome.issued_for),
         faults: faults.into(),
         environment: outcome.environment.clone(),
         reproduce,

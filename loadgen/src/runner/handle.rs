@@ -134,6 +134,8 @@ pub struct Outcome {
     pub shortages: Shortages,
     /// Why the run stopped before its plan did.
     pub ended_early: Option<String>,
+    /// From the start to the last request that could be made: where the plan or a stop ended it.
+    pub issued_for: Option<Duration>,
     /// From the start to the last reply.
     pub ran_for: Duration,
     /// When it started, for people: milliseconds of the Unix epoch.
@@ -354,6 +356,7 @@ impl RunningLoad {
                     outcome.workers.push(left.usage);
                     outcome.shortages.merge(left.shortages);
                     outcome.ran_for = outcome.ran_for.max(left.ran_for);
+                    outcome.issued_for = outcome.issued_for.max(left.issued_for);
                 }
                 Ok(Err(Broken { error, rest })) => {
                     outcome.ended_early = Some(format!("a worker's ring failed: {error}"));

@@ -41,6 +41,8 @@ pub(super) struct Left {
     pub(super) usage: WorkerUse,
     pub(super) shortages: Shortages,
     pub(super) ran_for: Duration,
+    /// Until the last request had been made, if it had.
+    pub(super) issued_for: Option<Duration>,
 }
 
 /// A ring that cannot go on.
@@ -311,9 +313,13 @@ impl Usage {
             (Some(start), Some(end)) => end.since(start),
             _ => Duration::ZERO,
         };
+        let issued_for = worker
+            .started_at()
+            .zip(worker.issued_at().or(worker.ended_at()))
+            .map(|(start, end)| end.since(start));
         let cq_overflows = worker.ring().overflows();
         let usage = WorkerUse { cq_overflows, ..self.usage.unwrap_or_default() };
-        Left { usage, shortages: worker.shortages(), ran_for }
+        Left { usage, shortages: worker.shortages(), ran_for, issued_for }
     }
 }
 
@@ -337,7 +343,8 @@ fn usage_since<R: Ring>(
 
 impl Left {
     fn nothing() -> Left {
-        Left { usage: WorkerUse::default(), shortages: Shortages::default(), ran_for: Duration::ZERO }
+        let (usage, shortages) = (WorkerUse::default(), Shortages::default());
+        Left { usage, shortages, ran_for: Duration::ZERO, issued_for: None }
     }
 }
 

@@ -119,6 +119,8 @@ pub struct Worker<R: Ring> {
     issued_at: Option<Instant>,
     ended_at: Option<Instant>,
     woken: bool,
+    /// Until when the kernel's figures of this thread are told.
+    ran_until: Instant,
     /// Time spent on anything but waiting, where the CPU time does not tell (a precise ring spins).
     busy: Duration,
 }
@@ -201,6 +203,7 @@ impl<R: Ring> Worker<R> {
             issued_at: None,
             ended_at: None,
             woken: false,
+            ran_until: now,
             busy: Duration::ZERO,
             ring,
             schedule,
@@ -320,11 +323,23 @@ impl<R: Ring> Worker<R> {
     }
 
     /// What the kernel says of this worker's thread since the last time: how long it waited for a core, how often it was
-    /// given one, and how often it was taken away.
+    /// given one, and how often it was taken away. What of it lies in the warm-up or the drain is not recorded: the shares
+    /// that are made of it are of the measured time.
     pub fn ran(&mut self, run_delay_ns: u64, runs: u64, preemptions: u64) {
-        if self.start.is_some_and(|start| start <= self.now) && self.ended_at.is_none() {
-            self.recorder.ran(self.now, run_delay_ns, runs, preemptions);
+        let told = std::mem::replace(&mut self.ran_until, self.now);
+        let Some(from) = self.measured_from() else { return };
+        let end = self.planned_end().unwrap_or(Instant::FAR_FUTURE).min(self.ended_at.unwrap_or(self.now));
+        let until = self.now.min(end);
+        let (measured, whole) = (until.since(told.max(from)), self.now.since(told));
+        if measured.is_zero() {
+            return;
         }
+        // Of a time that lies in the measured part in part, its share; no thread waits longer than the time is.
+        let share = |count: u64| {
+            u64::try_from(u128::from(count) * measured.as_nanos() / whole.as_nanos()).unwrap_or(u64::MAX)
+        };
+        let delay_ns = run_delay_ns.min(u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX));
+        self.recorder.ran(until, share(delay_ns), share(runs), share(preemptions));
     }
 
     /// Makes no more requests from now on; what is in flight or waits is drained as at the end of the plan.

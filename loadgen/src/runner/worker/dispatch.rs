@@ -193,7 +193,7 @@ impl<R: Ring> Worker<R> {
         let now = self.now;
         let own = self.own_part(waiting);
         if self.paced_of(waiting) >= PACED_FROM {
-            self.recorder.paced(due);
+            self.recorder.paced(due, warm_up);
         }
         self.recorder.sent(due, warm_up);
         self.in_flight += 1;
