@@ -7,10 +7,15 @@ use super::escape;
 
 const WIDTH: f64 = 1060.0;
 const HEIGHT: f64 = 270.0;
-const LEFT: f64 = 66.0;
+/// Room for `1,000,000/s` in the larger letters of a narrow window.
+const LEFT: f64 = 96.0;
 const RIGHT: f64 = 84.0;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 30.0;
+/// The width of a letter above a window, at most.
+const LETTER: f64 = 7.5;
+/// Lists of numbered windows are cut here.
+const NUMBERS_MAX: usize = 12;
 /// Names closer than this would touch.
 const NAME_GAP: f64 = 15.0;
 /// Values below this share of the largest sit on the floor of a log axis.
@@ -89,11 +94,7 @@ impl Chart {
         if points().next().is_none() {
             return "<p class=\"caption\">Nothing was measured.</p>\n".to_owned();
         }
-        let x_end = points().map(|p| p.to).fold(0.0, f64::max);
-        let x_axis = match self.x {
-            Scale::Percentile => percentile_axis(x_end),
-            _ => time_axis(self.x_from, self.bands.iter().map(|band| band.to).fold(self.x_end, f64::max)),
-        };
+        let x_axis = self.x_axis();
         let y_axis = match self.y {
             Scale::LatencyLog => latency_axis(points().map(|p| p.y)),
             _ => linear_axis(points().map(|p| p.y).fold(0.0, f64::max)),
@@ -148,9 +149,9 @@ impl Chart {
     }
 
     fn draw_bands(&self, out: &mut String, x: impl Fn(f64) -> f64) {
-        // Labels of overlapping windows go on alternating rows above the plot.
-        let mut label_end = [f64::MIN; 2];
-        for band in &self.bands {
+        let places = self.label_places(&x);
+        let mut number_end = f64::MIN;
+        for (index, band) in self.bands.iter().enumerate() {
             let (from, to) = (x(band.from), x(band.to));
             let floor = HEIGHT - BOTTOM;
             let class = band.class;
@@ -160,14 +161,69 @@ impl Chart {
                 (to - from).max(1.0),
                 floor - TOP
             );
-            // About 6 px a letter.
-            let width = band.label.chars().count() as f64 * 6.0;
-            let start = from.min(WIDTH - width);
-            let row = usize::from(label_end[0] > start);
-            label_end[row] = start + width + 8.0;
+            let (start, row, label) = match &places {
+                Some(places) => (places[index].0, places[index].1, escape(&band.label)),
+                None => {
+                    let number = (index + 1).to_string();
+                    if from < number_end {
+                        continue;
+                    }
+                    number_end = from + (number.len() + 1) as f64 * LETTER;
+                    (from, 0, number)
+                }
+            };
             let at = if row == 0 { TOP - 6.0 } else { TOP + 12.0 };
-            let label = escape(&band.label);
             let _ = writeln!(out, "<text class=\"bandname\" x=\"{start:.1}\" y=\"{at}\">{label}</text>");
+        }
+    }
+
+    /// Where the label of each window begins, and in which of two rows above the plot; `None` when they do not fit.
+    fn label_places(&self, x: impl Fn(f64) -> f64) -> Option<Vec<(f64, usize)>> {
+        let mut label_end = [f64::MIN; 2];
+        let place = |band: &Band| {
+            let width = band.label.chars().count() as f64 * LETTER;
+            let start = x(band.from).min(WIDTH - width);
+            let row = label_end.iter().position(|end| *end <= start)?;
+            label_end[row] = start + width + 8.0;
+            Some((start, row))
+        };
+        self.bands.iter().map(place).collect()
+    }
+
+    /// What the numbers above the windows stand for, where their labels do not fit.
+    pub(super) fn numbers(&self) -> Option<String> {
+        let axis = self.x_axis();
+        if self.label_places(|value| LEFT + (WIDTH - LEFT - RIGHT) * axis.place(value)).is_some() {
+            return None;
+        }
+        let mut parts = Vec::new();
+        let mut first = 0;
+        for same in self.bands.chunk_by(|a, b| a.label == b.label) {
+            let (from, to) = (first + 1, first + same.len());
+            let numbers = if from == to { from.to_string() } else { format!("{from}–{to}") };
+            parts.push(format!("{numbers}: {}", escape(&same[0].label)));
+            first = to;
+        }
+        let more = parts.len().saturating_sub(NUMBERS_MAX);
+        parts.truncate(NUMBERS_MAX);
+        if more > 0 {
+            parts.push(format!("and {more} more, in the table of fault windows"));
+        }
+        Some(format!("Shaded, in order: {}.", parts.join("; ")))
+    }
+
+    /// The names of the lines for a window too narrow to show them at their ends.
+    pub(super) fn legend(&self) -> String {
+        let shown = self.lines.iter().filter(|line| line.points.iter().any(Option::is_some));
+        let keys = shown.map(|line| format!("<span class=\"key {}\">{}</span>", line.class, line.name));
+        format!("<p class=\"legend\" aria-hidden=\"true\">{}</p>\n", keys.collect::<String>())
+    }
+
+    fn x_axis(&self) -> Axis {
+        let x_end = self.lines.iter().flat_map(|line| line.points.iter().flatten()).map(|p| p.to);
+        match self.x {
+            Scale::Percentile => percentile_axis(x_end.fold(0.0, f64::max)),
+            _ => time_axis(self.x_from, self.bands.iter().map(|band| band.to).fold(self.x_end, f64::max)),
         }
     }
 
@@ -382,5 +438,42 @@ mod tests {
         let mut out = String::new();
         draw_steps(&mut out, &line, |x| x, |y| y);
         assert!(out.contains("d=\"M0.0 1.0H1.0M2.0 1.0H3.0V4.0H4.0\""), "{out}");
+    }
+
+    #[test]
+    fn labels_of_many_windows_are_numbers_and_stand_beneath() {
+        let chart = |windows: usize| Chart {
+            id: "c",
+            title: String::new(),
+            x: Scale::Time,
+            x_from: 0.0,
+            x_end: 10.0,
+            y: Scale::Linear,
+            lines: vec![Line {
+                name: "p50",
+                class: "a",
+                points: vec![Some(Point { from: 0.0, to: 1.0, y: 1e4 })],
+            }],
+            bands: (0..windows)
+                .map(|at| Band {
+                    from: at as f64 * 0.6,
+                    to: at as f64 * 0.6 + 0.5,
+                    label: if at < 6 { "100:hang on web" } else { "50:abort on web" }.to_owned(),
+                    class: "fault",
+                })
+                .collect(),
+            tips: Vec::new(),
+            is_fine: false,
+        };
+        assert_eq!(chart(2).numbers(), None, "two rows");
+        assert!(chart(2).svg().contains(">100:hang on web</text>"));
+        let many = chart(8);
+        let said = "Shaded, in order: 1–6: 100:hang on web; 7–8: 50:abort on web.";
+        assert_eq!(many.numbers().as_deref(), Some(said));
+        assert!(many.svg().contains("y=\"18\">8</text>") && !many.svg().contains("on web"), "{}", many.svg());
+        assert_eq!(
+            many.legend(),
+            "<p class=\"legend\" aria-hidden=\"true\"><span class=\"key a\">p50</span></p>\n"
+        );
     }
 }

@@ -67,7 +67,11 @@ pub(super) fn charts(out: &mut String, summary: &Summary) {
     for chart in all {
         let title = escape(&chart.title);
         let _ = writeln!(out, "<section><h2>{title}</h2>");
+        out.push_str(&chart.legend());
         super::scrolling(out, &format!("Chart: {title}"), &chart.svg());
+        if let Some(numbers) = chart.numbers() {
+            let _ = writeln!(out, "<p class=\"caption\">{numbers}</p>");
+        }
         if chart.x == Scale::Time && chart.is_fine {
             out.push_str("<p class=\"caption\">Around fault windows and stalls of the generator each step is a tenth of a second, elsewhere a second");
             out.push_str(if OWN_CHARTS.contains(&chart.id) {

@@ -51,9 +51,12 @@ text.name.a{fill:var(--a)}text.name.b{fill:var(--b)}text.name.c{fill:var(--c)}te
 .band{opacity:.2}.band.fault{fill:var(--fault)}.band.warm{fill:var(--warm)}
 .edge{stroke:var(--fault);stroke-width:1;stroke-dasharray:2 3}.edge.warm{stroke:var(--warm)}
 svg text.bandname{fill:var(--ink);font-size:11.5px}
+.legend{display:none;flex-wrap:wrap;gap:2px 16px;margin:0 0 6px;font-size:13px;font-weight:600}
+.key::before{content:"";display:inline-block;width:18px;margin-right:6px;vertical-align:.28em;border-top:3px solid}.key.d::before{border-top-style:dashed}
+.key.a{color:var(--a)}.key.b{color:var(--b)}.key.c{color:var(--c)}.key.d{color:var(--soft)}
 .tip{fill:transparent}.tip:hover{fill:var(--ink);fill-opacity:.07}
-@media (max-width:700px){main{padding:20px 14px}h1{font-size:24px}.tiles{grid-template-columns:repeat(auto-fit,minmax(140px,1fr))}svg{min-width:760px}svg text,svg text.name,svg text.bandname{font-size:15px}table.narrow{min-width:0}.note{white-space:normal}}
+@media (max-width:700px){.legend{display:flex}main{padding:20px 14px}h1{font-size:24px}.tiles{grid-template-columns:repeat(auto-fit,minmax(140px,1fr))}svg{min-width:760px}svg text,svg text.name,svg text.bandname{font-size:15px}table.narrow{min-width:0}.note{white-space:normal}}
 @media print{:root{--paper:#fff;--ink:#000;--soft:#444;--rule:#ccc;--grid:#e8e8e8;--tile:#f4f4f4;--a:#0072b2;--b:#00795a;--c:#c24f00;--d:#666;--fault:#cc79a7;--warm:#999;
 --good:#00694f;--goodbg:#fff;--warn:#7a5200;--warnbg:#fff;--bad:#a63200;--badbg:#fff}
-body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0}.tiles{grid-template-columns:repeat(5,1fr)}.tiles div{padding:8px 10px}dd{font-size:18px}section,.tiles,.scroll,tr{break-inside:avoid}section{margin-top:22px}.scroll{overflow:visible;background:none}table{font-size:9pt}th,td{padding-left:10px;white-space:normal}td{white-space:nowrap}svg{min-width:0}th small{display:none}.verdict{border:2px solid currentColor}.tip{display:none}@page{margin:14mm}}
+body{font-size:11pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}main{max-width:none;padding:0}.tiles{grid-template-columns:repeat(5,1fr)}.tiles div{padding:8px 10px}dd{font-size:18px}section,.tiles,.scroll,tr{break-inside:avoid}section{margin-top:22px}.scroll{overflow:visible;background:none}table{font-size:9pt}th,td{padding-left:10px;white-space:normal}td{white-space:nowrap}svg{min-width:0}.legend{display:none}th small{display:none}.verdict{border:2px solid currentColor}.tip{display:none}@page{margin:14mm}}
 "#;
