@@ -219,6 +219,31 @@ fn what_is_not_there_or_taken_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_refused_run_leaves_no_directory_of_its_own() {
+    let files = files();
+    std::fs::create_dir_all(files.path().join("mine")).unwrap();
+    // Nobody listens there.
+    let nobody = "127.0.0.1:1";
+    for (out, stays) in [("new", false), ("mine", true)] {
+        for words in [
+            format!("load {nobody} -r 5 -d 1s --out {out}"),
+            format!("capacity {nobody} --slo p99<1s --probe 1s --warm-up 0s --out {out}"),
+        ] {
+            let refused = fracas(files.path(), &words);
+            let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(
+                refused.status.code() == Some(ERROR) && error.contains("cannot connect"),
+                "{words}: {error}"
+            );
+            assert_eq!(files.path().join(out).exists(), stays, "{words}");
+        }
+    }
+    let short = "capacity :1 --slo p99<1s --probe 0s";
+    check(files.path(), &[(short, USAGE, "--probe: at least 1s")]);
+    check(files.path(), &[("load :1 -r 5 -d 1s --name= ", USAGE, "must not be empty")]);
+}
+
+#[test]
 fn what_a_proxy_refuses_is_told_in_its_words() {
     let proxy = Proxy::start();
     let directory = files();

@@ -25,7 +25,7 @@ use super::{files, plain};
 #[command(after_help = "\
 Doubles the rate until the SLO breaks, then bisects. A rate that breaks is tried a second time. A probe that the generator \
 itself could not make, on a busy machine, says nothing about the target: it is made up to three times, then the search goes \
-on below it and comes back to it at the end; the exit code is 111 if that was the limit. A request that waits for a free connection waits in the response: give enough of them with -c. A rate at which \
+on below it and comes back to it at the end; the exit code is 111 if that was the limit, or if --max-time ended the search without an answer. A request that waits for a free connection waits in the response: give enough of them with -c. A rate at which \
 replies come later and later is not kept, however early the probe ends. Ctrl-C, SIGTERM, SIGHUP and --max-time end the \
 search with what it knows by then.
 
@@ -118,6 +118,10 @@ struct Probed {
 /// # Errors
 /// When the command line is wrong, or a probe cannot begin.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // First: the plan's own words are about a run file.
+    if args.probe < Duration::from_secs(1) {
+        return Err(UsageError::because("--probe: at least 1s; a shorter probe finds luck"));
+    }
     let plan = args.plan(whole(args.from))?;
     plan.validate().map_err(UsageError::because)?;
     if args.from.as_f64() > args.max.as_f64() {
@@ -128,9 +132,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let is_given = |key: &str| key == "threads" || (key == "precise" && args.precise);
     check_idle(&plan, is_given).map_err(|idle| UsageError::because(format!("--{idle}")))?;
-    if args.probe < Duration::from_secs(1) {
-        return Err(UsageError::because("--probe: at least 1s; a shorter probe finds luck"));
-    }
     let first = args.one_probe();
     if first > args.max_time {
         return Err(UsageError::because(format!(
@@ -139,6 +140,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             report::length(first)
         )));
     }
+    let is_new = args.out.as_ref().is_some_and(|directory| !directory.exists());
     if let Some(directory) = &args.out {
         files::output(directory, args.force)?;
     }
@@ -146,6 +148,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let searched = runtime.block_on(search(&args));
     // A probe that was still opening its connections when a signal came is not worth a wait.
     runtime.shutdown_background();
+    if let Some(directory) = args.out.as_ref().filter(|_| is_new) {
+        files::forget_empty(directory);
+    }
     let (answer, probes, end) = searched?;
     let text =
         if args.json { as_json(&args, &answer, &probes, &end) } else { as_text(&answer, &probes, &end) };

@@ -28,6 +28,7 @@ use tonic::Code;
 
 use super::client;
 use super::controller::{plane, runtime};
+use super::load::quoted;
 use super::run::{exit_of, follow};
 use super::{exit, files, plain};
 use crate::agent::generator::RingGenerator;
@@ -187,13 +188,22 @@ fn tell(run: &v1::Run) -> anyhow::Result<ExitCode> {
         ));
     }
     plain::say(&format!("Report: {}", directory.join("report.html").display()));
-    plain::say(
-        "Next:   fracas origin & fracas proxy --listen 127.0.0.1:8081 --upstream 127.0.0.1:8080 --protocol http",
-    );
-    plain::say(
-        "        fracas behavior set default 20:delay --delay-time 200ms     while fracas load http://127.0.0.1:8081/ runs",
-    );
+    let fracas = std::env::args().next().unwrap_or_else(|| "fracas".to_owned());
+    next_steps(&fracas).iter().for_each(|line| plain::say(line));
     Ok(ExitCode::from(exit_of(run.state()).unwrap_or(exit::ERROR)))
+}
+
+/// What to try next, with the program as it was called now: it need not be on the PATH.
+fn next_steps(fracas: &str) -> [String; 2] {
+    let fracas = quoted(fracas);
+    [
+        format!(
+            "Next:   {fracas} origin & {fracas} proxy --listen 127.0.0.1:8081 --upstream 127.0.0.1:8080 --protocol http"
+        ),
+        format!(
+            "        {fracas} behavior set default 20:delay --delay-time 200ms     while {fracas} load http://127.0.0.1:8081/ runs"
+        ),
+    ]
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -207,6 +217,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_to_try_next_works_from_where_the_demo_was_called() {
+        let [first, second] = next_steps("target/release/fracas");
+        assert!(first.starts_with("Next:   target/release/fracas origin & target/release/fracas proxy "));
+        assert!(second.contains("target/release/fracas load ") && !second.contains(" fracas "));
+        assert!(next_steps("my dir/fracas")[0].contains("'my dir/fracas' origin"));
+    }
 
     #[test]
     fn the_run_of_the_demo_is_a_valid_run_file() {

@@ -93,6 +93,12 @@ pub fn writable(directory: &Path) -> anyhow::Result<()> {
     })
 }
 
+/// Takes away a directory that was made for a result that did not come; one that holds anything stays.
+pub fn forget_empty(directory: &Path) {
+    // `rmdir` refuses any other.
+    let _ = std::fs::remove_dir(directory);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,6 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "the flags about TLS and the token are about the proxy's API; say where that is with --via HOST:PORT",
         ));
     }
+    let is_new = args.out.as_ref().is_some_and(|directory| !directory.exists());
     match &args.out {
         Some(directory) => files::output(directory, args.force)?,
         None if args.force => return Err(UsageError::because("--force is about --out DIR; give that, too")),
@@ -62,6 +63,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let code = runtime.block_on(drive(&args, &plan, reproduce));
     // Nothing that still waits, such as the opening of connections after a signal, is worth a wait.
     runtime.shutdown_background();
+    if let Some(directory) = args.out.as_ref().filter(|_| is_new) {
+        files::forget_empty(directory);
+    }
     code
 }
 
@@ -186,7 +190,7 @@ fn again(mut words: impl Iterator<Item = String>) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::cause::Cause;
 use super::faults::{Around, FaultWindow, Stretch};
-use super::fine::{Coarse, TENTH_NS, Tenth};
+use super::fine::{Coarse, Failure, TENTH_NS, Tenth};
 use super::quantile::Quantile;
 
 /// How far before and after are looked at.
@@ -79,11 +79,12 @@ impl Tenths<'_> {
     fn stretch(&self, start: u64, end: u64) -> Stretch {
         let end = end.max(start);
         let (mut good, mut bad) = (Coarse::default(), Coarse::default());
-        let mut failed = 0;
+        let (mut failed, mut silent) = (0, 0);
         for (_, tenth) in self.within(start, end) {
             good.merge(&tenth.good);
             bad.merge(&tenth.bad);
             failed += tenth.failures.iter().sum::<u64>();
+            silent += tenth.failures[Failure::Silent as usize];
         }
         let cause = self.causes.as_ref().map(|causes| {
             let mut sum = Cause::default();
@@ -102,6 +103,7 @@ impl Tenths<'_> {
             failed,
             injected: cause.map(|cause| cause.injected),
             unknown: cause.map_or(0, |cause| cause.unknown),
+            lower_bounds: bad.count() - (failed - silent).min(bad.count()),
             p50: all.quantile(Quantile::P50),
             p95: all.quantile(Quantile::P95),
             p99: all.quantile(Quantile::P99),
@@ -191,6 +193,12 @@ mod tests {
         assert!(around.before.p50.abs_diff(5_000_000) < 80_000, "{}", around.before.p50);
     }
 
+    fn during_of(run: &BTreeMap<u64, Tenth>) -> Stretch {
+        let mut windows = [window(5_000, 8_000)];
+        look(&mut windows, run, None);
+        windows.map(|window| window.around.unwrap().during)[0].clone()
+    }
+
     #[test]
     fn recovery_is_at_once_never_or_not_known() {
         let calm = run(|_| (Outcome::Ok, 5));
@@ -210,6 +218,11 @@ mod tests {
         let mut to_the_end = [window(5_000, 19_500)];
         look(&mut to_the_end, &calm, None);
         assert_eq!(to_the_end[0].around.as_ref().unwrap().recovery_ns, None, "too short an after");
+        // All of those due in it are timeouts, of which a lower bound is known.
+        let stretch = &during_of(&failing);
+        assert_eq!((stretch.due, stretch.lower_bounds), (300, 300));
+        let cut = run(|tenth| (if tenth < 50 { Outcome::Ok } else { Outcome::Error(ErrorKind::Reset) }, 5));
+        assert_eq!(during_of(&cut).lower_bounds, 0, "what has ended is known");
         let said = |window: &FaultWindow| {
             window.around.as_ref().unwrap().recovery(|ns| (ns / 1_000_000).to_string())
         };

@@ -235,6 +235,10 @@ pub struct Stretch {
     /// Of the failed, those of which it is not known, where it is of others.
     #[serde(default)]
     pub unknown: u64,
+    /// Of those due, the ones of which only a lower bound of the response is known: timeouts, and what was unanswered at
+    /// the end.
+    #[serde(default)]
+    pub lower_bounds: u64,
     /// Response of all, lower bounds among them.
     pub p50: u64,
     /// Response of all, lower bounds among them.

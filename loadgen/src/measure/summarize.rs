@@ -92,7 +92,8 @@ impl Summary {
             }
             _ => None,
         };
-        let mut causes = causes(&counts, by_tenth.as_ref(), facts.faults.injected.unknown_because());
+        let mut causes =
+            causes(&counts, by_tenth.as_ref(), facts.faults.injected.unknown_because(), own.timeouts);
         if let Injected::Known(injections) = &facts.faults.injected {
             causes.not_kept = injections.not_kept;
         }
@@ -428,6 +429,7 @@ fn causes(
     counts: &Counts,
     by_tenth: Option<&BTreeMap<u64, cause::Cause>>,
     unknown_because: Option<&'static str>,
+    own_timeouts: u64,
 ) -> Causes {
     let failed = counts.error + counts.timeout;
     let cause = by_tenth.map(|by_tenth| {
@@ -442,9 +444,11 @@ fn causes(
     };
     let injected = cause.injected.min(failed);
     let unknown = cause.unknown.min(failed - injected);
+    let own = own_timeouts.min(failed - injected - unknown);
     Causes {
         injected: Some(injected),
-        natural: Some(failed - injected - unknown),
+        natural: Some(failed - injected - unknown - own),
+        own,
         unknown,
         not_kept: 0,
         unknown_because: (unknown > 0).then(|| UNKNOWN_BECAUSE.to_owned()),
@@ -761,5 +765,16 @@ mod tests {
         let summary = Summary::new(facts(&["p99<50ms", "errors<1%"]), &[NodeReport::default()]);
         assert_eq!(summary.verdict, Grade::Invalid);
         assert!(summary.slo.iter().all(|result| !result.passed && result.actual == "no data"));
+    }
+
+    #[test]
+    fn timeouts_of_the_generators_own_are_no_natural_failures() {
+        let counts = Counts { planned: 100, sent: 100, error: 10, timeout: 20, ok: 70, ..Counts::default() };
+        let by_tenth = BTreeMap::from([(3, cause::Cause { injected: 12, unknown: 4 })]);
+        for (own_timeouts, own, natural) in [(0, 0, 14), (5, 5, 9), (20, 14, 0)] {
+            let found = causes(&counts, Some(&by_tenth), None, own_timeouts);
+            assert_eq!((found.injected, found.own, found.natural), (Some(12), own, Some(natural)));
+        }
+        assert_eq!(causes(&counts, None, Some("nobody told"), 5).own, 0, "not told apart");
     }
 }

@@ -181,9 +181,12 @@ impl Series {
 pub struct Causes {
     /// Injected by a proxy; `None` when that is not known of any.
     pub injected: Option<u64>,
-    /// Not injected; `None` when that is not known of any.
+    /// Neither injected nor the generator's own; `None` when that is not known of any.
     pub natural: Option<u64>,
-    /// Of which it is not known, where it is of others: the three add up to all.
+    /// Timeouts that the generator made itself, where the others are told apart; 0 where they are not.
+    #[serde(default)]
+    pub own: u64,
+    /// Of which it is not known, where it is of others: these, `own`, `injected` and `natural` add up to all.
     #[serde(default)]
     pub unknown: u64,
     /// Injected faults that were too many to keep; failures at their time are not known.

@@ -164,8 +164,8 @@ fn written(summary: &Summary, colour: bool, columns: usize) -> String {
         });
     }
     cut(&mut out, &summary.slo, |slo| {
-        let word = if slo.passed { paint("pass", "32") } else { paint("FAIL", "1;31") };
-        format!("slo       {word}  {} (is {})", slo.slo, slo.actual)
+        let word = if slo.passed { paint("kept  ", "32") } else { paint("MISSED", "1;31") };
+        format!("slo       {word} {} (is {})", slo.slo, slo.actual)
     });
     out
 }
@@ -222,8 +222,12 @@ fn causes(summary: &Summary) -> Option<String> {
                 Some(why) if causes.unknown > 0 => format!(", {} not known: {why}", count(causes.unknown)),
                 _ => String::new(),
             };
+            let own = match causes.own {
+                0 => String::new(),
+                own => format!(", {} the generator's own", count(own)),
+            };
             Some(format!(
-                "of {} failed: {} injected, {} natural{unknown}",
+                "of {} failed: {} injected{own}, {} natural{unknown}",
                 count(failed),
                 count(injected),
                 count(natural)
@@ -285,9 +289,20 @@ fn stretch_row(out: &mut String, name: &str, stretch: &Stretch) {
         _ => String::new(),
     };
     let failed = format!("{} failed{causes}", count(stretch.failed));
-    let [ok, p50, p95, p99] =
-        [rate(stretch.ok_per_second), latency(stretch.p50), latency(stretch.p95), latency(stretch.p99)];
-    let _ = writeln!(out, "  {name:<7} {ok:>9} ok  p50 {p50:>7}  p95 {p95:>7}  p99 {p99:>7}  {failed}");
+    let ok = rate(stretch.ok_per_second);
+    let [p50, p95, p99] = stretch_percentiles(stretch);
+    let _ = writeln!(out, "  {name:<7} {ok:>9} ok  p50 {p50:>9}  p95 {p95:>9}  p99 {p99:>9}  {failed}");
+}
+
+/// p50, p95 and p99 of all; those that are lower bounds are marked.
+pub(super) fn stretch_percentiles(stretch: &Stretch) -> [String; 3] {
+    // The lower bounds are among the longest: timeouts, and what was unanswered at the end.
+    let is_bound = |percent: u64| {
+        let above = u128::from(stretch.due) * u128::from(100 - percent) / 100;
+        u128::from(stretch.lower_bounds) > above
+    };
+    [(50, stretch.p50), (95, stretch.p95), (99, stretch.p99)]
+        .map(|(percent, value)| format!("{}{}", if is_bound(percent) { "≥ " } else { "" }, latency(value)))
 }
 
 type Named<'a> = (&'a str, &'a Series, &'a str);
@@ -357,5 +372,26 @@ fn cut<T>(out: &mut String, rows: &[T], line: impl Fn(&T) -> String) {
     }
     if rows.len() > ROWS_MAX {
         let _ = writeln!(out, "          … and {} more in run.json", rows.len() - ROWS_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_that_is_a_lower_bound_is_marked() {
+        let stretch = |lower_bounds| Stretch {
+            due: 100,
+            lower_bounds,
+            p50: 5_000_000,
+            p95: 998_000_000,
+            p99: 998_000_000,
+            ..Stretch::default()
+        };
+        assert_eq!(stretch_percentiles(&stretch(0)), ["5.00 ms", "998 ms", "998 ms"]);
+        assert_eq!(stretch_percentiles(&stretch(1)), ["5.00 ms", "998 ms", "998 ms"]);
+        assert_eq!(stretch_percentiles(&stretch(2)), ["5.00 ms", "998 ms", "≥ 998 ms"]);
+        assert_eq!(stretch_percentiles(&stretch(100)), ["≥ 5.00 ms", "≥ 998 ms", "≥ 998 ms"]);
     }
 }

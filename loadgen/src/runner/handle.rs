@@ -17,6 +17,7 @@ use super::thread::{Broken, Command, FILES_PER_THREAD, Thread, Threads};
 use super::worker::{Readiness, WorkerSettings};
 use crate::arrival::Shard;
 use crate::measure::{Environment, Shortages, Timeline, WorkerUse};
+use crate::report::plural;
 use crate::scenario::{Plan, PlanError};
 
 /// How long one call for figures waits for a thread; what it owes then comes with a later one.
@@ -47,7 +48,8 @@ pub enum RunError {
     Thread(#[source] io::Error),
     /// More connections than this process may have.
     #[error(
-        "{connections} connections on {threads} threads need {needed} file descriptors, and this process may have {limit} (RLIMIT_NOFILE); lower -c, or raise the limit with `ulimit -Hn` or LimitNOFILE="
+        "{connections} connections on {} need {needed} file descriptors, and this process may have {limit} (RLIMIT_NOFILE); lower -c, or raise the limit with `ulimit -Hn` or LimitNOFILE=",
+        plural(*threads, "thread")
     )]
     Descriptors {
         /// Of this node.
@@ -60,7 +62,7 @@ pub enum RunError {
         limit: u64,
     },
     /// More connections than a ring can tell apart.
-    #[error("{connections} connections on {threads} threads are too many, at most {max} a thread; raise -t")]
+    #[error("{connections} connections on {} are too many, at most {max} a thread; raise -t", plural(*threads, "thread"))]
     Connections {
         /// Of this node.
         connections: u64,

@@ -293,6 +293,9 @@ impl Plan {
     /// # Errors
     /// The first offending value by key, with what to do.
     pub fn validate(&self) -> Result<(), PlanError> {
+        ensure(!self.name.trim().is_empty(), "name", || {
+            "must not be empty; leave it out, and the run has its target's".into()
+        })?;
         ensure(self.name.len() <= NAME_BYTES_MAX, "name", || {
             format!("longer than {NAME_BYTES_MAX} bytes; it stands in lists")
         })?;

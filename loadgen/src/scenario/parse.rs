@@ -424,6 +424,10 @@ on_node_loss: invalid                     # or: continue
         let edit = |from: &str, to: &str| refusal(&CHECKOUT.replacen(from, to, 1));
         for (error, expected) in [
             (
+                edit("name: checkout", "name: ''"),
+                "run.yml:1:1: name: must not be empty; leave it out, and the run has its target's",
+            ),
+            (
                 edit("name: checkout", &format!("name: {}", "n".repeat(257))),
                 "run.yml:1:1: name: longer than 256 bytes; it stands in lists",
             ),

@@ -28,7 +28,7 @@ pub enum UnitError {
     #[error("`{0}` is not a rate; {advice}", advice = advice(meant::rate(.0), "write a number, k or M if you like, and /s (meant without a unit), /min or /h, such as 20k/s"))]
     Rate(String),
     /// A rate of nothing would never send a request.
-    #[error("a rate must be above 0; leave the phase out if nothing is to be sent")]
+    #[error("a rate must be above 0")]
     RateZero,
     /// Not a size.
     #[error("`{0}` is not a size; {advice}", advice = advice(meant::size(.0), "write a number and B, kB, KiB, MB, MiB, GB or GiB, such as 64KiB"))]
@@ -155,7 +155,9 @@ impl FromStr for Rate {
         };
         let per = per.trim();
         let per_ns = match per {
-            "sec" => 1_000_000_000,
+            "sec" | "second" => 1_000_000_000,
+            "minute" => 60_000_000_000,
+            "hour" => 3_600_000_000_000,
             _ if per.starts_with(|c: char| c.is_ascii_digit()) => {
                 parse_duration(per).map_err(|_| bad())?.as_nanos()
             }
@@ -314,6 +316,17 @@ pub(crate) fn gcd(mut a: u128, mut b: u128) -> u128 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_unit_of_a_rate_may_be_a_word() {
+        let rate = |text: &str| text.parse::<Rate>();
+        for (word, unit) in
+            [("500/second", "500/s"), ("500/sec", "500/s"), ("6/minute", "6/min"), ("9/hour", "9/h")]
+        {
+            assert_eq!(rate(word), rate(unit), "{word}");
+        }
+        assert_eq!(rate("0").unwrap_err().to_string(), "a rate must be above 0");
+    }
 
     #[test]
     fn durations_are_read_exactly() {

@@ -267,8 +267,11 @@ fn requests(out: &mut String, summary: &Summary) {
     }
     if let (Some(injected), Some(natural)) = (summary.causes.injected, summary.causes.natural) {
         let unknown = summary.causes.unknown;
-        if injected + natural + unknown > 0 {
-            for (name, value) in [("injected", injected), ("natural", natural)] {
+        let own = summary.causes.own;
+        if injected + natural + unknown + own > 0 {
+            let named = [("injected", injected), ("the generator’s own", own), ("natural", natural)];
+            for (name, value) in named.into_iter().filter(|(name, value)| *value > 0 || !name.contains("own"))
+            {
                 let share = percent(value, c.sent);
                 let _ = writeln!(
                     table,

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::super::format::{count, latency, percent, rate, seconds};
+use super::super::text::stretch_percentiles;
 use super::{escape, scrolling};
 use crate::measure::{Around, FaultWindow, Stretch, Summary};
 
@@ -80,7 +81,7 @@ fn around(out: &mut String, faults: &[FaultWindow]) {
     }
     table.push_str("</table>\n");
     scrolling(out, "Before, during and after each fault window", &table);
-    out.push_str("<p class=\"caption\">Requests by when they were due, from tenths of a second; percentiles of all replies and lower bounds, 1.6 % off at most. p99 is back when, for a second, no more requests are slower than it was before, and no more fail.</p>\n");
+    out.push_str("<p class=\"caption\">Requests by when they were due, from tenths of a second; percentiles of all replies and lower bounds, 1.6 % off at most; ≥ stands before one that is a lower bound. Before ends a tenth of a second before the rules came: what was in flight then is in neither. p99 is back when, for a second, no more requests are slower than it was before, and no more fail.</p>\n");
 }
 
 fn row(out: &mut String, part: &str, stretch: &Stretch) {
@@ -98,6 +99,7 @@ fn row(out: &mut String, part: &str, stretch: &Stretch) {
     }
     let or_unknown = |value: Option<u64>| value.map_or("not known".to_owned(), count);
     let if_ok = if stretch.ok > 0 { latency(stretch.ok_p99) } else { "–".to_owned() };
+    let [p50, p95, p99] = stretch_percentiles(stretch);
     let _ = writeln!(
         out,
         "<td>{}</td><td>{} <small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{if_ok}</td></tr>",
@@ -107,8 +109,8 @@ fn row(out: &mut String, part: &str, stretch: &Stretch) {
         or_unknown(stretch.injected),
         or_unknown(stretch.natural()),
         count(if stretch.injected.is_some() { stretch.unknown } else { stretch.failed }),
-        latency(stretch.p50),
-        latency(stretch.p95),
-        latency(stretch.p99)
+        p50,
+        p95,
+        p99
     );
 }
