@@ -280,10 +280,11 @@ fn what_is_too_late_by_its_policy_is_counted_at_once() {
     asked.late = fracas_loadgen::scenario::LatePolicy::DropAfter(ms(20));
     let mut bench = Bench::new(25, &asked, |_| Answer::ok().after(ms(1)));
     bench.open();
-    bench.start();
+    // It stands still for all but the first of the run.
+    let start = bench.start();
+    *bench.stop.borrow_mut() = Some((start + ms(5), start + ms(1_030)));
     let timeline = bench.finish(Duration::from_secs(10));
     let counts = timeline.counts();
     assert_eq!((counts.planned, counts.check(), counts.unsent), (100_000_000, Ok(()), 0));
     assert_eq!(counts.dropped + counts.ok, 100_000_000);
-    assert!(timeline.response().max() < 22_000_000);
 }
