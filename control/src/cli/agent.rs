@@ -9,8 +9,9 @@ use crate::agent::{self, News, Settings, identity};
 use crate::wire::dial::Dial;
 
 use super::access::AccessArgs;
-use super::controller::{interrupted, runtime};
+use super::controller::runtime;
 use super::plain;
+use super::signals::asked_to_stop;
 
 /// Flags of `fracas agent`.
 #[derive(Debug, clap::Args)]
@@ -54,7 +55,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = Settings { controller, identity, threads: args.threads };
     let runtime = runtime()?;
     runtime
-        .block_on(agent::run(settings, Arc::new(RingGenerator), interrupted(), tell))
+        .block_on(agent::run(settings, Arc::new(RingGenerator), asked_to_stop(), tell))
         .map_err(anyhow::Error::msg)?;
     // A thread that still looks something up must not keep the process.
     runtime.shutdown_background();

@@ -17,7 +17,6 @@ use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo};
 use fracas_loadgen::report::{length, plural};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::plan::{Planned, Timelines};
@@ -26,6 +25,7 @@ use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
 use super::exit::{self, PolicyError, UsageError};
 use super::options::BehaviorOptions;
 use super::plain;
+use super::signals::{Asked, Signals};
 use crate::checked::{CheckError, Checked};
 use crate::grpc::proxy_service::Proxies;
 use crate::grpc::{proxy_server, server};
@@ -162,7 +162,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let statsd = statsd.map(|server| Statsd::connect(&server, prefix)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // Heard from now on: what comes before the proxy is ready waits.
-    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
     // The API's address is taken before any traffic is accepted: a clash ends the start, not the run.
     let listener = api
         .map(|address| {
@@ -219,7 +219,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (drained, at_once) = runtime.block_on(async {
         tokio::select! {
             drained = &mut draining => return (drained, false),
-            () = signals.stop() => handle.close_all(),
+            () = stop(&mut signals) => handle.close_all(),
         }
         (draining.await, true)
     });
@@ -239,29 +239,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if at_once { ExitCode::from(exit::INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-/// The signals that a proxy hears, from the moment it is ready to its end: none gets lost in between.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Done when it is to stop.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
+/// Done when it is told to stop; a hangup has nothing to load again any more.
+async fn stop(signals: &mut Signals) {
+    while signals.next_or_reload().await == Asked::Reload {}
 }
 
 /// Why a proxy of the command line or the config is not made.
@@ -302,16 +282,13 @@ async fn serve(
         });
     }
     loop {
-        let hangup = tokio::select! {
-            () = async {
-                tokio::select! {
-                    _ = signals.interrupt.recv() => {}
-                    _ = signals.terminate.recv() => {}
-                }
-            } => false,
-            _ = signals.hangup.recv() => true,
+        let Some(reloader) = &mut reloader else {
+            signals.next().await;
+            break;
         };
-        let Some(reloader) = reloader.as_mut().filter(|_| hangup) else { break };
+        if signals.next_or_reload().await == Asked::Stop {
+            break;
+        }
         // Whoever started it may have stopped reading; that is no reason to end.
         match reloader.reload().await {
             Ok(changed) => plain::say(&format!("proxy reloaded {}: {changed}", reloader.path.display())),

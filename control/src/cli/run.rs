@@ -13,8 +13,9 @@ use fracas_proto::v1::run_service_client::RunServiceClient;
 use serde_json::{Value, json};
 
 use super::client::{self, ApiArgs};
-use super::controller::{interrupted, runtime};
+use super::controller::runtime;
 use super::plain::{self, is_unread, say};
+use super::signals::asked_to_stop;
 use super::{exit, files};
 use crate::wire::dial::Caller;
 
@@ -166,7 +167,7 @@ pub(super) async fn follow(
     let request = v1::WatchRunRequest { run_id: id.to_owned() };
     let mut stream = client.watch_run(request).await.map_err(client::error)?.into_inner();
     let mut last = None;
-    let mut stop = std::pin::pin!(interrupted());
+    let mut stop = std::pin::pin!(asked_to_stop());
     loop {
         let message = tokio::select! {
             message = stream.message() => message.map_err(client::error)?,
