@@ -160,6 +160,11 @@ fn two_nodes_carry_a_run_and_their_results_add_up() {
     assert_eq!(counts(total, "planned"), counts(total, "sent") + counts(total, "dropped"));
     let outcomes: u64 = ["ok", "error", "timeout", "censored"].iter().map(|name| counts(total, name)).sum();
     assert_eq!(counts(total, "sent"), outcomes);
+    let listed = &fleet.json(&["run", "list", "--json"])["runs"][0];
+    for series in ["response_ns", "service_ns", "lag_ns"] {
+        assert_eq!(listed[series], run[series], "the list has the same figures");
+        assert!(listed[series]["count"].as_u64().unwrap() > 0, "{listed}");
+    }
     let nodes = run["nodes"].as_array().unwrap();
     assert_eq!(nodes.iter().map(|node| counts(node, "planned")).collect::<Vec<_>>(), [400, 400]);
     assert_eq!(fleet.origin.answered(), counts(total, "ok"), "the target agrees");

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fracas_loadgen::measure::{Distribution, Interval, Summary};
+use fracas_loadgen::measure::{Distribution, Interval, Series, Summary};
 use fracas_loadgen::scenario::{Plan, parse};
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_server::RunService;
@@ -205,7 +205,7 @@ impl RunService for Runs {
         };
         let mut runs: Vec<v1::Run> = self.plane.read(|controller, _| {
             let runs = controller.runs(&filter, size + 1);
-            runs.iter().map(|run| v1::Run { series: None, ..run_proto(controller, run) }).collect()
+            runs.iter().map(|run| v1::Run { series: figures(run), ..run_proto(controller, run) }).collect()
         });
         let more = runs.len() > size;
         runs.truncate(size);
@@ -381,7 +381,8 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
         reasons: run.reasons.clone(),
         error: run.error.clone(),
         reason: run.reason.clone(),
-        counts: Some(counts_proto(&run.counts)),
+        // Until then they are the nodes'; the progress of a run adds them up.
+        counts: run.state.is_final().then(|| counts_proto(&run.counts)),
         series: run.result.as_ref().map(|result| v1::Series {
             response: Some(histogram_proto(&result.response, true)),
             service: Some(histogram_proto(&result.service, true)),
@@ -406,6 +407,29 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
             unknown_because: summary.causes.unknown_because.clone().unwrap_or_default(),
         }),
     }
+}
+
+/// The percentiles alone, which are known already: a page of runs is cheap.
+fn figures(run: &Run) -> Option<v1::Series> {
+    let summary = &run.result.as_ref()?.summary;
+    let histogram = |series: &Series| {
+        Some(v1::Histogram {
+            hdr_v2: Vec::new(),
+            count: series.count,
+            min_ns: series.min,
+            p50_ns: series.p50,
+            p90_ns: series.p90,
+            p95_ns: series.p95,
+            p99_ns: series.p99,
+            p999_ns: series.p99_9,
+            max_ns: series.max,
+        })
+    };
+    Some(v1::Series {
+        response: histogram(&summary.response),
+        service: histogram(&summary.service),
+        lag: histogram(&summary.lag),
+    })
 }
 
 fn slo_results(summary: &Summary) -> Vec<v1::SloResult> {
