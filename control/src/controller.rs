@@ -211,6 +211,7 @@ impl Controller {
             submitted_unix_ms: unix_ms,
             started_unix_ms: None,
             ended_unix_ms: None,
+            last: None,
             report_path: None,
             labels,
         };
@@ -422,8 +423,9 @@ impl Controller {
         let directory = self.settings.out.join(id);
         let stopped = execution.stopped().cloned();
         let nodes = execution.run_nodes();
+        let last = execution.last_progress().map(Arc::new);
         self.change(id, |run| {
-            run.nodes = nodes;
+            (run.nodes, run.last) = (nodes, last);
             run.ended_unix_ms = Some(ended_unix_ms);
             let to = match (result, stopped) {
                 (Err(why), _) => {
@@ -816,4 +818,4 @@ fn cores<'a>(nodes: impl Iterator<Item = &'a NodeIdentity>) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
