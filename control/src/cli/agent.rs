@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::agent::generator::RingGenerator;
-use crate::agent::{self, News, Settings, identity};
+use crate::agent::{self, Settings, identity};
 use crate::wire::dial::Dial;
 
 use super::access::AccessArgs;
 use super::controller::runtime;
-use super::plain;
+use super::joined::teller;
 use super::signals::asked_to_stop;
 
 /// Flags of `fracas agent`.
@@ -39,18 +39,7 @@ pub struct Args {
 /// When the controller will not have it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let identity = identity::identity(&args.name, BTreeMap::new());
-    let (name, controller) = (identity.name.clone(), args.join.clone());
-    let mut told = None;
-    let tell = move |news: News| {
-        if told.as_ref() == Some(&news) {
-            return;
-        }
-        match &news {
-            News::Joined => plain::say(&format!("{name} has joined {controller}")),
-            News::Left(reason) => plain::note(&format!("{name}: {reason}; trying again")),
-        }
-        told = Some(news);
-    };
+    let tell = teller(identity.name.clone(), args.join.clone());
     let controller = Dial { address: args.join, access: args.access.access()? };
     let settings = Settings { controller, identity, threads: args.threads };
     let runtime = runtime()?;

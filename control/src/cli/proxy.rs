@@ -26,6 +26,7 @@ use super::exit::{self, PolicyError, UsageError};
 use super::options::BehaviorOptions;
 use super::plain;
 use super::signals::{Asked, Signals};
+use crate::agent::{identity, proxy_session};
 use crate::checked::{CheckError, Checked};
 use crate::grpc::proxy_service::Proxies;
 use crate::grpc::{proxy_server, server};
@@ -271,12 +272,12 @@ async fn serve(
         }))
     });
     if let Some(controller) = controller {
-        let identity =
-            crate::agent::identity::identity(&format!("proxy-{}", std::process::id()), BTreeMap::new());
+        let identity = identity::identity(&format!("proxy-{}", std::process::id()), BTreeMap::new());
         let api = api.map_or_else(String::new, |address| address.to_string());
         let handle = handle.clone();
         tokio::spawn(async move {
-            if let Err(reason) = crate::agent::proxy_session::join(handle, controller, identity, api).await {
+            let tell = super::joined::teller(identity.name.clone(), controller.address.clone());
+            if let Err(reason) = proxy_session::join(handle, controller, identity, api, tell).await {
                 plain::note(&format!("fracas: {reason}"));
             }
         });

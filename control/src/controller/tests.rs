@@ -600,6 +600,18 @@ fn a_drained_node_finishes_its_run_and_gets_no_other() {
 }
 
 #[test]
+fn a_refused_proxy_is_told_with_what_is_known() {
+    let words = |names: &[&str]| known_in_words(&names.iter().copied().collect());
+    for (names, expected) in [
+        (&[][..], "no proxy has joined so far"),
+        (&["b", "a"], "joined so far: `a`, `b`"),
+        (&["a", "b", "c", "d", "e", "f", "g"], "joined so far: `a`, `b`, `c`, `d`, `e`, 2 more"),
+    ] {
+        assert_eq!(words(names), expected);
+    }
+}
+
+#[test]
 fn a_run_that_can_never_start_is_refused_or_gives_up_and_holds_up_nobody() {
     let mut world = World::with_agents(&["a", "b"]);
     world.join_cache();
@@ -615,7 +627,9 @@ fn a_run_that_can_never_start_is_refused_or_gives_up_and_holds_up_nobody() {
         start_within,
     };
     let refused = world.controller.submit(submission(&fault("cahce"), None), world.now).unwrap_err();
-    assert_eq!(refused, SubmitError::NoSuchProxy { proxy: "cahce".into(), nearest: Some("cache".into()) });
+    let known = "joined so far: `cache`".to_owned();
+    let expected = SubmitError::NoSuchProxy { proxy: "cahce".into(), nearest: Some("cache".into()), known };
+    assert_eq!(refused, expected);
     assert!(refused.to_string().contains("did you mean `cache`"), "{refused}");
 
     let session = world.sessions["p"];
