@@ -70,7 +70,7 @@ enum Verb {
         /// Faults with their shares
         mix: String,
         /// How long it lives
-        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "30s", allow_hyphen_values = true, value_parser = units::parse_duration)]
         ttl: Duration,
         /// Keep it alive until Ctrl-C, then release it
         #[arg(long)]
@@ -84,7 +84,7 @@ enum Verb {
         /// The lease
         lease: String,
         /// From now [default: as long as it was given before]
-        #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
         ttl: Option<Duration>,
     },
     /// End a lease

@@ -71,8 +71,8 @@ pub struct Args {
     #[arg(long)]
     seed: Option<u64>,
     /// Worker threads, each with its ring [default: one per core]
-    #[arg(long, short)]
-    threads: Option<usize>,
+    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// End delays within microseconds by spinning, at the cost of a core per thread
     #[arg(long)]
     precise: bool,
@@ -152,8 +152,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let configured = config.as_ref();
     let mut settings = DataplaneSettings { precise: args.precise, ..DataplaneSettings::default() };
     settings.seed = args.seed.or(configured.and_then(|config| config.seed)).unwrap_or_else(seed_from_clock);
-    settings.threads =
-        args.threads.or(configured.and_then(|config| config.threads)).unwrap_or(settings.threads);
+    settings.threads = args
+        .threads
+        .map(usize::from)
+        .or(configured.and_then(|config| config.threads))
+        .unwrap_or(settings.threads);
     let drain = args.drain.or(configured.map(|config| config.drain)).unwrap_or(DRAIN_DEFAULT);
     let statsd = args.statsd.clone().or(configured.and_then(|config| config.statsd.clone()));
     if args.statsd_prefix.is_some() && statsd.is_none() {

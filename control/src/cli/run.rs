@@ -520,7 +520,6 @@ mod tests {
                 error: 1_300,
                 timeout: 38,
                 censored: 2,
-                ..v1::Counts::default()
             }),
             failure_causes: Some(v1::FailureCauses {
                 injected: Some(1_334),
