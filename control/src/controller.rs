@@ -72,13 +72,33 @@ pub enum SubmitError {
     #[error(transparent)]
     Full(#[from] QueueFull),
     /// It could never start.
-    #[error("the run has a fault for the proxy `{proxy}`, which nobody has joined with{}; start it with `fracas proxy --join`", hint(.nearest))]
+    #[error(
+        "the run has a fault for the proxy `{proxy}`, which nobody has joined with{}; {known}; \
+         `fracas proxy --join` says when it has joined", hint(.nearest)
+    )]
     NoSuchProxy {
         /// As the run file has it.
         proxy: String,
         /// The name that is most like it.
         nearest: Option<String>,
+        /// Which proxies have joined, in words.
+        known: String,
     },
+}
+
+/// Names of proxies that a refusal tells.
+const KNOWN_TOLD_MAX: usize = 5;
+
+/// What is known of proxies, in words.
+fn known_in_words(names: &BTreeSet<&str>) -> String {
+    if names.is_empty() {
+        return "no proxy has joined so far".to_owned();
+    }
+    let mut told: Vec<String> = names.iter().take(KNOWN_TOLD_MAX).map(|name| format!("`{name}`")).collect();
+    if names.len() > KNOWN_TOLD_MAX {
+        told.push(format!("{} more", names.len() - KNOWN_TOLD_MAX));
+    }
+    format!("joined so far: {}", told.join(", "))
 }
 
 fn hint(nearest: &Option<String>) -> String {
@@ -211,6 +231,7 @@ impl Controller {
             submitted_unix_ms: unix_ms,
             started_unix_ms: None,
             ended_unix_ms: None,
+            last: None,
             report_path: None,
             labels,
         };
@@ -231,6 +252,7 @@ impl Controller {
             Some(proxy) => Err(SubmitError::NoSuchProxy {
                 proxy: proxy.clone(),
                 nearest: nearest(proxy, known.iter().copied()).map(str::to_owned),
+                known: known_in_words(&known),
             }),
         }
     }
@@ -422,8 +444,9 @@ impl Controller {
         let directory = self.settings.out.join(id);
         let stopped = execution.stopped().cloned();
         let nodes = execution.run_nodes();
+        let last = execution.last_progress().map(Arc::new);
         self.change(id, |run| {
-            run.nodes = nodes;
+            (run.nodes, run.last) = (nodes, last);
             run.ended_unix_ms = Some(ended_unix_ms);
             let to = match (result, stopped) {
                 (Err(why), _) => {
@@ -816,4 +839,4 @@ fn cores<'a>(nodes: impl Iterator<Item = &'a NodeIdentity>) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -154,6 +154,16 @@ pub struct Progress {
     pub nodes: u32,
 }
 
+impl Progress {
+    /// Bytes that it keeps, roughly.
+    pub fn bytes(&self) -> usize {
+        let series: usize = series_of(&self.second).iter().map(|series| series.encode().len()).sum();
+        let texts: usize = self.reasons.iter().chain(&self.faults).map(String::len).sum();
+        // The intervals keep good and bad replies apart, and what was the generator's own.
+        size_of::<Progress>() + 2 * series + texts
+    }
+}
+
 /// Everything that a report is made of.
 #[derive(Clone, Debug)]
 pub struct Findings {
@@ -537,8 +547,38 @@ impl Execution {
 
     /// How it goes.
     pub fn progress(&self, now: Instant) -> Progress {
-        let start_at = self.start_at.unwrap_or(now);
-        let elapsed = now.since(start_at);
+        let elapsed = now.since(self.start_at.unwrap_or(now));
+        // Not further back than 3 s: a node that has nothing to tell must not freeze the display.
+        let floor = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX).saturating_sub(2);
+        let told = self.members.iter().filter(|m| m.lost().is_none()).map(|m| m.told_seconds).min();
+        self.progress_at(elapsed, told.unwrap_or(0).max(floor))
+    }
+
+    /// How it stood in the last second of its plan, or in the last whole one before it was stopped; `None` if it never began.
+    pub fn last_progress(&self) -> Option<Progress> {
+        let ran_for = self.over_at().since(self.start_at?);
+        let seconds = match (self.stopped(), self.plan.duration()) {
+            (Some(_), _) => ran_for.as_secs(),
+            (None, Some(planned)) => planned.as_secs_f64().ceil() as u64,
+            (None, None) => ran_for.as_secs_f64().ceil() as u64,
+        };
+        let progress = self.progress_at(ran_for, u32::try_from(seconds).unwrap_or(u32::MAX));
+        // Who is through has told everything.
+        let through = self.members.iter().filter(|member| member.finished.is_some()).count();
+        Some(Progress { nodes_reporting: through as u32, ..progress })
+    }
+
+    /// When its load was over, by the controller's clock.
+    fn over_at(&self) -> Instant {
+        let ended_at = |member: &Member| {
+            let finished = member.finished.as_ref()?;
+            Some(member.clock.to_controller(finished.ended_at))
+        };
+        let ended = self.members.iter().filter_map(ended_at).max();
+        ended.or(self.load_over_at).or(self.start_at).unwrap_or(Instant::ZERO)
+    }
+
+    fn progress_at(&self, elapsed: Duration, seconds: u32) -> Progress {
         let lost = self.members.iter().filter_map(|m| m.lost().map(|why| (m, why)));
         let reasons: Vec<String> = lost.map(|(m, why)| format!("node {} was lost: {why}", m.node)).collect();
         let verdict = match (reasons.is_empty() && self.objections.is_empty(), self.plan.on_node_loss) {
@@ -548,10 +588,6 @@ impl Execution {
         };
         let mut counts = Counts::default();
         self.members.iter().for_each(|member| counts.merge(&member.timeline.counts()));
-        // Not further back than 3 s: a node that has nothing to tell must not freeze the display.
-        let floor = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX).saturating_sub(2);
-        let told = self.members.iter().filter(|m| m.lost().is_none()).map(|m| m.told_seconds).min();
-        let seconds = told.unwrap_or(0).max(floor);
         let mut second = Interval { second: seconds.saturating_sub(1), ..Interval::default() };
         let mut nodes_reporting = 0;
         for member in &self.members {
@@ -603,12 +639,7 @@ impl Execution {
     /// Everything that the report is made of.
     pub fn findings(&self, started_at_unix_ms: u64, environment: Environment, reproduce: String) -> Findings {
         let start_at = self.start_at.unwrap_or(Instant::ZERO);
-        let ended_at = |member: &Member| {
-            let finished = member.finished.as_ref()?;
-            Some(member.clock.to_controller(finished.ended_at))
-        };
-        let over_at =
-            self.members.iter().filter_map(ended_at).max().or(self.load_over_at).unwrap_or(start_at);
+        let over_at = self.over_at();
         let faults = self.faults.iter().filter(|fault| fault.accepted && self.began(fault, over_at));
         let by_hand = self.by_hand.iter().map(|fault| fault.fault_window(start_at, over_at));
         let mut windows: Vec<FaultWindow> =

@@ -13,6 +13,7 @@ use std::time::Duration;
 use fracas_loadgen::measure::{Counts, Distribution, Grade, Summary};
 
 use crate::clock_map::Offset;
+use crate::execution::Progress;
 
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,6 +157,8 @@ pub struct Run {
     pub started_unix_ms: Option<u64>,
     /// When it reached its final state.
     pub ended_unix_ms: Option<u64>,
+    /// Its last second, for whoever follows it; set once it has ended, if it began.
+    pub last: Option<Arc<Progress>>,
     /// Directory of the report.
     pub report_path: Option<PathBuf>,
     /// As submitted.
@@ -179,7 +182,8 @@ impl Run {
     pub fn bytes(&self) -> usize {
         let labels: usize = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         let figures = self.result.as_ref().map_or(0, |result| result.bytes);
-        RECORD_BYTES + self.name.len() + self.file_name.len() + self.file_text.len() + labels + figures
+        let last = self.last.as_ref().map_or(0, |last| last.bytes());
+        RECORD_BYTES + self.name.len() + self.file_name.len() + self.file_text.len() + labels + figures + last
     }
 }
 
@@ -208,6 +212,7 @@ pub mod tests_support {
             submitted_unix_ms: 0,
             started_unix_ms: None,
             ended_unix_ms: None,
+            last: None,
             report_path: None,
             labels: BTreeMap::new(),
         }

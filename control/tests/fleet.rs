@@ -160,6 +160,11 @@ fn two_nodes_carry_a_run_and_their_results_add_up() {
     assert_eq!(counts(total, "planned"), counts(total, "sent") + counts(total, "dropped"));
     let outcomes: u64 = ["ok", "error", "timeout", "censored"].iter().map(|name| counts(total, name)).sum();
     assert_eq!(counts(total, "sent"), outcomes);
+    let listed = &fleet.json(&["run", "list", "--json"])["runs"][0];
+    for series in ["response_ns", "service_ns", "lag_ns"] {
+        assert_eq!(listed[series], run[series], "the list has the same figures");
+        assert!(listed[series]["count"].as_u64().unwrap() > 0, "{listed}");
+    }
     let nodes = run["nodes"].as_array().unwrap();
     assert_eq!(nodes.iter().map(|node| counts(node, "planned")).collect::<Vec<_>>(), [400, 400]);
     assert_eq!(fleet.origin.answered(), counts(total, "ok"), "the target agrees");
@@ -348,7 +353,32 @@ fn a_run_with_a_mistyped_proxy_is_refused_at_once() {
     let output = fleet.fracas(&["run", "submit", file.to_str().unwrap()]);
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
-    assert!(error.contains("the proxy `nobody`, which nobody has joined with"), "{error}");
+    assert!(
+        error.contains("the proxy `nobody`, which nobody has joined with; no proxy has joined so far"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_proxy_says_that_it_has_joined_or_why_it_has_not() {
+    let fleet = Fleet::of(0, "10s");
+    // Nobody listens where a listener has just been.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for (controller, words) in [(&fleet.api, "has joined"), (&nowhere, "no controller answers at")] {
+        let mut proxy = Command::new(FRACAS);
+        proxy.args(["proxy", "--listen", "127.0.0.1:0", "--api", "none", "--upstream", "127.0.0.1:1"]);
+        proxy.args(["--threads", "1", "--join", controller]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut proxy = Process(proxy.spawn().unwrap());
+        let (stdout, stderr) = (proxy.0.stdout.take().unwrap(), proxy.0.stderr.take().unwrap());
+        let is_there = controller == &fleet.api;
+        let mut lines: Box<dyn Iterator<Item = _>> = match is_there {
+            true => Box::new(BufReader::new(stdout).lines()),
+            false => Box::new(BufReader::new(stderr).lines()),
+        };
+        let line = lines.find_map(|line| line.ok().filter(|line| line.contains(words))).unwrap();
+        assert!(line.starts_with("proxy-") && line.contains(controller.as_str()), "{line}");
+        assert_eq!(line.ends_with("; trying again"), !is_there, "{line}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use fracas_loadgen::measure::Failure;
 use fracas_proto::v1;
 use tokio::sync::{mpsc, watch};
 
+use super::News;
 use super::by_hand::ByHand;
 use super::link::{self, LinkEvent};
 use crate::grpc::session_proto;
@@ -47,7 +48,7 @@ struct Fault {
 }
 
 /// Joins `controller` as `identity` with all proxies of `handle`, and serves it until dropped; `api`
-/// is where the process's own API listens, for people. Dials again when the session breaks off.
+/// is where the process's own API listens, for people. Dials again when the session breaks off, and has it told.
 ///
 /// # Errors
 /// One line, when the controller will not have this process.
@@ -56,6 +57,7 @@ pub async fn join(
     controller: Dial,
     identity: NodeIdentity,
     api: String,
+    mut tell: impl FnMut(News) + Send,
 ) -> Result<(), String> {
     let names = |handle: &Handle| handle.list().into_iter().map(|proxy| proxy.spec.name).collect::<Vec<_>>();
     let mut known = names(&handle);
@@ -74,7 +76,10 @@ pub async fn join(
         let mut say = Vec::new();
         tokio::select! {
             event = happened.recv() => match event {
-                Some(LinkEvent::Up(sender)) => say_to = Some(sender),
+                Some(LinkEvent::Up(sender)) => {
+                    say_to = Some(sender);
+                    tell(News::Joined);
+                }
                 Some(LinkEvent::Told(told)) => {
                     last_heard = Instant::now();
                     match told {
@@ -92,7 +97,10 @@ pub async fn join(
                         _ => {}
                     }
                 }
-                Some(LinkEvent::Down(_)) => say_to = None,
+                Some(LinkEvent::Down(reason)) => {
+                    say_to = None;
+                    tell(News::Left(reason));
+                }
                 Some(LinkEvent::Refused(reason)) => return Err(reason),
                 None => return Ok(()),
             },

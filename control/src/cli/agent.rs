@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::agent::generator::RingGenerator;
-use crate::agent::{self, News, Settings, identity};
+use crate::agent::{self, Settings, identity};
 use crate::wire::dial::Dial;
 
 use super::access::AccessArgs;
-use super::controller::{interrupted, runtime};
-use super::plain;
+use super::controller::runtime;
+use super::joined::teller;
+use super::signals::asked_to_stop;
 
 /// Flags of `fracas agent`.
 #[derive(Debug, clap::Args)]
@@ -38,23 +39,12 @@ pub struct Args {
 /// When the controller will not have it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let identity = identity::identity(&args.name, BTreeMap::new());
-    let (name, controller) = (identity.name.clone(), args.join.clone());
-    let mut told = None;
-    let tell = move |news: News| {
-        if told.as_ref() == Some(&news) {
-            return;
-        }
-        match &news {
-            News::Joined => plain::say(&format!("{name} has joined {controller}")),
-            News::Left(reason) => plain::note(&format!("{name}: {reason}; trying again")),
-        }
-        told = Some(news);
-    };
+    let tell = teller(identity.name.clone(), args.join.clone());
     let controller = Dial { address: args.join, access: args.access.access()? };
     let settings = Settings { controller, identity, threads: args.threads };
     let runtime = runtime()?;
     runtime
-        .block_on(agent::run(settings, Arc::new(RingGenerator), interrupted(), tell))
+        .block_on(agent::run(settings, Arc::new(RingGenerator), asked_to_stop(), tell))
         .map_err(anyhow::Error::msg)?;
     // A thread that still looks something up must not keep the process.
     runtime.shutdown_background();

@@ -16,6 +16,7 @@ use super::client::connect;
 use super::exit::UsageError;
 use super::options::BehaviorOptions;
 use super::plain;
+use super::signals::Signals;
 use crate::grpc::proxy_answers::behavior_kind_proto;
 use crate::wire::dial::Caller;
 
@@ -69,7 +70,7 @@ enum Verb {
         /// Faults with their shares
         mix: String,
         /// How long it lives
-        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "30s", allow_hyphen_values = true, value_parser = units::parse_duration)]
         ttl: Duration,
         /// Keep it alive until Ctrl-C, then release it
         #[arg(long)]
@@ -83,7 +84,7 @@ enum Verb {
         /// The lease
         lease: String,
         /// From now [default: as long as it was given before]
-        #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = units::parse_duration)]
         ttl: Option<Duration>,
     },
     /// End a lease
@@ -325,11 +326,12 @@ async fn watch(
     let kinds = kinds.into_iter().map(|kind| EventKind::from(kind).into()).collect();
     let request = v1::WatchEventsRequest { proxies, kinds, ..Default::default() };
     let mut stream = client.watch_events(request).await.map_err(refused)?.into_inner();
+    let mut signals = Signals::listen()?;
     let mut lost = 0;
     loop {
         let message = tokio::select! {
             message = stream.message() => message.map_err(refused)?,
-            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::exit::INTERRUPTED)),
+            () = signals.next() => return Ok(ExitCode::from(super::exit::INTERRUPTED)),
         };
         let Some(message) = message else { return Ok(ExitCode::SUCCESS) };
         for event in &message.events {
@@ -352,6 +354,7 @@ async fn watch(
 
 /// Renews a lease until it is interrupted, then releases it. If this process dies, the lease does.
 async fn hold_lease(mut client: Client, lease: String, ttl: Duration) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::listen()?;
     let mut ticks = tokio::time::interval(ttl / 3);
     ticks.tick().await;
     loop {
@@ -360,7 +363,7 @@ async fn hold_lease(mut client: Client, lease: String, ttl: Duration) -> anyhow:
                 let request = v1::RenewLeaseRequest { lease_id: lease.clone(), ttl: duration(ttl), ..Default::default() };
                 client.renew_lease(ask(request)).await.map_err(refused)?;
             }
-            _ = tokio::signal::ctrl_c() => {
+            () = signals.next() => {
                 let request = v1::ReleaseLeaseRequest { lease_id: lease.clone(), ..Default::default() };
                 client.release_lease(ask(request)).await.map_err(refused)?;
                 plain::say(&format!("lease {lease} released"));

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 
 use super::access::{Beside, ServerArgs, TokenArgs};
 use super::exit::UsageError;
+use super::signals::asked_to_stop;
 use super::{files, plain, times};
 use crate::agent::identity;
 use crate::controller::{Controller, Settings};
@@ -65,7 +66,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (address, out) = (listener.local_addr()?, args.out.display());
         // Whoever started it may have stopped reading; that is no reason to end.
         plain::say(&format!("controller listens on {address}{guard}\nreports go to {out}"));
-        serve(plane(args.out, timings, args.queue_timeout), listener, guard, interrupted()).await?;
+        serve(plane(args.out, timings, args.queue_timeout), listener, guard, asked_to_stop()).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -93,18 +94,4 @@ fn unix_ms() -> u64 {
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the threads of the control side")
-}
-
-/// Done when the process is asked to stop: Ctrl-C or SIGTERM.
-pub(super) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }

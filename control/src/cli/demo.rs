@@ -102,7 +102,8 @@ async fn show(args: &Args, origin: &Origin, dataplane: &Dataplane) -> anyhow::Re
         nodes.push(tokio::spawn(agent::run(settings, Arc::new(RingGenerator), until_stopped(), |_| {})));
     }
     let identity = identity::identity("shop-proxy", BTreeMap::new());
-    let session = tokio::spawn(proxy_session::join(handle, controller.clone(), identity, String::new()));
+    let session =
+        tokio::spawn(proxy_session::join(handle, controller.clone(), identity, String::new(), |_| {}));
     plain::say("nodes       node-a and node-b, two generators that dialled in over gRPC\n");
 
     let followed = submit(args, &controller, target).await;

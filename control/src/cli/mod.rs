@@ -12,6 +12,7 @@ mod doctor;
 mod exit;
 mod files;
 mod habits;
+mod joined;
 mod load;
 mod node;
 mod options;

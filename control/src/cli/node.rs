@@ -103,7 +103,10 @@ fn table(nodes: &[v1::Node]) -> String {
     let head = ["NAME", "ROLE", "STATE", "CORES", "KERNEL", "CLOCK", "run or proxies"].map(str::to_owned);
     let row = |node: &v1::Node| {
         let carries = if node.run_id.is_empty() { node.proxies.join(", ") } else { node.run_id.clone() };
-        let clock = client::clock(node.clock_offset_ns, node.clock_error_ns);
+        let clock = match clock_known(node) {
+            true => client::clock(node.clock_offset_ns, node.clock_error_ns),
+            false => "–".to_owned(),
+        };
         let (name, kernel, cores) = (node.name.clone(), node.kernel.clone(), node.cores.to_string());
         [name, role(node).to_owned(), state(node).to_owned(), cores, kernel, clock, carries]
     };
@@ -130,12 +133,18 @@ fn state(node: &v1::Node) -> String {
     client::word(node.state().as_str_name(), "NODE_STATE_")
 }
 
+/// Whether a clock ping was answered; before, nothing is known of a node's clock.
+fn clock_known(node: &v1::Node) -> bool {
+    node.round_trip.is_some()
+}
+
 fn node_json(node: &v1::Node) -> serde_json::Value {
     json!({
         "name": node.name, "role": role(node), "state": state(node), "version": node.version, "peer": node.peer,
         "cores": node.cores, "nofile_limit": node.nofile_limit, "kernel": node.kernel, "io_uring": node.io_uring,
-        "run": node.run_id, "proxies": node.proxies, "clock_offset_ns": node.clock_offset_ns,
-        "clock_error_ns": node.clock_error_ns,
+        "run": node.run_id, "proxies": node.proxies,
+        "clock_offset_ns": clock_known(node).then_some(node.clock_offset_ns),
+        "clock_error_ns": clock_known(node).then_some(node.clock_error_ns),
     })
 }
 
@@ -150,6 +159,7 @@ mod tests {
             kernel: kernel.into(),
             cores: 2,
             proxies: vec!["shop".into()],
+            round_trip: Some(prost_types::Duration { seconds: 0, nanos: 1 }),
             ..v1::Node::default()
         };
         let nodes = [node("a", "6.18.44-fc-v669-with-more"), node("a-name-that-is-longer-than-most", "6.1")];
@@ -158,5 +168,18 @@ mod tests {
         let [clock, same] = [starts("CLOCK")[0], starts("same clock")[0]];
         assert_eq!((clock, starts("same clock")), (same, vec![same, same]), "{table}");
         assert_eq!(starts("shop"), [starts("run or proxies")[0]; 2], "{table}");
+    }
+
+    #[test]
+    fn a_clock_that_answered_no_ping_yet_is_not_known() {
+        let joined = v1::Node { name: "a".into(), ..v1::Node::default() };
+        assert!(!table(std::slice::from_ref(&joined)).contains("same clock"));
+        assert_eq!(node_json(&joined)["clock_offset_ns"], serde_json::Value::Null);
+        let heard = v1::Node { round_trip: Some(prost_types::Duration::default()), ..joined };
+        assert!(table(std::slice::from_ref(&heard)).contains("same clock"));
+        assert_eq!(
+            (&node_json(&heard)["clock_offset_ns"], &node_json(&heard)["clock_error_ns"]),
+            (&json!(0), &json!(0))
+        );
     }
 }

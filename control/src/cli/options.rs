@@ -53,6 +53,8 @@ impl clap::Args for BehaviorOptions {
             };
             let flag = Arg::new(id.clone())
                 .long(id)
+                // A time below 0 is answered as a time, not as a flag.
+                .allow_hyphen_values(true)
                 .value_name(option.kind.describe())
                 .help(format!("{}{default}", option.doc))
                 .help_heading(format!("Options of {behavior}"));

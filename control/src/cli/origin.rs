@@ -7,9 +7,9 @@ use std::time::Duration;
 use fracas_dataplane::origin::{BODY_BYTES_MAX, Counts, Limits, Origin, OriginSettings, ServiceSettings};
 use fracas_loadgen::report::plural;
 use fracas_loadgen::scenario::units;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::plain;
+use super::signals::asked_to_stop;
 
 /// Flags of `fracas origin`.
 #[derive(Debug, clap::Args)]
@@ -103,13 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let scheme = if args.echo { "tcp" } else { "http" };
     plain::say(&format!("origin answers on {scheme}://{}", origin.local_addr()));
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let mut terminated = signal(SignalKind::terminate())?;
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-            _ = terminated.recv() => Ok(()),
-        }
-    })?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(asked_to_stop());
     let counts = origin.counts();
     plain::say(&format!(
         "origin answered {}",

@@ -17,7 +17,6 @@ use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo};
 use fracas_loadgen::report::{length, plural};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::plan::{Planned, Timelines};
@@ -26,6 +25,8 @@ use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
 use super::exit::{self, PolicyError, UsageError};
 use super::options::BehaviorOptions;
 use super::plain;
+use super::signals::{Asked, Signals};
+use crate::agent::{identity, proxy_session};
 use crate::checked::{CheckError, Checked};
 use crate::grpc::proxy_service::Proxies;
 use crate::grpc::{proxy_server, server};
@@ -70,8 +71,8 @@ pub struct Args {
     #[arg(long)]
     seed: Option<u64>,
     /// Worker threads, each with its ring [default: one per core]
-    #[arg(long, short)]
-    threads: Option<usize>,
+    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// End delays within microseconds by spinning, at the cost of a core per thread
     #[arg(long)]
     precise: bool,
@@ -151,8 +152,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let configured = config.as_ref();
     let mut settings = DataplaneSettings { precise: args.precise, ..DataplaneSettings::default() };
     settings.seed = args.seed.or(configured.and_then(|config| config.seed)).unwrap_or_else(seed_from_clock);
-    settings.threads =
-        args.threads.or(configured.and_then(|config| config.threads)).unwrap_or(settings.threads);
+    settings.threads = args
+        .threads
+        .map(usize::from)
+        .or(configured.and_then(|config| config.threads))
+        .unwrap_or(settings.threads);
     let drain = args.drain.or(configured.map(|config| config.drain)).unwrap_or(DRAIN_DEFAULT);
     let statsd = args.statsd.clone().or(configured.and_then(|config| config.statsd.clone()));
     if args.statsd_prefix.is_some() && statsd.is_none() {
@@ -162,7 +166,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let statsd = statsd.map(|server| Statsd::connect(&server, prefix)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // Heard from now on: what comes before the proxy is ready waits.
-    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
     // The API's address is taken before any traffic is accepted: a clash ends the start, not the run.
     let listener = api
         .map(|address| {
@@ -219,7 +223,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (drained, at_once) = runtime.block_on(async {
         tokio::select! {
             drained = &mut draining => return (drained, false),
-            () = signals.stop() => handle.close_all(),
+            () = stop(&mut signals) => handle.close_all(),
         }
         (draining.await, true)
     });
@@ -239,29 +243,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if at_once { ExitCode::from(exit::INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-/// The signals that a proxy hears, from the moment it is ready to its end: none gets lost in between.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Done when it is to stop.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
+/// Done when it is told to stop; a hangup has nothing to load again any more.
+async fn stop(signals: &mut Signals) {
+    while signals.next_or_reload().await == Asked::Reload {}
 }
 
 /// Why a proxy of the command line or the config is not made.
@@ -291,27 +275,24 @@ async fn serve(
         }))
     });
     if let Some(controller) = controller {
-        let identity =
-            crate::agent::identity::identity(&format!("proxy-{}", std::process::id()), BTreeMap::new());
+        let identity = identity::identity(&format!("proxy-{}", std::process::id()), BTreeMap::new());
         let api = api.map_or_else(String::new, |address| address.to_string());
         let handle = handle.clone();
         tokio::spawn(async move {
-            if let Err(reason) = crate::agent::proxy_session::join(handle, controller, identity, api).await {
+            let tell = super::joined::teller(identity.name.clone(), controller.address.clone());
+            if let Err(reason) = proxy_session::join(handle, controller, identity, api, tell).await {
                 plain::note(&format!("fracas: {reason}"));
             }
         });
     }
     loop {
-        let hangup = tokio::select! {
-            () = async {
-                tokio::select! {
-                    _ = signals.interrupt.recv() => {}
-                    _ = signals.terminate.recv() => {}
-                }
-            } => false,
-            _ = signals.hangup.recv() => true,
+        let Some(reloader) = &mut reloader else {
+            signals.next().await;
+            break;
         };
-        let Some(reloader) = reloader.as_mut().filter(|_| hangup) else { break };
+        if signals.next_or_reload().await == Asked::Stop {
+            break;
+        }
         // Whoever started it may have stopped reading; that is no reason to end.
         match reloader.reload().await {
             Ok(changed) => plain::say(&format!("proxy reloaded {}: {changed}", reloader.path.display())),

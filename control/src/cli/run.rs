@@ -13,8 +13,9 @@ use fracas_proto::v1::run_service_client::RunServiceClient;
 use serde_json::{Value, json};
 
 use super::client::{self, ApiArgs};
-use super::controller::{interrupted, runtime};
+use super::controller::runtime;
 use super::plain::{self, is_unread, say};
+use super::signals::asked_to_stop;
 use super::{exit, files};
 use crate::wire::dial::Caller;
 
@@ -166,7 +167,7 @@ pub(super) async fn follow(
     let request = v1::WatchRunRequest { run_id: id.to_owned() };
     let mut stream = client.watch_run(request).await.map_err(client::error)?.into_inner();
     let mut last = None;
-    let mut stop = std::pin::pin!(interrupted());
+    let mut stop = std::pin::pin!(asked_to_stop());
     loop {
         let message = tokio::select! {
             message = stream.message() => message.map_err(client::error)?,
@@ -290,26 +291,34 @@ fn end(run: &v1::Run) -> ExitCode {
 
 /// Prints a run as far as it is known.
 fn print_run(run: &v1::Run) {
-    say(&format!("run {} ({}) is {}{}", run.id, run.name, state(run), because(run)));
+    for line in run_lines(run) {
+        say(&line);
+    }
+}
+
+/// A run as far as it is known, in lines.
+fn run_lines(run: &v1::Run) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.push(format!("run {} ({}) is {}{}", run.id, run.name, state(run), because(run)));
     for slo in &run.slo_results {
         let word = if slo.kept { "kept  " } else { "missed" };
-        say(&format!("  slo {word} {} (is {})", slo.objective, slo.measured));
+        lines.push(format!("  slo {word} {} (is {})", slo.objective, slo.measured));
     }
     for reason in &run.reasons {
-        say(&format!("  because {reason}"));
+        lines.push(format!("  because {reason}"));
     }
     let counts = run.counts.unwrap_or_default();
     if counts.planned > 0 {
         let [planned, sent, dropped] = [counts.planned, counts.sent, counts.dropped].map(count);
         let [ok, error, timeout, censored] =
             [counts.ok, counts.error, counts.timeout, counts.censored].map(count);
-        say(&format!("  {planned} planned = {sent} sent + {dropped} dropped"));
-        say(&format!(
+        lines.push(format!("  {planned} planned = {sent} sent + {dropped} dropped"));
+        lines.push(format!(
             "  {sent} sent = {ok} ok + {error} error + {timeout} timeout + {censored} in flight at the end"
         ));
     }
     if let Some(line) = run.failure_causes.as_ref().and_then(causes_line) {
-        say(&format!("  {line}"));
+        lines.push(format!("  {line}"));
     }
     if let Some(series) = &run.series {
         let all = [("response", &series.response), ("service", &series.service), ("lag", &series.lag)];
@@ -317,13 +326,13 @@ fn print_run(run: &v1::Run) {
             let h = histogram.clone().unwrap_or_default();
             let [p50, p90, p95, p99, p999, max] =
                 [h.p50_ns, h.p90_ns, h.p95_ns, h.p99_ns, h.p999_ns, h.max_ns].map(latency);
-            say(&format!(
+            lines.push(format!(
                 "  {name:<9} p50 {p50:>7}  p90 {p90:>7}  p95 {p95:>7}  p99 {p99:>7}  p99.9 {p999:>7}  max {max:>7}"
             ));
         }
     }
     for fault in &run.fault_windows {
-        say(&format!(
+        lines.push(format!(
             "  fault {} on {} from {} to {}, {}",
             fault.behavior,
             fault.proxy,
@@ -335,15 +344,16 @@ fn print_run(run: &v1::Run) {
     for node in &run.nodes {
         let sent = count(node.counts.unwrap_or_default().sent);
         let lost = if node.lost { "  LOST" } else { "" };
-        say(&format!(
+        lines.push(format!(
             "  node {:<12} {sent:>11} sent  {}{lost}",
             node.node,
             client::clock(node.clock_offset_ns, node.clock_error_ns)
         ));
     }
     if !run.report_path.is_empty() {
-        say(&format!("  report {}/report.html", run.report_path));
+        lines.push(format!("  report {}/report.html", run.report_path));
     }
+    lines
 }
 
 /// How often a fault acted.
@@ -411,12 +421,20 @@ pub(super) fn exit_of(state: v1::RunState) -> Option<u8> {
 }
 
 fn run_json(run: &v1::Run) -> Value {
-    let counts = run.counts.unwrap_or_default();
-    let series = |histogram: Option<&v1::Histogram>| {
-        let h = histogram.cloned().unwrap_or_default();
+    // What is not known, or not yet, is null: a zero would be a figure.
+    let counts = run.counts.as_ref().map(|counts| {
         json!({
-            "count": h.count, "min": h.min_ns, "p50": h.p50_ns, "p90": h.p90_ns, "p95": h.p95_ns, "p99": h.p99_ns,
-            "p99.9": h.p999_ns, "max": h.max_ns,
+            "planned": counts.planned, "sent": counts.sent, "ok": counts.ok, "error": counts.error,
+            "timeout": counts.timeout, "censored": counts.censored, "dropped": counts.dropped,
+        })
+    });
+    let series = |histogram: Option<&v1::Histogram>| {
+        let known = histogram.filter(|histogram| histogram.count > 0);
+        known.map(|h| {
+            json!({
+                "count": h.count, "min": h.min_ns, "p50": h.p50_ns, "p90": h.p90_ns, "p95": h.p95_ns,
+                "p99": h.p99_ns, "p99.9": h.p999_ns, "max": h.max_ns,
+            })
         })
     };
     let node = |node: &v1::RunNode| {
@@ -431,10 +449,7 @@ fn run_json(run: &v1::Run) -> Value {
     json!({
         "id": run.id, "name": run.name, "state": state(run), "error": run.error, "reason": run.reason, "reasons": run.reasons,
         "verdict": client::word(run.verdict().as_str_name(), "VERDICT_"),
-        "counts": {
-            "planned": counts.planned, "sent": counts.sent, "ok": counts.ok, "error": counts.error,
-            "timeout": counts.timeout, "censored": counts.censored, "dropped": counts.dropped,
-        },
+        "counts": counts,
         "response_ns": series(all.and_then(|all| all.response.as_ref())),
         "service_ns": series(all.and_then(|all| all.service.as_ref())),
         "lag_ns": series(all.and_then(|all| all.lag.as_ref())),
@@ -448,13 +463,110 @@ fn run_json(run: &v1::Run) -> Value {
                 "ended_at_ns": fault.ended_at_ns, "injected": fault.injected,
             }))
             .collect::<Vec<_>>(),
-        "queue_position": run.queue_position, "seed": run.seed, "report": run.report_path,
+        "queue_position": Some(run.queue_position).filter(|position| *position > 0), "seed": run.seed, "report": run.report_path,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_known_is_null_and_not_zero() {
+        let queued = v1::Run { state: v1::RunState::Queued.into(), queue_position: 2, ..v1::Run::default() };
+        let value = run_json(&queued);
+        for key in ["counts", "response_ns", "service_ns", "lag_ns"] {
+            assert_eq!(value[key], Value::Null, "{key}");
+        }
+        assert_eq!(value["queue_position"], 2);
+        // It has ended, and nothing came back: that has no percentiles, but counts.
+        let histogram = |count, p99_ns| Some(v1::Histogram { count, p99_ns, ..v1::Histogram::default() });
+        let ended = v1::Run {
+            state: v1::RunState::Failed.into(),
+            counts: Some(v1::Counts { planned: 5, error: 5, ..v1::Counts::default() }),
+            series: Some(v1::Series { response: histogram(5, 7_000), service: histogram(0, 0), lag: None }),
+            ..v1::Run::default()
+        };
+        let value = run_json(&ended);
+        assert_eq!((&value["counts"]["error"], &value["counts"]["ok"]), (&json!(5), &json!(0)));
+        assert_eq!(
+            (&value["response_ns"]["count"], &value["response_ns"]["p99"]),
+            (&json!(5), &json!(7_000))
+        );
+        assert_eq!((&value["service_ns"], &value["lag_ns"]), (&Value::Null, &Value::Null));
+        assert_eq!(value["queue_position"], Value::Null, "it does not wait");
+    }
+
+    #[test]
+    fn a_run_is_shown_with_its_sums_its_causes_and_its_faults() {
+        let fault = |behavior: &str, injected| v1::FaultWindow {
+            proxy: "shop".into(),
+            behavior: behavior.into(),
+            started_at_ns: 1_000_000_000,
+            ended_at_ns: 3_500_000_000,
+            injected,
+            ..v1::FaultWindow::default()
+        };
+        let run = v1::Run {
+            id: "r-1".into(),
+            name: "checkout".into(),
+            state: v1::RunState::Failed.into(),
+            reason: "SLO missed: errors<1% is 12 %".into(),
+            counts: Some(v1::Counts {
+                planned: 12_345,
+                sent: 12_340,
+                dropped: 5,
+                ok: 11_000,
+                error: 1_300,
+                timeout: 38,
+                censored: 2,
+            }),
+            failure_causes: Some(v1::FailureCauses {
+                injected: Some(1_334),
+                natural: Some(4),
+                unknown_because: String::new(),
+            }),
+            fault_windows: vec![fault("100:reset", 1_334), fault("5:error", 1), fault("1:hang", 0)],
+            report_path: "runs/r-1".into(),
+            ..v1::Run::default()
+        };
+        assert_eq!(
+            run_lines(&run),
+            [
+                "run r-1 (checkout) is failed: SLO missed: errors<1% is 12 %",
+                "  12,345 planned = 12,340 sent + 5 dropped",
+                "  12,340 sent = 11,000 ok + 1,300 error + 38 timeout + 2 in flight at the end",
+                "  of the failures and timeouts 1,334 were injected by a proxy, 4 came by themselves",
+                "  fault 100:reset on shop from 1 s to 3.5 s, acted 1,334 times",
+                "  fault 5:error on shop from 1 s to 3.5 s, acted once",
+                "  fault 1:hang on shop from 1 s to 3.5 s, met no traffic that it acted on",
+                "  report runs/r-1/report.html",
+            ]
+        );
+    }
+
+    #[test]
+    fn who_made_the_failures_is_said_as_far_as_it_is_known() {
+        let causes = |injected, natural, why: &str| v1::FailureCauses {
+            injected,
+            natural,
+            unknown_because: why.to_owned(),
+        };
+        for (causes, line) in [
+            (causes(Some(0), Some(0), ""), None),
+            (causes(None, None, ""), None),
+            (
+                causes(Some(0), Some(1_200), ""),
+                Some("of the failures and timeouts 0 were injected by a proxy, 1,200 came by themselves"),
+            ),
+            (
+                causes(None, None, "no proxy was watched"),
+                Some("injected or natural: not known, no proxy was watched"),
+            ),
+        ] {
+            assert_eq!(causes_line(&causes).as_deref(), line, "{causes:?}");
+        }
+    }
 
     #[test]
     fn the_list_says_when_how_and_why() {

@@ -9,14 +9,14 @@ use crate::run_report::Report;
 use crate::session::{Delta, FaultOrder, Finished, WindowSeen};
 use crate::store::MemoryStore;
 
-const PLAN: &str = "name: checkout\nnodes: 2\ntarget: http://127.0.0.1:1/\nconnections: 10\nphases:\n  - {rate: 100/s, for: 2s}\n";
+pub const PLAN: &str = "name: checkout\nnodes: 2\ntarget: http://127.0.0.1:1/\nconnections: 10\nphases:\n  - {rate: 100/s, for: 2s}\n";
 
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A controller, and nodes whose clocks are ahead by a whole second per letter: `a` by 1 s, `b` by 2 s, …
-struct World {
-    controller: Controller,
-    now: Instant,
+pub struct World {
+    pub controller: Controller,
+    pub now: Instant,
     sessions: BTreeMap<String, Session>,
     /// Everything sent so far, by node.
     sent: BTreeMap<String, Vec<ToNode>>,
@@ -38,7 +38,7 @@ impl World {
         World { controller, now, sessions: BTreeMap::new(), sent: BTreeMap::new(), reports: Vec::new() }
     }
 
-    fn with_agents(names: &[&str]) -> World {
+    pub fn with_agents(names: &[&str]) -> World {
         let mut world = World::new();
         names.iter().for_each(|name| world.join(name, "1", Role::Agent, None).unwrap());
         world
@@ -115,7 +115,7 @@ impl World {
         }
     }
 
-    fn submit(&mut self, yaml: &str) -> String {
+    pub fn submit(&mut self, yaml: &str) -> String {
         let submission = Submission {
             plan: parse("checkout.yml", yaml).unwrap(),
             file_name: "checkout.yml".into(),
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// Brings a submitted run of nodes `a` and `b` to RUNNING.
-    fn get_running(&mut self, id: &str) {
+    pub fn get_running(&mut self, id: &str) {
         self.ready("a", id);
         self.ready("b", id);
         self.pass(Duration::from_millis(1_500), &["a", "b"]);
@@ -173,8 +173,16 @@ impl World {
         self.say(name, FromNode::Finished(Box::new(finished)));
     }
 
+    /// Everything that nodes `a` and `b` have to tell of a running plan of 2 s, and that they are through.
+    pub fn deliver_all(&mut self, id: &str) {
+        for (name, base_ms) in [("a", 5), ("b", 9)] {
+            (1..=2).for_each(|sequence| assert!(self.say(name, delta(id, sequence, base_ms))));
+            self.finish(name, id, 2);
+        }
+    }
+
     /// Writes the reports that were asked for.
-    fn write_reports(&mut self) -> Vec<Report> {
+    pub fn write_reports(&mut self) -> Vec<Report> {
         let mut written = Vec::new();
         for (run, findings) in std::mem::take(&mut self.reports) {
             let again = Report::new(findings.clone());
@@ -592,6 +600,18 @@ fn a_drained_node_finishes_its_run_and_gets_no_other() {
 }
 
 #[test]
+fn a_refused_proxy_is_told_with_what_is_known() {
+    let words = |names: &[&str]| known_in_words(&names.iter().copied().collect());
+    for (names, expected) in [
+        (&[][..], "no proxy has joined so far"),
+        (&["b", "a"], "joined so far: `a`, `b`"),
+        (&["a", "b", "c", "d", "e", "f", "g"], "joined so far: `a`, `b`, `c`, `d`, `e`, 2 more"),
+    ] {
+        assert_eq!(words(names), expected);
+    }
+}
+
+#[test]
 fn a_run_that_can_never_start_is_refused_or_gives_up_and_holds_up_nobody() {
     let mut world = World::with_agents(&["a", "b"]);
     world.join_cache();
@@ -607,7 +627,9 @@ fn a_run_that_can_never_start_is_refused_or_gives_up_and_holds_up_nobody() {
         start_within,
     };
     let refused = world.controller.submit(submission(&fault("cahce"), None), world.now).unwrap_err();
-    assert_eq!(refused, SubmitError::NoSuchProxy { proxy: "cahce".into(), nearest: Some("cache".into()) });
+    let known = "joined so far: `cache`".to_owned();
+    let expected = SubmitError::NoSuchProxy { proxy: "cahce".into(), nearest: Some("cache".into()), known };
+    assert_eq!(refused, expected);
     assert!(refused.to_string().contains("did you mean `cache`"), "{refused}");
 
     let session = world.sessions["p"];

@@ -11,7 +11,7 @@ use fracas_dataplane::clock::Instant;
 use fracas_dataplane::config::limits::{self, TimeLimit};
 use fracas_dataplane::config::{CONNECT_TIMEOUT_DEFAULT, PROXY_NAME, RESOLVE_DEFAULT, is_proxy_name};
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::leases::{LeaseError, Term};
+use fracas_dataplane::proxy::leases::{LEASE_TTL_MAX, LeaseError, Term};
 use fracas_dataplane::proxy::{
     Applied, Handle, LeaseInfo, LeaseRequest, Patience, PatienceUpdate, ProxyError, ProxyInfo, ProxySpec,
     ProxyUpdate, RulesChange, SOURCE_ADDRESSES_MAX, Stats,
@@ -38,7 +38,13 @@ use crate::lookup::{LookupError, Lookups};
 use crate::wire::token::Caller;
 
 const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(30);
-const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
+const LEASE_TTL: TimeLimit = TimeLimit {
+    name: "ttl",
+    takes_zero: false,
+    min: Duration::from_millis(100),
+    max: LEASE_TTL_MAX,
+    expected: "a duration from 100ms to 24h such as 30s",
+};
 const OWNER_BYTES_MAX: usize = 200;
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(5);
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(15);
@@ -425,9 +431,7 @@ impl ProxyService for Proxies {
         check_text("owner", &request.owner, OWNER_BYTES_MAX)?;
         let ttl = std_duration(request.ttl, "ttl")?.unwrap_or(LEASE_TTL_DEFAULT);
         let starts_in = std_duration(request.starts_in, "starts_in")?.unwrap_or_default();
-        if ttl < LEASE_TTL_MIN {
-            return Err(invalid("ttl", "too short; at least 100ms"));
-        }
+        LEASE_TTL.check(ttl).map_err(|why| invalid("ttl", why))?;
         let active_for = std_duration(request.active_for, "active_for")?;
         let lease = LeaseRequest {
             proxy: request.proxy,
@@ -455,8 +459,8 @@ impl ProxyService for Proxies {
     async fn renew_lease(&self, request: Request<v1::RenewLeaseRequest>) -> Answer<v1::RenewLeaseResponse> {
         let request = request.into_inner();
         let ttl = std_duration(request.ttl, "ttl")?;
-        if ttl.is_some_and(|ttl| ttl < LEASE_TTL_MIN) {
-            return Err(invalid("ttl", "too short; at least 100ms"));
+        if let Some(ttl) = ttl {
+            LEASE_TTL.check(ttl).map_err(|why| invalid("ttl", why))?;
         }
         self.once(request.request_id, move |handle| {
             let lease =

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fracas_loadgen::measure::{Distribution, Interval, Summary};
+use fracas_dataplane::clock::Instant;
+use fracas_loadgen::measure::{Distribution, Interval, Series, Summary};
 use fracas_loadgen::scenario::{Plan, parse};
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_server::RunService;
@@ -205,7 +206,7 @@ impl RunService for Runs {
         };
         let mut runs: Vec<v1::Run> = self.plane.read(|controller, _| {
             let runs = controller.runs(&filter, size + 1);
-            runs.iter().map(|run| v1::Run { series: None, ..run_proto(controller, run) }).collect()
+            runs.iter().map(|run| v1::Run { series: figures(run), ..run_proto(controller, run) }).collect()
         });
         let more = runs.len() > size;
         runs.truncate(size);
@@ -271,6 +272,51 @@ impl RunService for Runs {
     }
 }
 
+/// What a watcher was told.
+#[derive(Default)]
+struct Seen {
+    state: Option<(RunState, String)>,
+    seconds: u32,
+}
+
+/// What there is to tell of a run since the last look; `None` when it is forgotten. However much passed in between, its
+/// last second comes before its end.
+fn look(
+    controller: &Controller,
+    id: &str,
+    seen: &mut Seen,
+    now: Instant,
+) -> Option<Vec<v1::WatchRunResponse>> {
+    let run = controller.run(id).ok()?;
+    let progress = match run.state {
+        RunState::Running => controller.progress(id, now),
+        // The last second of the plan is there when the load is over.
+        RunState::Collecting => controller.progress(id, now).filter(|progress| {
+            let planned = run.planned_duration.map_or(f64::MAX, |planned| planned.as_secs_f64().ceil());
+            f64::from(progress.seconds) <= planned
+        }),
+        // Who asks for a run that is over has not followed it.
+        _ if seen.state.is_some() => run.last.as_deref().cloned(),
+        _ => None,
+    };
+    let progress = progress.filter(|progress| progress.seconds > seen.seconds);
+    seen.seconds = progress.as_ref().map_or(seen.seconds, |progress| progress.seconds);
+    let state = Some((run.state, run.reason.clone()));
+    let is_news = seen.state != state;
+    seen.state = state;
+    let wall_time = Some(timestamp(controller.unix_ms(now)));
+    let message = |run, progress| v1::WatchRunResponse { run, progress, wall_time };
+    let told = is_news.then(|| run_proto(controller, &run));
+    let progress = progress.map(|progress| progress_proto(&run, &progress));
+    Some(match (told, progress) {
+        (None, None) => Vec::new(),
+        (Some(told), Some(progress)) if run.state.is_final() => {
+            vec![message(None, Some(progress)), message(Some(told), None)]
+        }
+        (told, progress) => vec![message(told, progress)],
+    })
+}
+
 /// Sends the run whenever its state changes, and its progress once a second, until it has ended.
 async fn watch(
     plane: Arc<ControlPlane>,
@@ -278,38 +324,16 @@ async fn watch(
     sender: mpsc::Sender<Result<v1::WatchRunResponse, Status>>,
 ) {
     let mut changes = plane.changes();
-    let mut seen: Option<(RunState, String)> = None;
-    let mut second = 0;
+    let mut seen = Seen::default();
     loop {
         changes.mark_unchanged();
-        let read = plane.read(|controller, now| {
-            let run = controller.run(&id).ok()?;
-            // The last second of the plan is there when the load is over.
-            let progress = controller.progress(&id, now).filter(|progress| match run.state {
-                RunState::Running => true,
-                RunState::Collecting => {
-                    let planned =
-                        run.planned_duration.map_or(f64::MAX, |planned| planned.as_secs_f64().ceil());
-                    f64::from(progress.seconds) <= planned
-                }
-                _ => false,
-            });
-            let wall_time = Some(timestamp(controller.unix_ms(now)));
-            let state = (run.state, run.reason.clone());
-            let is_news = seen.as_ref() != Some(&state);
-            let next = progress.as_ref().map_or(0, |progress| progress.seconds);
-            let response = v1::WatchRunResponse {
-                run: is_news.then(|| run_proto(controller, &run)),
-                progress: progress.filter(|_| next > second).map(|progress| progress_proto(&run, &progress)),
-                wall_time,
-            };
-            Some((response, state, next))
-        });
-        let Some((response, state, next)) = read else { return };
-        let is_over = state.0.is_final();
-        (seen, second) = (Some(state), second.max(next));
-        let is_news = response.run.is_some() || response.progress.is_some();
-        if is_news && sender.send(Ok(response)).await.is_err() || is_over {
+        let Some(news) = plane.read(|controller, now| look(controller, &id, &mut seen, now)) else { return };
+        for message in news {
+            if sender.send(Ok(message)).await.is_err() {
+                return;
+            }
+        }
+        if seen.state.as_ref().is_some_and(|(state, _)| state.is_final()) {
             return;
         }
         tokio::select! {
@@ -381,7 +405,8 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
         reasons: run.reasons.clone(),
         error: run.error.clone(),
         reason: run.reason.clone(),
-        counts: Some(counts_proto(&run.counts)),
+        // Until then they are the nodes'; the progress of a run adds them up.
+        counts: run.state.is_final().then(|| counts_proto(&run.counts)),
         series: run.result.as_ref().map(|result| v1::Series {
             response: Some(histogram_proto(&result.response, true)),
             service: Some(histogram_proto(&result.service, true)),
@@ -406,6 +431,29 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
             unknown_because: summary.causes.unknown_because.clone().unwrap_or_default(),
         }),
     }
+}
+
+/// The percentiles alone, which are known already: a page of runs is cheap.
+fn figures(run: &Run) -> Option<v1::Series> {
+    let summary = &run.result.as_ref()?.summary;
+    let histogram = |series: &Series| {
+        Some(v1::Histogram {
+            hdr_v2: Vec::new(),
+            count: series.count,
+            min_ns: series.min,
+            p50_ns: series.p50,
+            p90_ns: series.p90,
+            p95_ns: series.p95,
+            p99_ns: series.p99,
+            p999_ns: series.p99_9,
+            max_ns: series.max,
+        })
+    };
+    Some(v1::Series {
+        response: histogram(&summary.response),
+        service: histogram(&summary.service),
+        lag: histogram(&summary.lag),
+    })
 }
 
 fn slo_results(summary: &Summary) -> Vec<v1::SloResult> {
@@ -508,6 +556,46 @@ fn state_of(state: v1::RunState) -> Option<RunState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::tests::{PLAN, World};
+
+    #[test]
+    fn the_last_second_is_told_however_quickly_a_run_ends() {
+        let mut world = World::with_agents(&["a", "b"]);
+        let id = world.submit(PLAN);
+        let mut seen = Seen::default();
+        world.get_running(&id);
+        let news = look(&world.controller, &id, &mut seen, world.now).unwrap();
+        assert_eq!(news.len(), 1, "{news:?}");
+        // All of the rest happens before the next look.
+        world.deliver_all(&id);
+        let report = world.write_reports().pop().unwrap();
+        assert_eq!(report.result.summary.counts.ok, 400);
+        let news = look(&world.controller, &id, &mut seen, world.now).unwrap();
+        let [last, end] = news.as_slice() else { panic!("{news:?}") };
+        let last = last.progress.as_ref().unwrap();
+        assert_eq!((last.counts.unwrap().ok, last.rate_per_second, last.nodes_reporting), (400, 200.0, 2));
+        let end = end.run.as_ref().unwrap();
+        assert_eq!(end.state(), v1::RunState::Passed, "{end:?}");
+        // Both series of a list are those of the run, without the counts behind them.
+        let listed = figures(&world.controller.run(&id).unwrap()).unwrap();
+        let shown = end.series.as_ref().unwrap();
+        for (listed, shown) in [(&listed.response, &shown.response), (&listed.lag, &shown.lag)] {
+            let shown = v1::Histogram { hdr_v2: Vec::new(), ..shown.clone().unwrap() };
+            assert_eq!(listed.as_ref(), Some(&shown));
+        }
+        assert_eq!(look(&world.controller, &id, &mut seen, world.now).unwrap(), []);
+        // One who comes late hears of the end alone.
+        let news = look(&world.controller, &id, &mut Seen::default(), world.now).unwrap();
+        assert!(matches!(news.as_slice(), [only] if only.progress.is_none()), "{news:?}");
+    }
+
+    #[test]
+    fn a_run_that_has_not_ended_has_no_sums() {
+        let mut world = World::with_agents(&["a"]);
+        let id = world.submit(PLAN);
+        let run = run_proto(&world.controller, &world.controller.run(&id).unwrap());
+        assert_eq!((run.state(), run.counts, run.series), (v1::RunState::Queued, None, None));
+    }
 
     #[test]
     fn every_state_has_a_name_on_the_wire() {

@@ -10,6 +10,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     if let Err(error) = Config::parse(text, "f") {
         assert!(error.line > 0 && error.column > 0, "{error}");
+        assert!(!error.to_string().contains('\n'), "{error:?}");
     }
     let _ = mix::parse(text, &BTreeMap::new());
     let _ = behavior::duration(text, "ms");

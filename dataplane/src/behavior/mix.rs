@@ -14,7 +14,7 @@ pub enum MixError {
     #[error("a part of the mix `{0}` is empty; write percentage:behavior such as 20:delay,5:error")]
     Empty(String),
     /// Several parts, one without a percentage.
-    #[error("`{0}` has no percentage; write percentage:behavior such as 20:{0}")]
+    #[error("`{0}` has no percentage; write percentage:behavior such as {meant}", meant = with_share(.0))]
     NoShare(String),
     /// More parts than a proxy has rules.
     #[error("{0} parts are too many for a mix; use at most {RULES_MAX}")]
@@ -41,6 +41,14 @@ pub enum MixError {
     /// The behavior or its options are wrong.
     #[error(transparent)]
     Behavior(#[from] BehaviorError),
+}
+
+/// What was meant by `error` or `20% delay`: `20:error`, `20:delay`.
+fn with_share(part: &str) -> String {
+    let letters = part.trim_start_matches(|c: char| !c.is_alphabetic());
+    let share = part[..part.len() - letters.len()].trim().trim_end_matches('%').trim_end();
+    let is_share = share.parse::<Share>().is_ok();
+    format!("{}:{}", if is_share { share } else { "20" }, if letters.is_empty() { "delay" } else { letters })
 }
 
 /// Reads `PERCENT:BEHAVIOR,…` into rules of one group; `options` holds the options of each behavior by its name or
@@ -163,6 +171,10 @@ mod tests {
                 "unknown behavior `nope`; built: normal, delay, error, transient, hang, blackout, abort, reset, throttle",
             ),
             ("20:delay,error", "`error` has no percentage; write percentage:behavior such as 20:error"),
+            ("20% delay", "`20% delay` has no percentage; write percentage:behavior such as 20:delay"),
+            ("5 delay,1:error", "`5 delay` has no percentage; write percentage:behavior such as 5:delay"),
+            ("300delay", "`300delay` has no percentage; write percentage:behavior such as 20:delay"),
+            ("20", "`20` has no percentage; write percentage:behavior such as 20:delay"),
             ("x:delay", "`x` is not a percentage; write percentage:behavior such as 20:delay"),
             ("-5:delay", "`-5` is not a percentage; write percentage:behavior such as 20:delay"),
             ("101:delay", "`101` is not a percentage; write percentage:behavior such as 20:delay"),

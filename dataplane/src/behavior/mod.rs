@@ -549,7 +549,7 @@ mod tests {
             (
                 "throttle",
                 &[("rate", "1MB/s"), ("per", "client")],
-                "option `per` of behavior `throttle` cannot be `client`; give connection or proxy (client is not built yet)",
+                "option `per` of behavior `throttle` cannot be `client`; give one of connection, proxy",
             ),
             (
                 "delay",

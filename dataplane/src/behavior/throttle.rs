@@ -41,7 +41,7 @@ pub(super) const KIND: Kind = Kind {
         OptionSpec {
             name: "per",
             aliases: &[],
-            kind: OptionKind::OneOf(&["connection", "client", "proxy"]),
+            kind: OptionKind::OneOf(&["connection", "proxy"]),
             default: "connection",
             doc: "who shares the rate",
             example: "proxy",
@@ -92,9 +92,7 @@ pub enum Per {
 
 impl Throttle {
     pub(super) fn parse(options: &Options<'_>) -> Result<Throttle, BehaviorError> {
-        let Some(per) = options.one_of("per", &[Some(Per::Connection), None, Some(Per::Proxy)])? else {
-            return Err(options.refuse("per", "client", "connection or proxy (client is not built yet)"));
-        };
+        let per = options.one_of("per", &[Per::Connection, Per::Proxy])?;
         let queue_bytes = options.bytes("queue")?;
         if queue_bytes == 0 {
             return Err(options.refuse("queue", "0", "at least 1 byte"));

@@ -16,7 +16,7 @@ pub mod limits;
 mod rules;
 mod tree;
 
-use tree::{Fields, Mistake, Node};
+use tree::{Fields, Mistake, Node, Place};
 
 /// The name of a single proxy that has none.
 pub const DEFAULT_NAME: &str = "default";
@@ -106,6 +106,19 @@ pub struct ConfigError {
     pub message: String,
 }
 
+impl ConfigError {
+    /// `message` has words of the file in it, which may hold anything; the error stays one line, and commands no terminal.
+    fn new(file: &str, place: Place, message: &str) -> ConfigError {
+        ConfigError { file: on_one_line(file), line: place.0, column: place.1, message: on_one_line(message) }
+    }
+}
+
+/// The text with its control characters, line breaks among them, written out: `\n`.
+fn on_one_line(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// What a proxy may be called.
 pub const PROXY_NAME: &str = "1 to 64 of a-z, A-Z, 0-9, - and _";
 
@@ -127,11 +140,8 @@ impl Config {
     /// The first mistake; also when the file cannot be read.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            file: file.clone(),
-            line: 0,
-            column: 0,
-            message: format!("cannot read the file: {error}"),
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError::new(&file, Place(0, 0), &format!("cannot read the file: {error}"))
         })?;
         Config::parse(&text, &file)
     }
@@ -142,12 +152,7 @@ impl Config {
     /// The first mistake.
     pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
         let root = tree::read(text, file)?;
-        config(&root).map_err(|Mistake(place, message)| ConfigError {
-            file: file.to_owned(),
-            line: place.0,
-            column: place.1,
-            message,
-        })
+        config(&root).map_err(|Mistake(place, message)| ConfigError::new(file, place, &message))
     }
 }
 
@@ -299,7 +304,7 @@ fn patience(fields: &Fields<'_>) -> Result<Patience, Mistake> {
     })
 }
 
-fn check_rules(rules: &[Rule], protocol: Protocol, place: tree::Place) -> Result<(), Mistake> {
+fn check_rules(rules: &[Rule], protocol: Protocol, place: Place) -> Result<(), Mistake> {
     RuleSet::compile(rules.to_vec(), protocol, 0, 0)
         .map(|_| ())
         .map_err(|error| Mistake(place, error.to_string()))

@@ -8,8 +8,17 @@ use std::time::Duration;
 use super::tree::{Fields, Mistake, Node};
 use super::{DURATION, OptionMaps, TimelineEntry};
 use crate::behavior::mix::{self, MixError};
-use crate::behavior::{self, Behavior, BehaviorError, HeaderMatch, Kind, Match, Rule, Share, Triggers};
+use crate::behavior::{
+    self, Behavior, BehaviorError, HeaderMatch, Kind, Match, NAME_BYTES_MAX, Rule, Share, Triggers,
+};
 use crate::proxy::leases::{LEASE_TTL_MAX, LEASE_TTL_MIN};
+
+/// What a rule or a group of rules may be called, here as by the API: the name stands in figures, events and messages.
+const RULE_NAME: &str = "a name of 1 to 128 bytes without a line break or another control character";
+
+fn is_rule_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
+}
 
 /// `rules`, then `behavior` with its `options`.
 pub(super) fn base(fields: &Fields<'_>) -> Result<Vec<Rule>, Mistake> {
@@ -65,7 +74,11 @@ fn rule(node: &Node) -> Result<Rule, Mistake> {
     let options = options_node.map_or(Ok(BTreeMap::new()), options)?;
     let behavior = Behavior::parse(kind.text("behavior")?, &options)
         .map_err(|error| at_option(error, kind, options_node))?;
-    let text = |key: &str| fields.find(key).map(|node| node.text(key).map(str::to_owned)).transpose();
+    let text = |key: &str| {
+        let named =
+            |node: &Node| node.read(key, RULE_NAME, |text| is_rule_name(text).then(|| text.to_owned()));
+        fields.find(key).map(named).transpose()
+    };
     let count = |key: &'static str| {
         fields
             .find(key)

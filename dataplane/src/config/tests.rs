@@ -32,6 +32,42 @@ fn the_sample_in_the_manual_is_read_as_it_says() {
 }
 
 #[test]
+fn a_mistake_stays_on_its_line_whatever_the_file_has() {
+    let one = |line: &str| {
+        format!("proxies:\n  - listen: 127.0.0.1:8000\n    upstream: localhost:80\n    {line}\n")
+    };
+    for (text, part) in [
+        ("\"a\\nb\": 1".to_owned(), r"unknown key `a\nb` in the config"),
+        (one(r#""x\ny": 1"#), r"unknown key `x\ny` in a proxy"),
+        (one(r#"name: "a\nb""#), r"`name` cannot be `a\nb`"),
+        (one(r#"behavior: "20:de\nlay""#), r"de\nlay"),
+        (one(r#"options: {"de\nlay": {time: 1s}}"#), "`options`"),
+        (one("behavior: hang\n    options: {\"de\\nlay\": {time: 1s}}"), r"de\nlay"),
+        (one(r#"rules: [{behavior: "ha\rng"}]"#), r"ha\rng"),
+        (
+            one(r#"rules: [{behavior: hang, name: "a\nb"}]"#),
+            r"`name` cannot be `a\nb`; give a name of 1 to 128",
+        ),
+        (one(r#"rules: [{behavior: hang, name: "\e[2J"}]"#), r"`name` cannot be `\u{1b}[2J`"),
+        (one(r#"rules: [{behavior: hang, group: "a\x9bb"}]"#), r"`group` cannot be `a\u{9b}b`"),
+        (one(r#"rules: [{behavior: hang, name: ""}]"#), "`name` cannot be ``"),
+        (one(r#"rules: [{behavior: hang, share: "1\n2"}]"#), r"`1\n2` is not a share"),
+        (one(r#"upstream: "a\nb""#), ""),
+        (one(r#"linger: "1\n2""#), r"`linger` cannot be `1\n2`"),
+        ("a: \u{7}".to_owned(), ""),
+    ] {
+        let error = mistake(&text);
+        assert!(!error.contains(char::is_control) && error.contains(part), "{text:?}: {error:?}");
+    }
+    let long = one(&format!("rules: [{{behavior: hang, name: {}}}]", "x".repeat(129)));
+    assert!(mistake(&long).contains("give a name of 1 to 128 bytes"));
+    let elsewhere = Config::parse("", "a\nb").unwrap_err().to_string();
+    assert!(elsewhere.starts_with(r"a\nb:1:1: the config is empty; its keys are api, "), "{elsewhere}");
+    assert!(mistake("5").contains(":1:1: the config takes keys with values; its keys are api, "));
+    assert!(mistake("proxies: [5]").contains(": a proxy takes keys with values; its keys are name, "));
+}
+
+#[test]
 fn a_single_proxy_without_a_name_is_the_default_one() {
     let config = Config::parse("proxies: [{listen: localhost:8000, upstream: localhost:80}]", "f").unwrap();
     let proxy = &config.proxies[0];

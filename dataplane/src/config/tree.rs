@@ -57,7 +57,7 @@ pub(super) fn read(text: &str, file: &str) -> Result<Node, ConfigError> {
                 Some(at) => words[..at].to_owned(),
                 None => words,
             };
-            Err(ConfigError { file: file.to_owned(), line, column, message: words })
+            Err(ConfigError::new(file, Place(line, column), &words))
         }
     }
 }
@@ -102,7 +102,17 @@ impl Node {
 
     /// The entries of a map whose keys must be among `known`.
     pub(super) fn fields(&self, what: &str, known: &'static [&'static str]) -> Result<Fields<'_>, Mistake> {
-        let entries = self.map(what)?;
+        let entries = match &self.value {
+            Value::Map(entries) => entries,
+            Value::Null => {
+                let message = format!("{what} is empty; its keys are {}", known.join(", "));
+                return Err(self.mistake(message));
+            }
+            Value::Text(_) | Value::List(_) => {
+                let message = format!("{what} takes keys with values; its keys are {}", known.join(", "));
+                return Err(self.mistake(message));
+            }
+        };
         for (key, place, _) in entries {
             if !known.contains(&key.as_str()) {
                 let hint = match nearest(key, known.iter().copied()) {

@@ -4273,7 +4273,7 @@ pub struct Run {
     /// Why the run is ERRORED or CANCELLED; one line.
     #[prost(string, tag = "6")]
     pub error: ::prost::alloc::string::String,
-    /// Where its requests went, in total over all nodes.
+    /// Where its requests went, in total over all nodes. Set once it has ended.
     #[prost(message, optional, tag = "7")]
     pub counts: ::core::option::Option<Counts>,
     /// Response, service and lag, merged over all nodes. Set once it has ended.
@@ -4427,7 +4427,7 @@ pub struct ListRunsRequest {
 /// A page of runs.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRunsResponse {
-    /// The runs, newest first, without `file_text` and `series`.
+    /// The runs, newest first, without `file_text`, and with the percentiles of `series` but not their `hdr_v2`.
     #[prost(message, repeated, tag = "1")]
     pub runs: ::prost::alloc::vec::Vec<Run>,
     /// Token of the next page; empty on the last.

@@ -55,9 +55,10 @@ fn rules_json(rules: &[v1::Rule], figures: &[&v1::RuleStats], prefix: &str) -> V
             "scope": scope_word(rule.scope()), "group": rule.group,
             "match": rule.r#match.as_ref().map(match_words),
             "triggers": rule.triggers.as_ref().map(trigger_words),
-            "matched": done.map_or(0, |done| done.matched),
-            "acted": done.map_or(0, |done| done.acted),
-            "injected": done.map_or(0, |done| done.injected),
+            // A rule without figures is one that the proxy got, or lost, between the two questions.
+            "matched": done.map(|done| done.matched),
+            "acted": done.map(|done| done.acted),
+            "injected": done.map(|done| done.injected),
             "asked": done.and_then(|done| some(done.asked.as_ref())),
             "accuracy": done.and_then(|done| some(done.lateness.as_ref())),
         })
@@ -208,8 +209,8 @@ pub fn event_json(event: &v1::Event) -> Value {
         "kind": kind_word(event), "time": time_text(event.wall_time.as_ref()), "monotonic_ns": event.monotonic_ns, "proxy": event.proxy,
         "generation": event.generation, "connection": event.connection, "exchange": event.exchange,
         "rule": event.rule, "behavior": event.behavior, "lease": event.lease_id, "detail": event.detail,
-        "asked_ns": std(event.asked.as_ref()).as_nanos() as u64,
-        "done_ns": std(event.done.as_ref()).as_nanos() as u64,
+        "asked_ns": event.asked.as_ref().map(|time| std(Some(time)).as_nanos() as u64),
+        "done_ns": event.done.as_ref().map(|time| std(Some(time)).as_nanos() as u64),
     })
 }
 
@@ -283,6 +284,48 @@ mod tests {
             "   20 % delay side=reply time=200ms (slow-checkout), per exchange, header x-test=*, method POST, \
              path /cart/*, after 100: acted on 203 of 1,000 (20.30 %), 203 injected"
         );
+    }
+
+    #[test]
+    fn what_is_not_known_is_null_and_not_zero() {
+        let rule = v1::Rule { name: "delay".to_owned(), behavior: "delay".to_owned(), ..v1::Rule::default() };
+        let proxy = v1::Proxy { name: "shop".to_owned(), rules: vec![rule], ..v1::Proxy::default() };
+        let rule = &proxy_json(&proxy, None)["rules"][0];
+        for key in ["matched", "acted", "injected", "asked", "accuracy"] {
+            assert_eq!(rule[key], Value::Null, "{key}");
+        }
+        let done = v1::RuleStats { rule: "delay".to_owned(), ..v1::RuleStats::default() };
+        let stats = v1::ProxyStats { rules: vec![done], ..v1::ProxyStats::default() };
+        assert_eq!(proxy_json(&proxy, Some(&stats))["rules"][0]["matched"], 0);
+        let event = event_json(&v1::Event::default());
+        assert_eq!((&event["asked_ns"], &event["done_ns"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn who_left_is_told_to_have_left_perhaps_for_a_delay() {
+        let stats = |left: u64, behavior: &str, acted| v1::ProxyStats {
+            natural_failures: [("client_resets".to_owned(), left)].into(),
+            rules: vec![v1::RuleStats {
+                rule: behavior.to_owned(),
+                behavior: behavior.to_owned(),
+                acted,
+                ..v1::RuleStats::default()
+            }],
+            ..v1::ProxyStats::default()
+        };
+        let proxy = v1::Proxy { name: "shop".to_owned(), ..v1::Proxy::default() };
+        let note = "    of client_resets, some may be clients that gave up on a delay";
+        for (stats, noted) in [
+            (stats(3, "delay", 5), true),
+            (stats(0, "delay", 5), false),
+            (stats(3, "delay", 0), false),
+            (stats(3, "reset", 5), false),
+        ] {
+            let text = proxy_text(&proxy, Some(&stats));
+            assert_eq!(text.lines().any(|line| line == note), noted, "{text}");
+        }
+        let text = proxy_text(&proxy, Some(&stats(1_234, "delay", 5)));
+        assert!(text.contains("\n    failed by itself: client_resets 1,234\n"), "{text}");
     }
 
     #[test]
