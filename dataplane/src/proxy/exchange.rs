@@ -28,9 +28,10 @@ use std::time::Duration;
 use self::parked::Parked;
 use super::connection::Connection;
 use super::event::Detail;
-use super::pipe::End;
+use super::pipe::{End, Held};
+use super::telling::Cause;
 use super::worker::{Context, ProxyState, What};
-use crate::behavior::{Direction, Hold, RuleMask, RuleSet};
+use crate::behavior::{Direction, RuleMask, RuleSet};
 use crate::clock::Instant;
 use crate::protocol::http::{Event, ReplyFramer, RequestFramer};
 use crate::ring::{Chunk, Ring};
@@ -77,9 +78,9 @@ pub(super) struct Exchanges {
 }
 
 /// What happens to the bytes of the request that is being read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Route {
-    Forward(Hold),
+    Forward(Held),
     Discard,
 }
 
@@ -87,13 +88,13 @@ enum Route {
 #[derive(Debug)]
 enum Waiting {
     /// The upstream will send it; hold it so long.
-    Upstream(Hold),
+    Upstream(Held),
     /// It is made here; hold it until the request would have been.
-    Here { reply: Vec<u8>, hold: Hold },
+    Here { reply: Vec<u8>, held: Held },
     /// It will never come.
     Never,
     /// Instead of it both sides are closed.
-    Abort,
+    Abort(Cause),
 }
 
 /// A reply whose end nobody knows.
@@ -102,7 +103,8 @@ struct Doubt {
     since: Instant,
     /// Bytes have come since the deadline was set.
     heard: bool,
-    hold: Hold,
+    /// How long its bytes are held.
+    hold: Duration,
 }
 
 impl Default for Exchanges {
@@ -128,9 +130,9 @@ impl Default for Exchanges {
 }
 
 impl Exchanges {
-    fn push_reply_from_here(&mut self, reply: Vec<u8>, hold: Hold) {
+    fn push_reply_from_here(&mut self, reply: Vec<u8>, held: Held) {
         self.made_bytes += reply.len();
-        self.waiting.push_back(Waiting::Here { reply, hold });
+        self.waiting.push_back(Waiting::Here { reply, held });
     }
 
     /// The rules have changed: a request that has begun is left to those that were there.
@@ -152,13 +154,21 @@ impl Exchanges {
 
     /// Whether the newest request is one that is aborted.
     fn aborts(&self) -> bool {
-        matches!(self.waiting.back(), Some(Waiting::Abort))
+        matches!(self.waiting.back(), Some(Waiting::Abort(_)))
     }
 
     /// Whether the connection has to be closed as soon as what was sent before is with the kernel.
     pub fn abort_is_due(&self, requests_are_sent: bool) -> bool {
-        matches!(self.waiting.front(), Some(Waiting::Abort))
+        matches!(self.waiting.front(), Some(Waiting::Abort(_)))
             && (self.abort_is_ripe || !self.in_request && requests_are_sent)
+    }
+
+    /// Whose abort is next in turn.
+    pub fn next_abort(&self) -> Option<Cause> {
+        match self.waiting.front() {
+            Some(Waiting::Abort(cause)) => Some(cause.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -276,12 +286,12 @@ impl Connection {
     ) {
         while let Some(due) = exchanges.waiting.front_mut() {
             match due {
-                Waiting::Here { reply, hold } => {
-                    let (reply, hold) = (Chunk::from(std::mem::take(reply)), *hold);
+                Waiting::Here { reply, held } => {
+                    let (reply, held) = (Chunk::from(std::mem::take(reply)), std::mem::take(held));
                     exchanges.made_bytes -= reply.len();
                     exchanges.waiting.pop_front();
                     if self.reply.end == End::Open && !self.reply.discard {
-                        self.forward(Direction::Reply, reply, &hold, cx, proxy);
+                        self.forward(Direction::Reply, reply, held, cx, proxy);
                     }
                     if self.is_closing() {
                         return;
@@ -292,9 +302,10 @@ impl Connection {
                     self.reply.discard = true;
                     return;
                 }
-                Waiting::Abort => {
+                Waiting::Abort(cause) => {
+                    let cause = cause.clone();
                     if exchanges.abort_is_due(self.request.bytes() == 0) {
-                        self.close(cx);
+                        self.abort_now(&cause, cx, proxy);
                     }
                     return;
                 }
