@@ -27,6 +27,8 @@ use fracas_dataplane::rng::Rng;
 mod counting;
 #[path = "simulation/endings.rs"]
 mod endings;
+#[path = "simulation/failures.rs"]
+mod failures;
 #[path = "simulation/teardown.rs"]
 mod teardown;
 #[path = "simulation/throttles.rs"]

@@ -43,6 +43,9 @@ pub const PIPELINE_MAX: usize = 1024;
 /// How long a client may wait for `100 Continue` of a request that is aborted; it need not wait at all (RFC 9110
 /// §10.1.1), and the common ones wait a second.
 const CONTINUE_WAIT: Duration = Duration::from_secs(2);
+/// What is told when a peer ends in the middle of a message.
+const CUT_REQUEST: Detail = Detail::Words("client: ended inside a request");
+const CUT_REPLY: Detail = Detail::Words("upstream: ended before the reply was complete");
 /// A reply whose length nobody knows ends when the upstream says nothing for so long,
 const DOUBT_QUIET: Duration = Duration::from_secs(1);
 /// or after so long in any case.
@@ -152,6 +155,12 @@ impl Exchanges {
         nothing_waits && !self.in_request && self.requests.held_bytes() == 0 && self.replies.is_idle()
     }
 
+    /// Whether the rest of a request is needed: of its head, or of a body whose reply is due from the upstream.
+    fn needs_the_rest(&self) -> bool {
+        let is_due = matches!(self.waiting.back(), Some(Waiting::Upstream(_)));
+        self.requests.held_bytes() > 0 || self.in_request && is_due
+    }
+
     /// Whether the newest request is one that is aborted.
     fn aborts(&self) -> bool {
         matches!(self.waiting.back(), Some(Waiting::Abort(_)))
@@ -192,6 +201,9 @@ impl Connection {
     /// The client sent its FIN: a request that has not ended never will.
     pub(super) fn on_client_end<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         let Some(mut exchanges) = self.exchanges.take() else { return };
+        if exchanges.needs_the_rest() && !self.request.discard {
+            self.failed_by_itself(Direction::Request, CUT_REQUEST, cx, proxy);
+        }
         if exchanges.requests.held_bytes() > 0 {
             exchanges.requests = RequestFramer::new();
         }
@@ -205,8 +217,16 @@ impl Connection {
     /// The upstream sent its FIN, which may be the end of a reply.
     pub(super) fn on_upstream_end<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         let Some(mut exchanges) = self.exchanges.take() else { return };
-        if exchanges.replies.close() == Event::End {
+        let end = exchanges.replies.close();
+        if end == Event::End {
             self.on_reply_end(&mut exchanges, cx, proxy);
+        }
+        // A request that a rule holds has not come to it.
+        let is_due = matches!(exchanges.waiting.front(), Some(Waiting::Upstream(_)));
+        let is_cut =
+            is_due && exchanges.doubt.is_none() && matches!(end, Event::NeedMore | Event::Invalid(_));
+        if is_cut && !self.request.holds_any(cx.now) && !self.is_closing() {
+            self.failed_by_itself(Direction::Reply, CUT_REPLY, cx, proxy);
         }
         (exchanges.abort_is_ripe, exchanges.is_over) = (true, true);
         if !self.is_closing() {
