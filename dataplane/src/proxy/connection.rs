@@ -55,7 +55,7 @@ pub(super) struct Peer {
     pub ended: bool,
     /// A send to it failed: what its receive says now, an end even, means that it broke off.
     pub broken: bool,
-    /// That send said that no FIN had come before: nothing more will be heard from it.
+    /// No FIN had come before, as far as is known: nothing more will be heard from it.
     pub broke_off: bool,
     /// It had ended, in order, before its connection failed; what it said last has not been read.
     pub gone: bool,

@@ -33,7 +33,8 @@ impl Connection {
         sink.sending = false;
         sink.explained |= asked_for;
         // What the kernel says of a socket's failure it says once, and a send has heard it.
-        (sink.broken, sink.broke_off) = (true, errno != Errno(libc::EPIPE));
+        let unended = sink.receiving && !sink.ended;
+        (sink.broken, sink.broke_off) = (true, errno != Errno(libc::EPIPE) || unended);
         pipe.in_flight_bytes = 0;
         let ended = sink.ended;
         if self.closing {
@@ -90,7 +91,14 @@ impl Connection {
         }
         match end {
             ReceiveEnd::Eof if !self.source(direction).broken => {
-                self.source(direction).ended = true;
+                let source = self.source(direction);
+                if let Some(socket) = source.socket.filter(|_| source.sending)
+                    && cx.ring.is_over(socket)
+                {
+                    // The send that is under way has met a RST.
+                    return self.on_source_failed(direction, Errno(libc::ECONNRESET), cx, proxy);
+                }
+                source.ended = true;
                 self.changed_at = cx.now;
                 if self.hung {
                     return self.on_fin_while_hung(direction, cx, proxy);
