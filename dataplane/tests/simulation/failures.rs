@@ -39,6 +39,28 @@ fn simulation_of_a_client_that_gives_up_on_what_a_rule_holds_is_no_natural_failu
 }
 
 #[test]
+fn simulation_of_a_client_that_ended_while_a_rate_kept_it_waiting_is_no_natural_failure_when_its_bytes_come()
+{
+    for (rate, protocol) in [("0", Protocol::Tcp), ("100B/s", Protocol::Tcp), ("100B/s", Protocol::Http)] {
+        let mut world = World::new(1, Faults::NONE, protocol, Vec::new());
+        let client = world.network.dial(world.proxy);
+        client.write(GET);
+        world.pause();
+        let server = world.server.accept().unwrap();
+        world.set_rules(vec![one("r", "throttle", &[("rate", rate), ("side", "reply")])]);
+        server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+        server.write(&[b'x'; 1000]);
+        world.pause();
+        client.close();
+        world.pause();
+        world.set_rules(Vec::new());
+        world.run(Duration::from_secs(4));
+        assert_eq!(world.natural(), (0, 0), "{rate} {protocol:?}");
+        world.ends(&[&server]);
+    }
+}
+
+#[test]
 fn simulation_of_a_client_that_breaks_off_when_nothing_is_held_is_a_natural_failure_under_any_rule() {
     for (behavior, options) in [
         ("throttle", &[("rate", "100MB/s")][..]),

@@ -99,6 +99,10 @@ impl Connection {
                     return self.on_source_failed(direction, Errno(libc::ECONNRESET), cx, proxy);
                 }
                 source.ended = true;
+                // Who ends while a rule keeps it waiting has given up, and may be gone when its bytes come.
+                if direction == Direction::Request && self.holds_back(cx.now) {
+                    self.downstream.explained = true;
+                }
                 self.changed_at = cx.now;
                 if self.hung {
                     return self.on_fin_while_hung(direction, cx, proxy);
