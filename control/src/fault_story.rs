@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use fracas_dataplane::behavior::Kind;
 use fracas_loadgen::measure::{Failure, FaultWindow, Faults, Injected, Injections, Span};
-use fracas_loadgen::scenario::units::parse_duration;
 use fracas_loadgen::scenario::{behaviors_of, is_cause};
 use fracas_proto::v1::{self, Event, EventKind, LeaseState};
 
 use crate::outwaited::DELAY;
 use kept::{Kept, Room, Tally, take};
 
+/// The behavior that swallows what comes.
+const HANG: &str = "hang";
 /// What a window of a listener that was closed by hand is called.
 const SWITCHED_OFF: &str = "switched off";
 
@@ -240,6 +241,14 @@ impl Story {
                         // It is told once for a connection, and may keep any of its requests waiting.
                         injections.spread(Failure::Silent, NO_LIMIT, from, to);
                     }
+                    if figures.hangs {
+                        // Whole connections: told once of each, they swallow every request, and are closed when it is
+                        // lifted.
+                        injections.spread(Failure::Silent, NO_LIMIT, from, to);
+                        if window.to_ns.is_some() {
+                            injections.spread(Failure::Cut, NO_LIMIT, to, to);
+                        }
+                    }
                     if window.behavior == SWITCHED_OFF {
                         injections.spread(Failure::Cut, NO_LIMIT, from, to);
                     }
@@ -294,6 +303,8 @@ struct Figures {
     untold_within_ns: u64,
     /// Nobody knows how many delays of the window were not told of; none of them is longer than this.
     untold_of_ns: Option<u64>,
+    /// Whole connections hung.
+    hangs: bool,
 }
 
 impl Proxy {
@@ -302,8 +313,8 @@ impl Proxy {
         let late_ns = (asked > 0).then(|| done.saturating_sub(asked));
         // A delay is told when it has ended; it was decided on when its time had begun.
         let began_ns = event.monotonic_ns.saturating_sub(done);
-        if let Some((after_ns, failure)) = failure_of(event) {
-            self.kept.add(event.monotonic_ns.saturating_add(after_ns), failure, room);
+        if let Some(failure) = failure_of(event) {
+            self.kept.add(event.monotonic_ns, failure, room);
         }
         // By itself a delay is no failure, but who has less patience gets none of it.
         let is_long = |timeout| is_cause(Duration::from_nanos(done), timeout);
@@ -311,19 +322,19 @@ impl Proxy {
             self.kept.add_held(began_ns, event.connection, event.exchange, room);
         }
         let owner = match event.lease_id.as_str() {
-            // A delay that ends after its rules were taken away is told with its behavior in place of its rule.
-            "" if event.rule == event.behavior && asked > 0 && !self.has_base(event) => {
-                match self.window_of_orphan(event, began_ns) {
-                    Some(owner) => owner,
-                    None => return,
-                }
-            }
+            // A delay that ends after its rules were taken away is told with the generation that took them.
+            "" if asked > 0 && !self.has_base(event) => match self.window_of_orphan(event, began_ns) {
+                Some(owner) => owner,
+                None => return,
+            },
             "" => Owner::Base(event.generation),
             lease => Owner::Lease(lease.to_owned()),
         };
         if self.tallies.contains_key(&owner) || take(&mut room.windows) {
             let asked = (asked > 0).then_some(asked);
-            self.tallies.entry(owner).or_default().add(late_ns, asked, room);
+            let tally = self.tallies.entry(owner).or_default();
+            tally.add(late_ns, asked, room);
+            tally.hangs |= event.behavior == HANG && event.exchange == 0;
         }
     }
 
@@ -397,6 +408,7 @@ impl Proxy {
             let tally = tallies.remove(owner).unwrap_or_default();
             let mut figures = Figures {
                 injected: tally.count,
+                hangs: tally.hangs,
                 late_p50: tally.late(50),
                 late_p99: tally.late(99),
                 untold_within_ns: u64::MAX,
@@ -443,16 +455,14 @@ const NO_LIMIT: u64 = 1 << 40;
 /// An event may be a turn older or newer than the change that it is of.
 const ORPHAN_SLACK_NS: u64 = 20_000_000;
 
-/// What the client of an injected fault must see, and how long after; `None` for one that is no failure by itself.
-fn failure_of(event: &Event) -> Option<(u64, Failure)> {
+/// What the client of an injected fault must see; `None` for one that is no failure by itself.
+fn failure_of(event: &Event) -> Option<Failure> {
     let replied = event.detail.strip_prefix("replied ");
     // A status below 400 is an answer as good as any.
     if replied.is_some_and(|code| code.parse::<u16>().is_ok_and(|code| code < 400)) {
         return None;
     }
-    let failure = Failure::of_behavior(&event.behavior, replied.is_some())?;
-    let after = event.detail.strip_prefix("resets after ").and_then(|text| parse_duration(text).ok());
-    Some((after.map_or(0, |after| after.as_nanos() as u64), failure))
+    Failure::of_behavior(&event.behavior, replied.is_some())
 }
 
 /// Whether a text is a mix, as in `20:delay,error`.

@@ -213,15 +213,15 @@ fn a_proxy_that_is_gone_has_no_rules_in_force_any_more() {
 fn what_a_client_must_see_of_a_fault_is_known() {
     let of = |behavior: &str, detail: &str| failure_of(&injected(0, behavior, "", 1, detail));
     for (behavior, detail, seen) in [
-        ("error", "replied 503", Some((0, Failure::Refused))),
+        ("error", "replied 503", Some(Failure::Refused)),
         ("error", "replied 204", None),
-        ("transient", "replied 500", Some((0, Failure::Refused))),
-        ("error", "replaced a reply chunk by random bytes", Some((0, Failure::Garbled))),
-        ("blackout", "closed", Some((0, Failure::Cut))),
-        ("abort", "closes without a reply", Some((0, Failure::Cut))),
-        ("reset", "reset", Some((0, Failure::Cut))),
-        ("reset", "resets after 250ms", Some((250_000_000, Failure::Cut))),
-        ("hang", "hung", Some((0, Failure::Silent))),
+        ("transient", "replied 500", Some(Failure::Refused)),
+        ("error", "replaced a reply chunk by random bytes", Some(Failure::Garbled)),
+        ("blackout", "closed", Some(Failure::Cut)),
+        ("abort", "closed without a reply", Some(Failure::Cut)),
+        ("reset", "reset", Some(Failure::Cut)),
+        ("reset", "reset after 250ms", Some(Failure::Cut)),
+        ("hang", "hung", Some(Failure::Silent)),
         ("delay", "", None),
         ("throttle", "limited to 1MB/s", None),
     ] {
@@ -240,6 +240,29 @@ fn only_a_proxy_on_the_way_tells_which_failures_were_injected() {
     assert_eq!(injected(false), Injected::Behind);
     let calm = Story::default().faults(START, 1, |_| false, &[]).injected;
     assert_eq!(calm, Injected::Known(Injections::default()), "where no fault was, none was injected");
+}
+
+#[test]
+fn connections_that_hang_as_a_whole_swallow_requests_to_the_end_and_are_cut_then() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let hung = |exchange| Event { exchange, ..injected(1150, "hang", "L", 5, "hung") };
+    let ended = lease(EventKind::LeaseEnded, 2000, "L", "expired: hang");
+    let (silent, cut) = (Failure::Silent, Failure::Cut);
+    for (event, end, spans, what) in [
+        (hung(0), Some(ended.clone()), vec![(silent, 1, 2), (cut, 2, 2)], "lifted"),
+        (hung(0), None, vec![(silent, 1, 10)], "until the run ends"),
+        (hung(3), Some(ended), vec![], "one request"),
+    ] {
+        let events = [lease(EventKind::LeaseStarted, 1000, "L", "hang"), event];
+        let events: Vec<_> = events.into_iter().chain(end).collect();
+        let found = story(&proxy(&[]), &events).faults(START, 10 * SECOND_NS, |_| true, &[]).injected;
+        let told = Injection { at_ns: 1_150_000_000, failure: silent, count: 1 };
+        let mut expected: Injections = [told].into_iter().collect();
+        for (failure, from, to) in spans {
+            expected.spread(failure, NO_LIMIT, from * SECOND_NS, to * SECOND_NS);
+        }
+        assert_eq!(found, Injected::Known(expected), "{what}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use fracas_dataplane::behavior::{Behavior, Match, Rule, RuleSet, Share, mix};
+use fracas_dataplane::behavior::{Behavior, Match, Rule, RuleSet, Scope, Share, mix};
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{
@@ -23,8 +23,12 @@ use fracas_dataplane::ring::simulated::{
 use fracas_dataplane::ring::{PoolSettings, SocketOptions};
 use fracas_dataplane::rng::Rng;
 
+#[path = "simulation/counting.rs"]
+mod counting;
 #[path = "simulation/endings.rs"]
 mod endings;
+#[path = "simulation/failures.rs"]
+mod failures;
 #[path = "simulation/teardown.rs"]
 mod teardown;
 #[path = "simulation/throttles.rs"]

@@ -104,6 +104,8 @@ pub struct Tally {
     lateness: Vec<u64>,
     /// The shortest and the longest time that was asked of a delay.
     asked_ns: Option<(u64, u64)>,
+    /// Whole connections hung.
+    pub hangs: bool,
 }
 
 impl Tally {
@@ -134,6 +136,7 @@ impl Tally {
     /// Adds another's.
     pub fn merge(&mut self, other: &Tally) {
         self.count += other.count;
+        self.hangs |= other.hangs;
         self.lateness.extend(&other.lateness);
         self.asked(other.asked_ns);
     }

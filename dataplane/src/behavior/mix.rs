@@ -52,7 +52,7 @@ fn with_share(part: &str) -> String {
 }
 
 /// Reads `PERCENT:BEHAVIOR,…` into rules of one group; `options` holds the options of each behavior by its name or
-/// alias. A bare behavior is 100 % of it. The rules are called like their behaviors (`delay`, `delay-2`).
+/// alias. A bare behavior is 100 % of it; `normal` alone is no rule at all. The rules are called like their behaviors (`delay`, `delay-2`).
 ///
 /// # Errors
 /// One line that names the part and what to write.
@@ -97,6 +97,9 @@ pub fn parse(
             return Err(MixError::UnusedOptions { option: option.clone(), mix: text.to_owned() });
         }
     }
+    if rules.iter().all(|rule| rule.behavior == Behavior::Normal) {
+        rules.clear();
+    }
     Ok(rules)
 }
 
@@ -139,7 +142,9 @@ mod tests {
             ("10:dummy,20:delay", &[("normal", 10.0), ("delay", 20.0)]),
             (" 20 : delay , 0.5% : error ", &[("delay", 20.0), ("error", 0.5)]),
             ("delay", &[("delay", 100.0)]),
-            ("100:normal", &[("normal", 100.0)]),
+            ("100:normal", &[]),
+            ("noop", &[]),
+            ("40:normal,60:noop", &[]),
             ("20:delay,30:latency", &[("delay", 20.0), ("delay-2", 30.0)]),
             ("33.4:delay,33.3:error,33.3:hang", &[("delay", 33.4), ("error", 33.3), ("hang", 33.3)]),
         ] {

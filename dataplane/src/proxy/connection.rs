@@ -24,8 +24,10 @@ pub use self::leaving::LINGER_BYTES_MAX;
 use self::leaving::Leaving;
 use self::throttles::Throttles;
 pub(super) use self::upstream::Sources;
+use super::event::Detail;
 use super::exchange::Exchanges;
 use super::pipe::Pipe;
+use super::telling::Cause;
 use super::worker::{Context, ProxyState, Timer, What};
 use crate::behavior::{ConnectionFacts, Direction, ResetSide, RuleMask};
 use crate::clock::Instant;
@@ -53,10 +55,12 @@ pub(super) struct Peer {
     pub ended: bool,
     /// A send to it failed: what its receive says now, an end even, means that it broke off.
     pub broken: bool,
-    /// That send said that no FIN had come before: nothing more will be heard from it.
+    /// No FIN had come before, as far as is known: nothing more will be heard from it.
     pub broke_off: bool,
     /// It had ended, in order, before its connection failed; what it said last has not been read.
     pub gone: bool,
+    /// Its failure is no news: it was told, or is what a rule asked for.
+    explained: bool,
     leaving: Leaving,
 }
 
@@ -93,6 +97,8 @@ pub(super) struct Connection {
     hung: bool,
     /// Closes both sides once the request has been handed on: on plain bytes this one, else the next one.
     pub(super) abort: bool,
+    /// Whose hang or abort that is, of the connection as a whole, until it has met a byte or an end: then it is counted.
+    armed: Option<Box<Cause>>,
     /// Both sides are let go ([`Leaving`]), each for at most so long.
     closing: bool,
     linger: Duration,
@@ -108,6 +114,8 @@ pub(super) struct Connection {
 
 struct PendingReset {
     side: ResetSide,
+    cause: Cause,
+    detail: Detail,
     /// Bytes that may still pass, unless it waits for a time.
     bytes_left: Option<u64>,
     timer: Option<TimerId>,
@@ -134,6 +142,7 @@ impl Connection {
             attempt: 0,
             hung: false,
             abort: false,
+            armed: None,
             closing: false,
             linger: Duration::ZERO,
             held_until: Instant::ZERO,

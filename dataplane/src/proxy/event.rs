@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::pipe::Fault;
 use crate::behavior::{Action, bytes_text, duration_text, rate_text};
 use crate::clock::Instant;
 use crate::ring::Errno;
@@ -78,9 +79,9 @@ pub enum Detail {
     Text(Arc<str>),
     /// An error reply with this status was sent.
     Replied(u16),
-    /// An RST will be sent after this time.
+    /// An RST was sent after this time.
     ResetAfter(Duration),
-    /// An RST will be sent after so many bytes.
+    /// An RST was sent after so many bytes.
     ResetAfterBytes(u64),
     /// The rate in bytes per second that the connection keeps.
     Limited(u64),
@@ -92,19 +93,33 @@ pub enum Detail {
     EventsLost(u64),
 }
 
+/// What an abort tells.
+pub(super) const ABORTED: Detail = Detail::Words("closed without a reply");
+/// What a hang tells.
+pub(super) const HUNG: Detail = Detail::Words("hung");
+
 impl Detail {
     /// What an action does.
     pub(super) fn of(action: &Action) -> Detail {
         match *action {
             Action::ErrorReply { code, .. } => Detail::Replied(code),
-            Action::Garbage { inject: true, .. } => Detail::Words("inserted random bytes into a reply chunk"),
-            Action::Garbage { inject: false, .. } => Detail::Words("replaced a reply chunk by random bytes"),
-            Action::Hang => Detail::Words("hung"),
+            Action::Garbage { inject, .. } => Detail::of_bytes(Fault::Garbage { inserted: inject }),
+            Action::Hang => HUNG,
             Action::Blackout => Detail::Words("closed"),
-            Action::Abort => Detail::Words("closes without a reply"),
+            Action::Abort => ABORTED,
             Action::Reset { after_bytes, .. } if after_bytes > 0 => Detail::ResetAfterBytes(after_bytes),
             Action::Reset { after_time, .. } if !after_time.is_zero() => Detail::ResetAfter(after_time),
             Action::Reset { .. } => Detail::Words("reset"),
+        }
+    }
+
+    /// What bytes are that a rule has made.
+    pub(super) fn of_bytes(fault: Fault) -> Detail {
+        match fault {
+            Fault::None => Detail::None,
+            Fault::Replied(code) => Detail::Replied(code),
+            Fault::Garbage { inserted: true } => Detail::Words("inserted random bytes into a reply chunk"),
+            Fault::Garbage { inserted: false } => Detail::Words("replaced a reply chunk by random bytes"),
         }
     }
 }
@@ -116,8 +131,8 @@ impl fmt::Display for Detail {
             Detail::Words(words) => formatter.write_str(words),
             Detail::Text(text) => formatter.write_str(text),
             Detail::Replied(code) => write!(formatter, "replied {code}"),
-            Detail::ResetAfter(time) => write!(formatter, "resets after {}", duration_text(*time)),
-            Detail::ResetAfterBytes(bytes) => write!(formatter, "resets after {}", bytes_text(*bytes)),
+            Detail::ResetAfter(time) => write!(formatter, "reset after {}", duration_text(*time)),
+            Detail::ResetAfterBytes(bytes) => write!(formatter, "reset after {}", bytes_text(*bytes)),
             Detail::Limited(rate) => write!(formatter, "limited to {}", rate_text(*rate)),
             Detail::Failed(what, errno) => match words(errno.0) {
                 Some(words) => write!(formatter, "{what}: {words}"),
@@ -255,7 +270,7 @@ mod tests {
             (Detail::Failed("connect", Errno(libc::ECONNREFUSED)), "connect: refused"),
             (Detail::Failed("client", Errno(libc::EBADF)), "client: Bad file descriptor (os error 9)"),
             (Detail::Limited(1_000_000), "limited to 1MB/s"),
-            (Detail::ResetAfterBytes(65_536), "resets after 64KiB"),
+            (Detail::ResetAfterBytes(65_536), "reset after 64KiB"),
         ] {
             assert_eq!(detail.to_string(), expected);
         }

@@ -28,9 +28,10 @@ use std::time::Duration;
 use self::parked::Parked;
 use super::connection::Connection;
 use super::event::Detail;
-use super::pipe::End;
+use super::pipe::{End, Held};
+use super::telling::Cause;
 use super::worker::{Context, ProxyState, What};
-use crate::behavior::{Direction, Hold, RuleMask, RuleSet};
+use crate::behavior::{Direction, RuleMask, RuleSet};
 use crate::clock::Instant;
 use crate::protocol::http::{Event, ReplyFramer, RequestFramer};
 use crate::ring::{Chunk, Ring};
@@ -42,6 +43,9 @@ pub const PIPELINE_MAX: usize = 1024;
 /// How long a client may wait for `100 Continue` of a request that is aborted; it need not wait at all (RFC 9110
 /// §10.1.1), and the common ones wait a second.
 const CONTINUE_WAIT: Duration = Duration::from_secs(2);
+/// What is told when a peer ends in the middle of a message.
+const CUT_REQUEST: Detail = Detail::Words("client: ended inside a request");
+const CUT_REPLY: Detail = Detail::Words("upstream: ended before the reply was complete");
 /// A reply whose length nobody knows ends when the upstream says nothing for so long,
 const DOUBT_QUIET: Duration = Duration::from_secs(1);
 /// or after so long in any case.
@@ -77,9 +81,9 @@ pub(super) struct Exchanges {
 }
 
 /// What happens to the bytes of the request that is being read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Route {
-    Forward(Hold),
+    Forward(Held),
     Discard,
 }
 
@@ -87,13 +91,13 @@ enum Route {
 #[derive(Debug)]
 enum Waiting {
     /// The upstream will send it; hold it so long.
-    Upstream(Hold),
+    Upstream(Held),
     /// It is made here; hold it until the request would have been.
-    Here { reply: Vec<u8>, hold: Hold },
+    Here { reply: Vec<u8>, held: Held },
     /// It will never come.
     Never,
     /// Instead of it both sides are closed.
-    Abort,
+    Abort(Cause),
 }
 
 /// A reply whose end nobody knows.
@@ -102,7 +106,8 @@ struct Doubt {
     since: Instant,
     /// Bytes have come since the deadline was set.
     heard: bool,
-    hold: Hold,
+    /// How long its bytes are held.
+    hold: Duration,
 }
 
 impl Default for Exchanges {
@@ -128,9 +133,9 @@ impl Default for Exchanges {
 }
 
 impl Exchanges {
-    fn push_reply_from_here(&mut self, reply: Vec<u8>, hold: Hold) {
+    fn push_reply_from_here(&mut self, reply: Vec<u8>, held: Held) {
         self.made_bytes += reply.len();
-        self.waiting.push_back(Waiting::Here { reply, hold });
+        self.waiting.push_back(Waiting::Here { reply, held });
     }
 
     /// The rules have changed: a request that has begun is left to those that were there.
@@ -150,15 +155,29 @@ impl Exchanges {
         nothing_waits && !self.in_request && self.requests.held_bytes() == 0 && self.replies.is_idle()
     }
 
+    /// Whether the rest of a request is needed: of its head, or of a body whose reply is due from the upstream.
+    fn needs_the_rest(&self) -> bool {
+        let is_due = matches!(self.waiting.back(), Some(Waiting::Upstream(_)));
+        self.requests.held_bytes() > 0 || self.in_request && is_due
+    }
+
     /// Whether the newest request is one that is aborted.
     fn aborts(&self) -> bool {
-        matches!(self.waiting.back(), Some(Waiting::Abort))
+        matches!(self.waiting.back(), Some(Waiting::Abort(_)))
     }
 
     /// Whether the connection has to be closed as soon as what was sent before is with the kernel.
     pub fn abort_is_due(&self, requests_are_sent: bool) -> bool {
-        matches!(self.waiting.front(), Some(Waiting::Abort))
+        matches!(self.waiting.front(), Some(Waiting::Abort(_)))
             && (self.abort_is_ripe || !self.in_request && requests_are_sent)
+    }
+
+    /// Whose abort is next in turn.
+    pub fn next_abort(&self) -> Option<Cause> {
+        match self.waiting.front() {
+            Some(Waiting::Abort(cause)) => Some(cause.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -182,6 +201,9 @@ impl Connection {
     /// The client sent its FIN: a request that has not ended never will.
     pub(super) fn on_client_end<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         let Some(mut exchanges) = self.exchanges.take() else { return };
+        if exchanges.needs_the_rest() && !self.request.discard {
+            self.failed_by_itself(Direction::Request, CUT_REQUEST, cx, proxy);
+        }
         if exchanges.requests.held_bytes() > 0 {
             exchanges.requests = RequestFramer::new();
         }
@@ -195,8 +217,16 @@ impl Connection {
     /// The upstream sent its FIN, which may be the end of a reply.
     pub(super) fn on_upstream_end<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         let Some(mut exchanges) = self.exchanges.take() else { return };
-        if exchanges.replies.close() == Event::End {
+        let end = exchanges.replies.close();
+        if end == Event::End {
             self.on_reply_end(&mut exchanges, cx, proxy);
+        }
+        // A request that a rule holds has not come to it.
+        let is_due = matches!(exchanges.waiting.front(), Some(Waiting::Upstream(_)));
+        let is_cut =
+            is_due && exchanges.doubt.is_none() && matches!(end, Event::NeedMore | Event::Invalid(_));
+        if is_cut && !self.request.holds_any(cx.now) && !self.is_closing() {
+            self.failed_by_itself(Direction::Reply, CUT_REPLY, cx, proxy);
         }
         (exchanges.abort_is_ripe, exchanges.is_over) = (true, true);
         if !self.is_closing() {
@@ -276,12 +306,12 @@ impl Connection {
     ) {
         while let Some(due) = exchanges.waiting.front_mut() {
             match due {
-                Waiting::Here { reply, hold } => {
-                    let (reply, hold) = (Chunk::from(std::mem::take(reply)), *hold);
+                Waiting::Here { reply, held } => {
+                    let (reply, held) = (Chunk::from(std::mem::take(reply)), std::mem::take(held));
                     exchanges.made_bytes -= reply.len();
                     exchanges.waiting.pop_front();
                     if self.reply.end == End::Open && !self.reply.discard {
-                        self.forward(Direction::Reply, reply, &hold, cx, proxy);
+                        self.forward(Direction::Reply, reply, held, cx, proxy);
                     }
                     if self.is_closing() {
                         return;
@@ -292,9 +322,10 @@ impl Connection {
                     self.reply.discard = true;
                     return;
                 }
-                Waiting::Abort => {
+                Waiting::Abort(cause) => {
+                    let cause = cause.clone();
                     if exchanges.abort_is_due(self.request.bytes() == 0) {
-                        self.close(cx);
+                        self.abort_now(&cause, cx, proxy);
                     }
                     return;
                 }

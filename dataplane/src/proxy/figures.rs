@@ -8,14 +8,14 @@
 //! it takes to count one more reference.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::handle::lock;
 use super::leases::lease_of;
 use super::stats::{ProxySnapshot, RuleStats, SharedCounters, WorkerSnapshot, has_times};
 use super::times::Recorder;
-use crate::behavior::{Drawn, RuleSet};
+use crate::behavior::{Drawn, KINDS, RuleSet};
 use crate::ring::CpuClock;
 
 /// A number that one thread counts and any reads.
@@ -48,6 +48,8 @@ pub(super) struct RuleFigures {
     pub(super) injected: Count,
     /// How late, and what was asked; of rules that take a time.
     times: Option<[Recorder; 2]>,
+    /// It was read for the last time: what it does later is counted with the others of its behavior.
+    retired: AtomicBool,
 }
 
 impl RuleFigures {
@@ -60,7 +62,24 @@ impl RuleFigures {
             acted: Count::default(),
             injected: Count::default(),
             times: has_times(behavior).then(|| [Recorder::new(), Recorder::new()]),
+            retired: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it is counted elsewhere from now on.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Reads it for the last time.
+    pub(super) fn retire(&self) -> RuleStats {
+        self.retired.store(true, Ordering::Relaxed);
+        self.read()
+    }
+
+    /// Whether it holds bytes for a time.
+    pub(super) fn delays(&self) -> bool {
+        self.times.is_some()
     }
 
     /// Counts a delay that has ended, in nanoseconds.
@@ -91,8 +110,9 @@ impl RuleFigures {
     }
 }
 
-/// The rules of a proxy in their order.
-pub(super) type Rules = Arc<[Arc<RuleFigures>]>;
+/// The rules of one set in their order. What is held keeps them, so that it is known by which rules whatever comes
+/// meanwhile; a thin pointer, for there is one in every queued chunk.
+pub(super) type Rules = Arc<Box<[Arc<RuleFigures>]>>;
 
 /// Counts the units that rules met and chose.
 pub(super) fn count_drawn(rules: &[Arc<RuleFigures>], drawn: Drawn) {
@@ -124,7 +144,7 @@ pub(super) fn figures_of(
             None => Arc::new(RuleFigures::new(rule.name(), rule.kind(), lease_of(id, rule.name()))),
         }
     });
-    (now.collect(), counted)
+    (Arc::new(now.collect()), counted)
 }
 
 /// What a proxy does on one worker.
@@ -133,7 +153,7 @@ pub(super) struct ProxyFigures {
     pub(super) counters: SharedCounters,
     pub(super) held_bytes: Count,
     rules: Mutex<RulesNow>,
-    orphans: OnceLock<RuleFigures>,
+    orphans: OnceLock<Box<[RuleFigures]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -154,8 +174,11 @@ impl ProxyFigures {
     pub(super) fn replace(&self, current: Rules, gone: &[RuleStats]) {
         let mut rules = lock(&self.rules);
         rules.current = current;
-        if gone.iter().any(|old| has_times(old.behavior)) {
-            self.orphans();
+        if !gone.is_empty() {
+            self.orphans.get_or_init(|| {
+                let built = KINDS.iter().filter(|kind| kind.built && kind.name != "normal");
+                built.map(|kind| RuleFigures::new(kind.name, kind.name, None)).collect()
+            });
         }
         for old in gone.iter().filter(|old| old.injected > 0) {
             let retired = Arc::make_mut(&mut rules.retired).entry(old.behavior);
@@ -163,17 +186,19 @@ impl ProxyFigures {
         }
     }
 
-    /// Where delays are counted whose rule is gone: made when the first rule with a time goes, not when bytes leave.
-    pub(super) fn orphans(&self) -> &RuleFigures {
-        self.orphans.get_or_init(|| RuleFigures::new("delay", "delay", None))
+    /// Where faults of a behavior are counted whose rule is gone: made when the first rule goes, not when bytes leave.
+    pub(super) fn orphans(&self, behavior: &str) -> Option<&RuleFigures> {
+        self.orphans.get()?.iter().find(|figures| figures.behavior == behavior)
     }
 
     pub(super) fn read(&self) -> ProxySnapshot {
         let RulesNow { current, retired } = lock(&self.rules).clone();
         let mut retired = BTreeMap::clone(&retired);
-        if let Some(orphans) = self.orphans.get().filter(|orphans| orphans.injected.read() > 0) {
+        let orphans = self.orphans.get().into_iter().flatten();
+        for orphans in orphans.filter(|orphans| orphans.injected.read() > 0) {
             let sum = retired.entry(orphans.behavior);
-            sum.or_insert_with(|| RuleStats::new("delay", "delay", None)).merge(&orphans.read());
+            sum.or_insert_with(|| RuleStats::new(orphans.behavior, orphans.behavior, None))
+                .merge(&orphans.read());
         }
         ProxySnapshot {
             counters: self.counters.read(),
@@ -290,8 +315,8 @@ mod tests {
         assert_eq!((read.rules[0].injected, read.rules[1].injected), (1, 0));
         assert_eq!(read.rules[0].asked.as_ref().unwrap().max(), 50_000_000);
         assert_eq!(read.retired["hang"].injected, 3);
-        proxy.orphans().delayed(2_000, 7_000_000);
-        proxy.orphans().delayed(2_000, 7_000_000);
+        proxy.orphans("delay").unwrap().delayed(2_000, 7_000_000);
+        proxy.orphans("delay").unwrap().delayed(2_000, 7_000_000);
         let read = proxy.read();
         assert_eq!(
             (read.retired["delay"].injected, read.retired["delay"].lateness.as_ref().unwrap().len()),
@@ -303,7 +328,7 @@ mod tests {
     #[test]
     fn a_proxy_is_shown_until_it_goes() {
         let worker = WorkerFigures::new(3);
-        worker.show(7, Some(Arc::new(ProxyFigures::new(Arc::new([])))));
+        worker.show(7, Some(Arc::new(ProxyFigures::new(Rules::default()))));
         assert_eq!(worker.read().proxies.keys().copied().collect::<Vec<_>>(), [7]);
         assert!(worker.proxy(7).is_some() && worker.proxy(8).is_none());
         worker.show(7, None);

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::behavior::{Direction, Hold, RuleMask};
+use super::figures::Rules;
+use crate::behavior::{Direction, RuleMask};
 use crate::clock::Instant;
 use crate::ring::{BufferSize, Chunk};
 use crate::timers::TimerId;
@@ -25,12 +26,41 @@ pub(super) struct Item {
     pub chunk: Chunk,
     /// When they may leave.
     pub due: Instant,
-    /// The delay that was asked for, and by which rules of which generation; none on most.
-    pub asked: Duration,
+    pub held: Held,
+}
+
+/// What rules do to bytes on their way, as it was decided when they came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// How long they are held, from arrival.
+    pub time: Duration,
+    /// The rules that are told of when they leave; none on most.
     pub rules: RuleMask,
+    /// Of which set these rules are.
+    pub by: Option<Rules>,
     /// The exchange that they belong to, from 1; 0 on plain bytes.
     pub exchange: u32,
-    pub generation: u64,
+    /// What the one of these rules that is no delay has done.
+    pub fault: Fault,
+}
+
+/// Bytes that a rule has made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// They are the peer's own.
+    #[default]
+    None,
+    /// An error reply with this status.
+    Replied(u16),
+    /// Random bytes beside those of the peer, or in their place.
+    Garbage { inserted: bool },
+}
+
+impl Held {
+    /// For the bytes behind those that are told of: held as long.
+    pub fn untold(&self) -> Held {
+        Held { time: self.time, exchange: self.exchange, ..Held::default() }
+    }
 }
 
 /// One direction of a connection.
@@ -107,9 +137,9 @@ impl Size {
 }
 
 impl Pipe {
-    /// When bytes that came now and are held for `hold` may leave, behind all before them.
-    pub fn due(&mut self, now: Instant, hold: &Hold) -> Instant {
-        self.last_due = self.last_due.max(now + hold.time);
+    /// When bytes that came now and are held for `time` may leave, behind all before them.
+    pub fn due(&mut self, now: Instant, time: Duration) -> Instant {
+        self.last_due = self.last_due.max(now + time);
         self.last_due
     }
 
@@ -126,6 +156,11 @@ impl Pipe {
     /// Whether the next byte is held for a time that has not come.
     pub fn holds(&self, now: Instant) -> bool {
         self.queue.front().is_some_and(|item| item.due > now)
+    }
+
+    /// Whether a byte is held for a time that has not come.
+    pub fn holds_any(&self, now: Instant) -> bool {
+        !self.queue.is_empty() && self.last_due > now
     }
 
     /// When the last byte that waits may leave.
@@ -172,10 +207,10 @@ mod tests {
     #[test]
     fn a_short_delay_never_overtakes_a_long_one() {
         let mut pipe = Pipe::default();
-        let hold = |ms| Hold { time: Duration::from_millis(ms), ..Hold::default() };
+        let ms = Duration::from_millis;
         let now = Instant::from_nanos(1);
-        let first = pipe.due(now, &hold(50));
-        assert_eq!(pipe.due(now, &hold(10)), first);
-        assert_eq!(pipe.due(now, &hold(60)), now + Duration::from_millis(60));
+        let first = pipe.due(now, ms(50));
+        assert_eq!(pipe.due(now, ms(10)), first);
+        assert_eq!(pipe.due(now, ms(60)), now + ms(60));
     }
 }

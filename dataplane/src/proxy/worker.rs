@@ -73,8 +73,6 @@ pub(super) struct ProxyState {
     pub figures: Arc<ProxyFigures>,
     /// Its counters may have changed since they were published.
     is_touched: bool,
-    /// The generation before this one, and its rules: bytes that are held still carry their numbers.
-    pub earlier: (u64, Vec<EarlierRule>),
     listener: Option<Socket>,
     /// Which listener of this proxy that is: one that was shut may still have something to say.
     listening: u16,
@@ -89,9 +87,6 @@ pub(super) struct ProxyState {
     open: usize,
     removed: bool,
 }
-
-/// A rule's name, and its lease.
-pub(super) type EarlierRule = (Arc<str>, Option<Arc<str>>);
 
 /// What connections share on one worker.
 pub(super) struct Context<R> {
@@ -342,7 +337,6 @@ impl<R: Ring> Worker<R> {
             figures: Arc::new(ProxyFigures::new(Arc::clone(&rules_done))),
             rules_done,
             is_touched: false,
-            earlier: (0, Vec::new()),
             listener: None,
             listening: 0,
             accepting: false,
@@ -389,17 +383,18 @@ impl<R: Ring> Worker<R> {
         self.cx.now = self.cx.ring.now();
         self.applies(rules.generation);
         let Some(proxy) = proxy_of(&mut self.proxies, id) else { return Vec::new() };
-        let earlier = proxy.rules_done.iter().map(|old| (Arc::clone(&old.name), old.lease.clone())).collect();
-        proxy.earlier = (proxy.rules.generation, earlier);
         let (done, gone) = figures_of(id, rules, &proxy.rules, &proxy.rules_done);
-        let gone: Vec<RuleStats> = gone.iter().map(|rule| rule.read()).collect();
-        proxy.figures.replace(Arc::clone(&done), &gone);
-        proxy.rules_done = done;
+        proxy.rules_done = Arc::clone(&done);
         let previous = std::mem::replace(&mut proxy.rules, Arc::clone(rules));
         if proxy.open > 0 {
             self.each_connection(id, |connection, cx, proxy| {
                 connection.on_rules_changed(cx, proxy, &previous)
             });
+        }
+        // The change may have made them act once more: who hangs is closed.
+        let gone: Vec<RuleStats> = gone.iter().map(|rule| rule.retire()).collect();
+        if let Some(proxy) = proxy_of(&mut self.proxies, id) {
+            proxy.figures.replace(done, &gone);
         }
         gone
     }
@@ -583,7 +578,7 @@ impl<R: Ring> Worker<R> {
         match timer.what {
             What::Pipe(direction) => connection.on_pipe_timer(direction, &mut self.cx, proxy),
             What::ConnectTimeout => connection.on_connect_timeout(&mut self.cx, proxy),
-            What::Reset => connection.on_reset_due(&mut self.cx),
+            What::Reset => connection.on_reset_due(&mut self.cx, proxy),
             What::Patience => connection.on_patience(&mut self.cx, proxy),
             What::Exchange => connection.on_exchange_timer(&mut self.cx, proxy),
             What::Accept | What::Shortage | What::Drain | What::Events => unreachable!("handled above"),

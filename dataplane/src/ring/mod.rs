@@ -207,6 +207,11 @@ pub trait Ring {
     /// `EPIPE` when the peer had sent its FIN before the RST (tcp_reset in net/ipv4/tcp_input.c).
     fn failure(&mut self, socket: Socket) -> Option<Errno>;
 
+    /// Whether the connection of a socket is over in both directions, as after a RST (`TCP_CLOSE` in `TCP_INFO`, tcp(7)).
+    /// A send that had gone in part swallows the RST's error, and a receive then says an end as it does for a FIN. It
+    /// costs a system call, so ask seldom.
+    fn is_over(&mut self, socket: Socket) -> bool;
+
     /// Asks every operation on the socket to end; their completions still come.
     fn cancel_all(&mut self, socket: Socket);
 

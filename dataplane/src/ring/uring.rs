@@ -480,6 +480,19 @@ impl Ring for KernelRing {
         Some(Errno(error.raw_os_error().unwrap_or(libc::EIO)))
     }
 
+    fn is_over(&mut self, socket: Socket) -> bool {
+        /// `TCP_CLOSE` in include/net/tcp_states.h.
+        const CLOSE: u8 = 7;
+        let (mut state, mut length) = (0_u8, 1);
+        // SAFETY: both pointers are to locals that outlive the call; of `tcp_info` the kernel writes the first byte, which
+        // is the state.
+        let result = unsafe {
+            let place = (&raw mut state).cast();
+            libc::getsockopt(socket.0, libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut length)
+        };
+        result == 0 && state == CLOSE
+    }
+
     fn cancel_all(&mut self, socket: Socket) {
         let entry = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(socket.0)).all()).build();
         let place = socket.0 as usize;

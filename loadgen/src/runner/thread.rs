@@ -373,6 +373,9 @@ mod tests {
         fn failure(&mut self, _: Socket) -> Option<fracas_dataplane::ring::Errno> {
             unreachable!()
         }
+        fn is_over(&mut self, _: Socket) -> bool {
+            unreachable!()
+        }
 
         fn listen(&mut self, _: SocketAddr, _: &SocketOptions) -> io::Result<(Socket, SocketAddr)> {
             unreachable!()

@@ -2403,7 +2403,8 @@ pub struct ProxyStats {
         u64,
     >,
     /// Failures that nobody asked for, by kind: `connect_failures`, `connect_timeouts`, `resolve_failures`,
-    /// `client_resets`, `upstream_resets`, `protocol_errors`. Who gives up on a connection that a rule made hang is not among them.
+    /// `client_resets` and `upstream_resets` (reset, or ended inside a message), `protocol_errors`. A client that gives up while
+    /// a rule holds its bytes back is not among them.
     #[prost(btree_map = "string, uint64", tag = "8")]
     pub natural_failures: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -2455,8 +2456,8 @@ pub struct RuleStats {
     /// Unset for behaviors without a time.
     #[prost(message, optional, tag = "7")]
     pub asked: ::core::option::Option<Histogram>,
-    /// Faults that it injected: each message or chunk that was held, each error reply, each connection that was cut. One
-    /// unit may give several, or, when its connection ends first, none.
+    /// Faults that it injected, counted when they happen: each message or chunk that was held, each error reply, each
+    /// connection that was cut. One unit may give several, or, when its connection ends or the rule is lifted first, none.
     #[prost(uint64, tag = "8")]
     pub injected: u64,
 }

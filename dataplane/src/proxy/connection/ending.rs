@@ -4,7 +4,7 @@ use super::leaving::{Duty, Leaving, News};
 use super::{Connection, HELD_TIME_MAX, Peer, source_role};
 use crate::behavior::Direction;
 use crate::clock::Instant;
-use crate::proxy::event::{Detail, Limit};
+use crate::proxy::event::{Detail, HUNG, Limit};
 use crate::proxy::pipe::End;
 use crate::proxy::worker::{Context, ProxyState};
 use crate::ring::{Errno, ReceiveEnd, Ring};
@@ -28,15 +28,22 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
+        let asked_for = direction == Direction::Reply && self.holds_back(cx.now);
         let (pipe, _, sink) = self.parts(direction);
         sink.sending = false;
+        sink.explained |= asked_for;
         // What the kernel says of a socket's failure it says once, and a send has heard it.
-        (sink.broken, sink.broke_off) = (true, errno != Errno(libc::EPIPE));
+        let unended = sink.receiving && !sink.ended;
+        (sink.broken, sink.broke_off) = (true, errno != Errno(libc::EPIPE) || unended);
         pipe.in_flight_bytes = 0;
         let ended = sink.ended;
         if self.closing {
             self.tell_leaving(direction.opposite(), News::Failed, cx, proxy);
             return self.settle(cx);
+        }
+        if ended && errno == Errno(libc::ECONNRESET) && self.pipe(direction.opposite()).end != End::Rst {
+            // No FIN came before that RST (tcp_reset() of Linux): the end that its receive saw was the RST already.
+            return self.on_source_failed(direction.opposite(), errno, cx, proxy);
         }
         self.drop_queue(direction, cx);
         self.pipe(direction).discard = true;
@@ -52,14 +59,6 @@ impl Connection {
         if ended && self.pipe(direction.opposite()).end != End::Rst {
             // Its FIN was told before the RST that followed it.
             self.broke_off(direction.opposite(), Errno(libc::EPIPE), cx, proxy);
-            if errno == Errno(libc::ECONNRESET) {
-                // There was no FIN: the receive was told of the end by the RST that this send met (tcp_reset in the kernel
-                // says EPIPE behind a FIN).
-                match self.pipe(direction.opposite()).end {
-                    End::Sent => return self.leave(Way::Reset, Way::Reset, cx),
-                    _ => self.pipe(direction.opposite()).end = End::Rst,
-                }
-            }
         }
         if ended || end == End::Fin {
             // Nothing follows here any more. What the sink said before still goes to the other side.
@@ -92,7 +91,18 @@ impl Connection {
         }
         match end {
             ReceiveEnd::Eof if !self.source(direction).broken => {
-                self.source(direction).ended = true;
+                let source = self.source(direction);
+                if let Some(socket) = source.socket.filter(|_| source.sending)
+                    && cx.ring.is_over(socket)
+                {
+                    // The send that is under way has met a RST.
+                    return self.on_source_failed(direction, Errno(libc::ECONNRESET), cx, proxy);
+                }
+                source.ended = true;
+                // Who ends while a rule keeps it waiting has given up, and may be gone when its bytes come.
+                if direction == Direction::Request && self.holds_back(cx.now) {
+                    self.downstream.explained = true;
+                }
                 self.changed_at = cx.now;
                 if self.hung {
                     return self.on_fin_while_hung(direction, cx, proxy);
@@ -109,32 +119,13 @@ impl Connection {
                 self.wait_unless_closing(cx, proxy);
             }
             ReceiveEnd::Eof | ReceiveEnd::Failed(_) => {
-                let source = self.source(direction);
-                (source.ended, source.broken) = (true, true);
-                self.changed_at = cx.now;
-                if self.hung {
-                    // Whoever gives up on a connection that hangs does what the rule asked for.
-                    return self.on_failure_while_hung(direction, cx);
-                }
                 let errno = match end {
                     ReceiveEnd::Failed(errno) => errno,
-                    // A send to it failed before.
+                    // A send to it failed before, and was told why.
+                    _ if self.source(direction).broke_off => Errno(libc::ECONNRESET),
                     _ => Errno(libc::EPIPE),
                 };
-                self.broke_off(direction, errno, cx, proxy);
-                self.pipe(direction).end = End::Rst;
-                // Nothing can be sent to a socket that failed.
-                self.drop_queue(direction.opposite(), cx);
-                let back = self.pipe(direction.opposite());
-                back.discard = true;
-                back.end = if back.end == End::Fin { End::Sent } else { back.end };
-                if direction == Direction::Request {
-                    self.on_replies_taken(cx, proxy);
-                }
-                if !self.closing {
-                    self.flush(direction, cx, proxy);
-                }
-                self.wait_unless_closing(cx, proxy);
+                self.on_source_failed(direction, errno, cx, proxy);
             }
             ReceiveEnd::NoBuffers => {
                 proxy.counters.no_buffers += 1;
@@ -144,6 +135,37 @@ impl Connection {
             }
             ReceiveEnd::Stopped => self.regulate(direction, cx, proxy),
         }
+    }
+
+    /// The connection to the source of `direction` failed: the sink gets what was read before, then a RST.
+    fn on_source_failed<R: Ring>(
+        &mut self,
+        direction: Direction,
+        errno: Errno,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let source = self.source(direction);
+        (source.ended, source.broken) = (true, true);
+        self.changed_at = cx.now;
+        if self.hung {
+            // Whoever gives up on a connection that hangs does what the rule asked for.
+            return self.on_failure_while_hung(direction, cx, proxy);
+        }
+        self.broke_off(direction, errno, cx, proxy);
+        self.pipe(direction).end = End::Rst;
+        // Nothing can be sent to a socket that failed.
+        self.drop_queue(direction.opposite(), cx);
+        let back = self.pipe(direction.opposite());
+        back.discard = true;
+        back.end = if back.end == End::Fin { End::Sent } else { back.end };
+        if direction == Direction::Request {
+            self.on_replies_taken(cx, proxy);
+        }
+        if !self.closing {
+            self.flush(direction, cx, proxy);
+        }
+        self.wait_unless_closing(cx, proxy);
     }
 
     /// The receive waits for a buffer.
@@ -159,19 +181,46 @@ impl Connection {
     }
 
     /// Counts that the source of `direction` broke off, and tells of it.
-    pub(super) fn broke_off<R: Ring>(
-        &self,
+    fn broke_off<R: Ring>(
+        &mut self,
         direction: Direction,
         errno: Errno,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        let (who, count) = match direction {
-            Direction::Request => ("client", &mut proxy.counters.client_resets),
-            Direction::Reply => ("upstream", &mut proxy.counters.upstream_resets),
-        };
-        *count += 1;
-        proxy.failed(self.facts.ordinal, Detail::Failed(who, errno), cx);
+        let who = if direction == Direction::Request { "client" } else { "upstream" };
+        self.failed_by_itself(direction, Detail::Failed(who, errno), cx, proxy);
+    }
+
+    /// Counts that the source of `direction` failed by itself, once, and tells of it. A client that a rule keeps waiting
+    /// may give up: that is what the rule asked for.
+    pub(in crate::proxy) fn failed_by_itself<R: Ring>(
+        &mut self,
+        direction: Direction,
+        detail: Detail,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        let asked_for = direction == Direction::Request && self.holds_back(cx.now);
+        if std::mem::replace(&mut self.source(direction).explained, true) || asked_for {
+            return;
+        }
+        match direction {
+            Direction::Request => proxy.counters.client_resets += 1,
+            Direction::Reply => proxy.counters.upstream_resets += 1,
+        }
+        proxy.failed(self.facts.ordinal, detail, cx);
+    }
+
+    /// Whether a rule holds bytes of this connection back: a hang all of them, a delay those whose time has not come, a
+    /// rate those that wait for it.
+    pub(in crate::proxy) fn holds_back(&self, now: Instant) -> bool {
+        let pipes = [(Direction::Request, &self.request), (Direction::Reply, &self.reply)];
+        self.hung
+            || pipes.iter().any(|(_, pipe)| pipe.holds_any(now))
+            || self.throttles.as_ref().is_some_and(|rates| {
+                pipes.iter().any(|(direction, pipe)| rates.limits(*direction) && !pipe.queue.is_empty())
+            })
     }
 
     /// A client that has sent its FIN may still wait for its reply, which hangs; of an upstream nothing is expected.
@@ -181,6 +230,7 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
+        self.happens(HUNG, cx, proxy);
         match direction {
             Direction::Request => self.wait(cx, proxy),
             Direction::Reply => self.let_upstream_go(cx),
@@ -188,7 +238,13 @@ impl Connection {
     }
 
     /// A client that is gone takes the connection along; one whose upstream is gone goes on hanging.
-    fn on_failure_while_hung<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) {
+    fn on_failure_while_hung<R: Ring>(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        self.happens(HUNG, cx, proxy);
         match direction {
             Direction::Request => self.close(cx),
             Direction::Reply => self.let_upstream_go(cx),

@@ -7,7 +7,8 @@ use super::ending::Way;
 use super::throttles::Throttles;
 use super::{Connection, PendingReset};
 use crate::behavior::{Act, Action, ConnectionPlan, Direction, ResetSide, RuleMask, RuleSet};
-use crate::proxy::event::Detail;
+use crate::proxy::event::{ABORTED, Detail, HUNG};
+use crate::proxy::telling::Cause;
 use crate::proxy::worker::{Context, ProxyState, What};
 use crate::ring::Ring;
 
@@ -31,7 +32,12 @@ impl Connection {
         if self.hung {
             // What it swallowed cannot be answered any more: let the client come again.
             if !is("hang", plan.active) {
+                self.happens(HUNG, cx, proxy);
                 self.close(cx);
+            } else if let (Some(cause), Some(Act { rule, action: Action::Hang })) =
+                (&mut self.armed, plan.act)
+            {
+                **cause = proxy.cause(rule, 0);
             }
             return;
         }
@@ -41,7 +47,7 @@ impl Connection {
                 // Bytes of the reply are gone already: let the client come again.
                 return self.close(cx);
             }
-            self.abort = false;
+            (self.abort, self.armed) = (false, None);
         }
         if !is("reset", plan.active)
             && let Some(reset) = self.reset.take()
@@ -75,8 +81,8 @@ impl Connection {
         let Some(throttles) = self.throttles.take() else { return };
         let plan = proxy.rules.on_change(&self.facts, previous, self.active);
         self.active = plan.active;
-        self.throttles =
-            (!plan.throttles.is_empty()).then(|| Throttles::new(plan.throttles, Some(throttles)));
+        self.throttles = (!plan.throttles.is_empty())
+            .then(|| Throttles::new(plan.throttles, &proxy.rules_done, Some(throttles)));
         self.changed_at = cx.now;
         for direction in [Direction::Request, Direction::Reply] {
             self.flush(direction, cx, proxy);
@@ -101,17 +107,23 @@ impl Connection {
                 same.is_none_or(|old| active >> old & 1 == 0)
             })
         };
-        for throttle in plan.throttles.iter().filter(|throttle| is_new(throttle.rule)) {
-            proxy.injected(throttle.rule, self.facts.ordinal, 0, Detail::Limited(throttle.rate), cx);
-        }
         let throttles = self.throttles.take();
-        self.throttles = (!plan.throttles.is_empty()).then(|| Throttles::new(plan.throttles, throttles));
+        self.throttles = (!plan.throttles.is_empty())
+            .then(|| Throttles::new(plan.throttles, &proxy.rules_done, throttles));
         if let Some(act) = plan.act.filter(|act| is_new(act.rule)) {
             self.act(act, 0, cx, proxy);
         }
     }
 
-    /// Does what a rule says to the connection, at this exchange of it (0: at none).
+    /// Does what a rule says to the connection, at this exchange of it (0: at none). What happens at once is counted
+    /// now; what waits is counted when it happens, and never if it does not.
+    ///
+    /// | act | counted when |
+    /// |---|---|
+    /// | blackout, reset at once | now |
+    /// | reset after a time or bytes | the RST goes |
+    /// | hang | it drops the first byte or end, or closes the connection because it is lifted |
+    /// | abort | it drops the first byte of the reply, or closes the connection |
     pub(in crate::proxy) fn act<R: Ring>(
         &mut self,
         act: Act,
@@ -127,24 +139,63 @@ impl Connection {
             // The one that waits comes when it was to come: no later request puts it off.
             return;
         }
-        proxy.injected(act.rule, self.facts.ordinal, exchange, Detail::of(&act.action), cx);
+        let (cause, detail) = (proxy.cause(act.rule, exchange), Detail::of(&act.action));
         match act.action {
-            Action::Hang => self.hang(cx),
-            Action::Blackout => self.close(cx),
-            Action::Abort => self.abort = true,
+            Action::Hang => {
+                let drops = self.request.bytes() + self.reply.bytes() > 0;
+                self.hang(cx);
+                self.armed = Some(Box::new(cause));
+                if drops || exchange > 0 {
+                    self.happens(HUNG, cx, proxy);
+                }
+            }
+            Action::Blackout => {
+                proxy.injected(&cause, self.facts.ordinal, detail, cx);
+                self.close(cx);
+            }
+            Action::Abort => (self.abort, self.armed) = (true, Some(Box::new(cause))),
             Action::Reset { after_time, after_bytes, side } => {
                 if !waits(after_time, after_bytes) {
+                    proxy.injected(&cause, self.facts.ordinal, detail, cx);
                     return self.reset_now(side, cx);
                 }
                 let what = What::Reset;
                 let due = cx.now + after_time;
                 let timer = (!after_time.is_zero()).then(|| cx.timers.insert(due, self.timer(what)));
                 let bytes_left = after_time.is_zero().then_some(after_bytes);
-                self.reset = Some(Box::new(PendingReset { side, bytes_left, timer }));
+                self.reset = Some(Box::new(PendingReset { side, cause, detail, bytes_left, timer }));
             }
             // These act on messages and chunks, where the bytes are.
             Action::ErrorReply { .. } | Action::Garbage { .. } => {}
         }
+    }
+
+    /// The hang or the abort of the whole connection has met something; it is counted once.
+    pub(in crate::proxy) fn happens<R: Ring>(
+        &mut self,
+        detail: Detail,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        if let Some(cause) = self.armed.take() {
+            proxy.injected(&cause, self.facts.ordinal, detail, cx);
+        }
+    }
+
+    /// Whose abort of the whole connection the next request meets.
+    pub(in crate::proxy) fn armed(&self) -> Option<Cause> {
+        self.armed.as_deref().cloned()
+    }
+
+    /// Closes both sides in place of a reply.
+    pub(in crate::proxy) fn abort_now<R: Ring>(
+        &mut self,
+        cause: &Cause,
+        cx: &mut Context<R>,
+        proxy: &mut ProxyState,
+    ) {
+        proxy.injected(cause, self.facts.ordinal, ABORTED, cx);
+        self.close(cx);
     }
 
     pub(super) fn hang<R: Ring>(&mut self, cx: &mut Context<R>) {
@@ -165,10 +216,11 @@ impl Connection {
         self.leave(downstream, upstream, cx);
     }
 
-    pub(in crate::proxy) fn on_reset_due<R: Ring>(&mut self, cx: &mut Context<R>) {
+    pub(in crate::proxy) fn on_reset_due<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         if let Some(reset) = self.reset.take()
             && !self.closing
         {
+            proxy.injected(&reset.cause, self.facts.ordinal, reset.detail, cx);
             self.reset_now(reset.side, cx);
         }
     }

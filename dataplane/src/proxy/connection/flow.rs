@@ -1,10 +1,11 @@
 //! Bytes on their way: received, held or handed on, sent in order, and read no faster than they leave.
 
 use super::{Connection, sink_role, source_role};
-use crate::behavior::{Act, Action, Direction, Hold, garbage};
+use crate::behavior::{Act, Action, Direction, garbage};
 use crate::clock::Instant;
-use crate::proxy::event::{Detail, Event, EventKind, Limit};
-use crate::proxy::pipe::{Item, QUEUE_BYTES_MAX};
+use crate::proxy::event::{ABORTED, Detail, Event, EventKind, HUNG, Limit};
+use crate::proxy::pipe::{Fault, Held, Item, QUEUE_BYTES_MAX};
+use crate::proxy::telling::Cause;
 use crate::proxy::worker::{Context, ProxyState, What};
 use crate::ring::{Chunk, Ring, SEND_CHUNKS_MAX};
 
@@ -30,6 +31,8 @@ impl Connection {
         pipe.size.observe(length);
         if !pipe.discard {
             self.enter(direction, chunk, cx, proxy);
+        } else if self.hung {
+            self.happens(HUNG, cx, proxy);
         }
         if !self.closing {
             self.regulate(direction, cx, proxy);
@@ -48,7 +51,7 @@ impl Connection {
             return self.on_message_bytes(direction, chunk, cx, proxy);
         }
         if self.active == 0 {
-            return self.forward(direction, chunk, &Hold::default(), cx, proxy);
+            return self.forward(direction, chunk, Held::default(), cx, proxy);
         }
         let ordinal = self.pipe(direction).chunks;
         self.pipe(direction).chunks += 1;
@@ -58,26 +61,29 @@ impl Connection {
             Direction::Request => decision.request_hold,
             Direction::Reply => decision.reply_hold,
         };
+        let held = proxy.held(hold);
         match decision.act {
-            None => self.forward(direction, chunk, &hold, cx, proxy),
-            Some(Act { rule, action: action @ Action::Garbage { inject, draw } }) => {
-                proxy.injected(rule, self.facts.ordinal, 0, Detail::of(&action), cx);
+            None => self.forward(direction, chunk, held, cx, proxy),
+            Some(Act { rule, action: Action::Garbage { inject, draw } }) => {
+                // The peer's own bytes beside it are held as long; each fault is told once.
+                let own = held.untold();
+                let held = proxy.made(held, rule, Fault::Garbage { inserted: inject });
                 let garbage = garbage(draw, inject, chunk.len());
                 let mut rest = chunk;
                 match garbage.insert_at {
                     Some(at) => {
                         let front = rest.split_to(at);
-                        self.forward(direction, front, &hold, cx, proxy);
-                        self.forward(direction, Chunk::from(garbage.bytes), &hold, cx, proxy);
-                        self.forward(direction, rest, &hold, cx, proxy);
+                        self.forward(direction, front, own.clone(), cx, proxy);
+                        self.forward(direction, Chunk::from(garbage.bytes), held, cx, proxy);
+                        self.forward(direction, rest, own, cx, proxy);
                     }
-                    None => self.forward(direction, Chunk::from(garbage.bytes), &hold, cx, proxy),
+                    None => self.forward(direction, Chunk::from(garbage.bytes), held, cx, proxy),
                 }
             }
             Some(act) => {
                 self.act(act, 0, cx, proxy);
                 if !self.closing && !self.hung {
-                    self.forward(direction, chunk, &hold, cx, proxy);
+                    self.forward(direction, chunk, held, cx, proxy);
                 }
             }
         }
@@ -88,7 +94,7 @@ impl Connection {
         &mut self,
         direction: Direction,
         chunk: Chunk,
-        hold: &Hold,
+        held: Held,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
@@ -97,7 +103,7 @@ impl Connection {
         }
         if direction == Direction::Reply && self.abort && !self.framed {
             self.reply.discard = true;
-            return;
+            return self.happens(ABORTED, cx, proxy);
         }
         if direction == Direction::Request && self.upstream.socket.is_none() && !self.upstream.connecting {
             self.connect(cx, proxy);
@@ -107,9 +113,9 @@ impl Connection {
         }
         let now = cx.now;
         let token = self.token(sink_role(direction));
-        let free = self.throttles.is_none() && self.reset.is_none();
+        let free = self.throttles.is_none() && self.reset.is_none() && held.rules == 0;
         let (pipe, _, sink) = self.parts(direction);
-        let due = pipe.due(now, hold);
+        let due = pipe.due(now, held.time);
         // What waits must not pin the buffers that others need: copy when it is held, or they are scarce.
         let chunk =
             if due > now && chunk.is_pooled() || chunk.is_scarce() { Chunk::copy_of(&chunk) } else { chunk };
@@ -121,14 +127,7 @@ impl Connection {
             return cx.ring.send(socket, token, std::iter::once(chunk));
         }
         cx.hold(self.proxy, chunk.len());
-        self.pipe(direction).push(Item {
-            chunk,
-            due,
-            asked: hold.time,
-            rules: hold.rules,
-            exchange: hold.exchange,
-            generation: proxy.rules.generation,
-        });
+        self.pipe(direction).push(Item { chunk, due, held });
         self.flush(direction, cx, proxy);
     }
 
@@ -152,7 +151,9 @@ impl Connection {
             let due = front.due;
             return self.schedule(direction, due, cx);
         }
-        let ready = match self.ready(direction, cx) {
+        let ready = self.ready(direction, cx);
+        self.tell_rates(cx, proxy);
+        let ready = match ready {
             Ok(ready) => ready,
             Err(again) => return self.schedule(direction, again, cx),
         };
@@ -166,7 +167,7 @@ impl Connection {
         let mut bytes = 0;
         for item in pipe.queue.iter().take(ready) {
             bytes += item.chunk.len();
-            if item.rules != 0 {
+            if item.held.rules != 0 {
                 proxy.released(item, ordinal, cx.now, &mut cx.events);
             }
         }
@@ -176,6 +177,14 @@ impl Connection {
         (pipe.in_flight_since, pipe.moved_at) = (since, cx.now);
         cx.ring.send(socket, token, pipe.queue.drain(..ready).map(|item| item.chunk));
         self.sink(direction).sending = true;
+    }
+
+    /// Counts the rates that have made bytes of this connection wait, each once.
+    fn tell_rates<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &ProxyState) {
+        let Some(throttles) = &mut self.throttles else { return };
+        while let Some((rule, rate)) = throttles.next_met() {
+            proxy.injected(&Cause { rule, exchange: 0 }, self.facts.ordinal, Detail::Limited(rate), cx);
+        }
     }
 
     /// How many items at the front may go now; when to try again if none, by the rates.
@@ -205,9 +214,9 @@ impl Connection {
             }
             if length < item.chunk.len() {
                 let front = item.chunk.split_to(length);
-                let Item { due, asked, exchange, generation, .. } = *item;
                 // The rest has the rules; accuracy is told once, with the last bytes.
-                pipe.queue.insert(ready, Item { chunk: front, due, asked, rules: 0, exchange, generation });
+                let (due, held) = (item.due, item.held.untold());
+                pipe.queue.insert(ready, Item { chunk: front, due, held });
             }
             allowed -= length;
             ready += 1;
@@ -234,11 +243,18 @@ impl Connection {
             return self.settle(cx);
         }
         if self.reset.as_ref().is_some_and(|reset| reset.bytes_left == Some(0)) {
-            return self.on_reset_due(cx);
+            return self.on_reset_due(cx, proxy);
         }
         self.flush(direction, cx, proxy);
         if self.abort_is_due(direction) {
-            return self.close(cx);
+            match self.exchanges.as_ref().and_then(|exchanges| exchanges.next_abort()) {
+                Some(cause) => self.abort_now(&cause, cx, proxy),
+                None => {
+                    self.happens(ABORTED, cx, proxy);
+                    self.close(cx);
+                }
+            }
+            return;
         }
         if direction == Direction::Reply {
             self.on_replies_taken(cx, proxy);

@@ -4,10 +4,16 @@ use std::sync::Arc;
 
 use crate::behavior::{Bucket, Direction, ThrottlePlan, max_slice};
 use crate::clock::Instant;
+use crate::proxy::figures::{RuleFigures, Rules};
 
 /// The rates a connection keeps, with its own buckets.
 pub(super) struct Throttles {
     plans: Vec<ThrottlePlan>,
+    /// The rules of the plans.
+    rules: Vec<Arc<RuleFigures>>,
+    /// The plans that have made bytes wait, by their bits, and those of them that were told of.
+    met: u64,
+    told: u64,
     /// One bucket for each plan and direction.
     buckets: Vec<[Bucket; 2]>,
     /// What has been paid for at the front of each direction's queue, and when it may leave.
@@ -21,8 +27,22 @@ struct Paid {
 }
 
 impl Throttles {
-    pub(super) fn new(plans: Vec<ThrottlePlan>, previous: Option<Box<Throttles>>) -> Box<Throttles> {
+    /// Of plans by the rules `figures`; what is kept already is kept on.
+    pub(super) fn new(
+        plans: Vec<ThrottlePlan>,
+        figures: &Rules,
+        previous: Option<Box<Throttles>>,
+    ) -> Box<Throttles> {
         let previous = previous.as_deref();
+        let rule = |plan: &ThrottlePlan| Arc::clone(&figures[usize::from(plan.rule)]);
+        let rules: Vec<_> = plans.iter().map(rule).collect();
+        let is_told = |rule: &Arc<RuleFigures>| {
+            previous.is_some_and(|old| {
+                let place = old.rules.iter().position(|old| Arc::ptr_eq(old, rule));
+                place.is_some_and(|place| old.told >> place & 1 == 1)
+            })
+        };
+        let told = rules.iter().enumerate().map(|(place, rule)| u64::from(is_told(rule)) << place).sum();
         let bucket = |plan: &ThrottlePlan| {
             let same = previous.and_then(|old| {
                 let place =
@@ -34,7 +54,7 @@ impl Throttles {
         let buckets = plans.iter().map(bucket).collect();
         // What has been paid for is not paid for again, as long as the same rates ask.
         let paid = previous.filter(|old| are_same(&old.plans, &plans)).map(|old| old.paid);
-        Box::new(Throttles { plans, buckets, paid: paid.unwrap_or_default() })
+        Box::new(Throttles { plans, rules, met: told, told, buckets, paid: paid.unwrap_or_default() })
     }
 
     /// The most bytes to let go at once, so that the flow is even.
@@ -46,6 +66,19 @@ impl Throttles {
     pub(super) fn queue_bytes(&self, direction: Direction) -> Option<usize> {
         let limiting = self.plans.iter().filter(|plan| plan.side.covers(direction));
         limiting.map(|plan| plan.queue_bytes as usize).min()
+    }
+
+    /// Whether a rate is kept in this direction.
+    pub(super) fn limits(&self, direction: Direction) -> bool {
+        self.plans.iter().any(|plan| plan.side.covers(direction))
+    }
+
+    /// The next plan that has made bytes wait and was not told of yet: its rule and rate.
+    pub(super) fn next_met(&mut self) -> Option<(Arc<RuleFigures>, u64)> {
+        let place = (self.met & !self.told).trailing_zeros() as usize;
+        let rule = Arc::clone(self.rules.get(place)?);
+        self.told |= 1 << place;
+        Some((rule, self.plans[place].rate))
     }
 
     /// How many of the next `length` bytes in this direction, which came at `came`, may leave now.
@@ -76,13 +109,18 @@ impl Throttles {
 
     /// Pays every rate; the slowest says when the bytes leave.
     fn pay(&mut self, direction: Direction, bytes: usize, came: Instant, now: Instant) -> Instant {
-        let limiting = self.plans.iter().zip(&mut self.buckets);
-        let limiting = limiting.filter(|(plan, _)| plan.side.covers(direction));
-        let leaves = limiting.map(|(plan, own)| match &plan.shared {
-            Some(shared) => shared[direction as usize].pay(bytes, came, now),
-            None => own[direction as usize].pay(bytes, came, now),
-        });
-        leaves.max().unwrap_or(now)
+        let limiting = self.plans.iter().zip(&mut self.buckets).enumerate();
+        let limiting = limiting.filter(|(_, (plan, _))| plan.side.covers(direction));
+        let mut last = now;
+        for (place, (plan, own)) in limiting {
+            let leaves = match &plan.shared {
+                Some(shared) => shared[direction as usize].pay(bytes, came, now),
+                None => own[direction as usize].pay(bytes, came, now),
+            };
+            self.met |= u64::from(leaves > now) << place;
+            last = last.max(leaves);
+        }
+        last
     }
 }
 

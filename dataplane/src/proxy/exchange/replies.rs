@@ -1,10 +1,13 @@
 //! The upstream's side: replies are followed to their ends, so that each gets its own hold and its turn.
 
+use std::time::Duration;
+
 use super::rest::Rest;
 use super::{DOUBT_QUIET, Doubt, Exchanges, Waiting};
-use crate::behavior::{Direction, Hold};
+use crate::behavior::Direction;
 use crate::protocol::http::Event;
 use crate::proxy::connection::Connection;
+use crate::proxy::pipe::Held;
 use crate::proxy::worker::{Context, ProxyState};
 use crate::ring::{Chunk, Ring};
 
@@ -18,17 +21,17 @@ impl Connection {
     ) {
         if let Some(doubt) = &mut exchanges.doubt {
             doubt.heard = true;
-            let hold = doubt.hold;
-            return self.forward(Direction::Reply, chunk, &hold, cx, proxy);
+            let held = Held { time: doubt.hold, ..Held::default() };
+            return self.forward(Direction::Reply, chunk, held, cx, proxy);
         }
         let mut rest = Rest::new(chunk, Direction::Reply);
         while !self.is_closing() && !self.reply.discard {
             let length_is_known = !exchanges.replies.is_in_head();
             let step = exchanges.replies.advance(rest.unread());
-            let hold = match exchanges.waiting.front() {
-                Some(Waiting::Upstream(hold)) => *hold,
+            let held = match exchanges.waiting.front() {
+                Some(Waiting::Upstream(held)) => held.clone(),
                 // The client of a request that is aborted may need to be told to go on with it.
-                Some(Waiting::Abort)
+                Some(Waiting::Abort(_))
                     if !matches!(step.event, Event::Interim | Event::Surplus | Event::NeedMore) =>
                 {
                     exchanges.abort_is_ripe = true;
@@ -37,15 +40,17 @@ impl Connection {
                     self.stop_requests(exchanges, cx, proxy);
                     return self.answer_due(exchanges, cx, proxy);
                 }
-                _ => Hold::default(),
+                _ => Held::default(),
             };
             match step.event {
                 Event::NeedMore => break,
                 Event::HeadPart | Event::Head => {
-                    rest.take(step.used, hold, self, cx, proxy);
+                    rest.take(step.used, held, self, cx, proxy);
                     // Each fault is told once: the rest of the reply is held as long, without its rules.
-                    if let Some(Waiting::Upstream(hold)) = exchanges.waiting.front_mut() {
-                        hold.rules = 0;
+                    if let Some(Waiting::Upstream(held)) = exchanges.waiting.front_mut()
+                        && held.rules != 0
+                    {
+                        *held = held.untold();
                     }
                     // The newest request is answered, and stays with this protocol.
                     if step.event == Event::Head
@@ -55,11 +60,11 @@ impl Connection {
                         exchanges.requests.decline();
                     }
                 }
-                Event::Body => rest.take(step.used, hold, self, cx, proxy),
+                Event::Body => rest.take(step.used, held, self, cx, proxy),
                 // An interim reply is not the message that a rule holds.
-                Event::Interim | Event::Surplus => rest.take(step.used, Hold::default(), self, cx, proxy),
+                Event::Interim | Event::Surplus => rest.take(step.used, Held::default(), self, cx, proxy),
                 Event::End => {
-                    rest.take(step.used, hold, self, cx, proxy);
+                    rest.take(step.used, held, self, cx, proxy);
                     // What is made here follows it, or the end.
                     let next_is_theirs =
                         matches!(exchanges.waiting.get(1), None | Some(Waiting::Upstream(_)));
@@ -69,13 +74,14 @@ impl Connection {
                     self.on_reply_end(exchanges, cx, proxy);
                 }
                 Event::Raw => {
-                    rest.take(rest.unread().len(), hold, self, cx, proxy);
+                    rest.take(rest.unread().len(), held, self, cx, proxy);
                     rest.hand_on(self, cx, proxy);
                     return self.open_tunnel(exchanges, cx, proxy);
                 }
                 Event::Invalid(reason) => {
                     self.not_of_protocol(Direction::Reply, reason, cx, proxy);
-                    rest.take(rest.unread().len(), hold, self, cx, proxy);
+                    let hold = held.time;
+                    rest.take(rest.unread().len(), held, self, cx, proxy);
                     rest.hand_on(self, cx, proxy);
                     return self.on_doubt(exchanges, length_is_known, hold, cx, proxy);
                 }
@@ -114,7 +120,7 @@ impl Connection {
         self.request.parked_bytes = 0;
         if !self.is_closing() && !exchanges.parked.is_empty() {
             while let Some(parked) = exchanges.parked.take() {
-                self.forward(Direction::Request, parked, &Hold::default(), cx, proxy);
+                self.forward(Direction::Request, parked, Held::default(), cx, proxy);
             }
             self.resume_requests(cx, proxy);
         }
@@ -126,7 +132,7 @@ impl Connection {
         &mut self,
         exchanges: &mut Exchanges,
         length_is_known: bool,
-        hold: Hold,
+        hold: Duration,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
@@ -137,7 +143,7 @@ impl Connection {
             return self.close(cx);
         }
         self.stop_requests(exchanges, cx, proxy);
-        exchanges.doubt = Some(Doubt { since: cx.now, heard: false, hold: Hold { rules: 0, ..hold } });
+        exchanges.doubt = Some(Doubt { since: cx.now, heard: false, hold });
         self.set_deadline(exchanges, DOUBT_QUIET, cx);
     }
 }

@@ -1,11 +1,15 @@
 //! The client's side: requests are judged, decided about, forwarded or answered here.
 
+use std::time::Duration;
+
 use super::rest::Rest;
 use super::{CONTINUE_WAIT, Exchanges, PIPELINE_MAX, Route, Waiting};
-use crate::behavior::{Act, Action, Decision, Direction, Hold};
+use crate::behavior::{Act, Action, Decision, Direction};
 use crate::protocol::http::{Asked, Event, error_reply};
 use crate::proxy::connection::Connection;
-use crate::proxy::event::{Detail, Limit};
+use crate::proxy::event::{HUNG, Limit};
+use crate::proxy::pipe::{Fault, Held};
+use crate::proxy::telling::Cause;
 use crate::proxy::worker::{Context, ProxyState};
 use crate::ring::{Chunk, Ring};
 
@@ -69,8 +73,8 @@ impl Connection {
                         // It does not wait any more.
                         exchanges.deadline.take().map(|deadline| cx.timers.cancel(deadline));
                     }
-                    match exchanges.route {
-                        Route::Forward(hold) => rest.take(step.used, hold, self, cx, proxy),
+                    match &exchanges.route {
+                        Route::Forward(held) => rest.take(step.used, held.clone(), self, cx, proxy),
                         Route::Discard => rest.skip(step.used, self, cx, proxy),
                     }
                     if step.event == Event::End {
@@ -164,20 +168,21 @@ impl Connection {
         if self.is_closing() {
             return;
         }
-        match (exchanges.route, pieces) {
-            (Route::Discard, _) => rest.skip(used, self, cx, proxy),
-            (Route::Forward(hold), None) => rest.take(used, hold, self, cx, proxy),
-            (Route::Forward(hold), Some(pieces)) => {
-                rest.skip(used, self, cx, proxy);
-                self.forward(Direction::Request, Chunk::from(pieces), &hold, cx, proxy);
-            }
+        let Route::Forward(held) = &mut exchanges.route else {
+            return rest.skip(used, self, cx, proxy);
+        };
+        // Each fault is told once: the body is held as long as the head, without its rules.
+        let mut body = held.untold();
+        if question.expects {
+            // A body that comes when the held head has been answered was held with it.
+            body.time = Duration::ZERO;
         }
-        if let Route::Forward(hold) = &mut exchanges.route {
-            // Each fault is told once: the body is held as long as the head, without its rules.
-            hold.rules = 0;
-            if question.expects {
-                // A body that comes when the held head has been answered was held with it.
-                hold.time = std::time::Duration::ZERO;
+        let held = std::mem::replace(held, body);
+        match pieces {
+            None => rest.take(used, held, self, cx, proxy),
+            Some(pieces) => {
+                rest.skip(used, self, cx, proxy);
+                self.forward(Direction::Request, Chunk::from(pieces), held, cx, proxy);
             }
         }
     }
@@ -191,13 +196,10 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        let hold = decision.request_hold;
+        let held = proxy.held(decision.request_hold);
         let asked = question.asked;
-        exchanges.route = Route::Forward(hold);
         match decision.act {
             Some(Act { rule, action: Action::ErrorReply { code, .. } }) => {
-                let ordinal = self.facts.ordinal;
-                proxy.injected(rule, ordinal, exchanges.ordinal, Detail::Replied(code), cx);
                 exchanges.route = Route::Discard;
                 // An offer of another protocol is not taken up (RFC 9110 §7.8); what follows is HTTP.
                 exchanges.requests.decline();
@@ -205,38 +207,39 @@ impl Connection {
                 // could not be found (RFC 9110 §10.1.1).
                 let keep_alive = asked.keep_alive && !question.waits;
                 let reply = error_reply(code, question.version, asked.head, keep_alive);
-                exchanges.push_reply_from_here(reply, hold);
+                exchanges.push_reply_from_here(reply, proxy.made(held, rule, Fault::Replied(code)));
                 if !keep_alive {
                     exchanges.last = true;
                     self.stop_requests(exchanges, cx, proxy);
                 }
                 return self.answer_due(exchanges, cx, proxy);
             }
-            Some(act @ Act { action: Action::Hang, .. }) => {
-                let detail = Detail::of(&act.action);
-                proxy.injected(act.rule, self.facts.ordinal, exchanges.ordinal, detail, cx);
+            Some(Act { rule, action: Action::Hang }) => {
+                proxy.injected(&proxy.cause(rule, exchanges.ordinal), self.facts.ordinal, HUNG, cx);
                 exchanges.route = Route::Discard;
                 exchanges.waiting.push_back(Waiting::Never);
                 self.hang_requests();
                 // Earlier requests still get their replies.
                 return self.answer_due(exchanges, cx, proxy);
             }
-            Some(act @ Act { action: Action::Abort, .. }) => {
-                let detail = Detail::of(&act.action);
-                proxy.injected(act.rule, self.facts.ordinal, exchanges.ordinal, detail, cx);
-                self.abort_request(exchanges, hold, question, cx);
+            Some(Act { rule, action: Action::Abort }) => {
+                let cause = proxy.cause(rule, exchanges.ordinal);
+                self.abort_request(exchanges, cause, held.time, question, cx);
             }
             Some(act) => {
                 self.act(act, exchanges.ordinal, cx, proxy);
                 if self.is_closing() {
                     return;
                 }
-                exchanges.waiting.push_back(Waiting::Upstream(decision.reply_hold));
+                exchanges.waiting.push_back(Waiting::Upstream(proxy.held(decision.reply_hold)));
             }
-            // By a rule about the whole connection, which has told of it.
-            None if self.abort => self.abort_request(exchanges, hold, question, cx),
-            None => exchanges.waiting.push_back(Waiting::Upstream(decision.reply_hold)),
+            None => match self.armed().filter(|_| self.abort) {
+                // By a rule about the whole connection.
+                Some(cause) => self.abort_request(exchanges, cause, held.time, question, cx),
+                None => exchanges.waiting.push_back(Waiting::Upstream(proxy.held(decision.reply_hold))),
+            },
         }
+        exchanges.route = Route::Forward(held);
         exchanges.replies.expect(asked);
     }
 
@@ -244,13 +247,14 @@ impl Connection {
     fn abort_request<R: Ring>(
         &self,
         exchanges: &mut Exchanges,
-        hold: Hold,
+        cause: Cause,
+        hold: Duration,
         question: &Question,
         cx: &mut Context<R>,
     ) {
-        exchanges.waiting.push_back(Waiting::Abort);
+        exchanges.waiting.push_back(Waiting::Abort(cause));
         if question.waits {
-            self.set_deadline(exchanges, hold.time + CONTINUE_WAIT, cx);
+            self.set_deadline(exchanges, hold + CONTINUE_WAIT, cx);
         }
     }
 
@@ -268,14 +272,14 @@ impl Connection {
                 exchanges.replies.forget_latest();
                 false
             }
-            Some(Waiting::Abort) => {
+            Some(Waiting::Abort(_)) => {
                 exchanges.abort_is_ripe = true;
                 true
             }
             Some(Waiting::Here { .. } | Waiting::Never) | None => true,
         };
         if !is_answered {
-            exchanges.push_reply_from_here(error_reply(400, 1, false, false), Hold::default());
+            exchanges.push_reply_from_here(error_reply(400, 1, false, false), Held::default());
         }
         self.answer_due(exchanges, cx, proxy);
     }

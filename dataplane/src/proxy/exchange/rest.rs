@@ -1,7 +1,8 @@
 //! What is left of a chunk while its messages are read.
 
-use crate::behavior::{Direction, Hold};
+use crate::behavior::Direction;
 use crate::proxy::connection::Connection;
+use crate::proxy::pipe::Held;
 use crate::proxy::worker::{Context, ProxyState};
 use crate::ring::{Chunk, Ring};
 
@@ -11,12 +12,12 @@ pub(super) struct Rest {
     chunk: Chunk,
     direction: Direction,
     taken: usize,
-    hold: Hold,
+    held: Held,
 }
 
 impl Rest {
     pub fn new(chunk: Chunk, direction: Direction) -> Rest {
-        Rest { chunk, direction, taken: 0, hold: Hold::default() }
+        Rest { chunk, direction, taken: 0, held: Held::default() }
     }
 
     pub fn unread(&self) -> &[u8] {
@@ -27,7 +28,7 @@ impl Rest {
     pub fn take<R: Ring>(
         &mut self,
         count: usize,
-        hold: Hold,
+        held: Held,
         connection: &mut Connection,
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
@@ -35,11 +36,11 @@ impl Rest {
         if count == 0 {
             return;
         }
-        if self.taken > 0 && (hold.time != self.hold.time || hold.rules != 0) {
+        if self.taken > 0 && (held.time != self.held.time || held.rules != 0) {
             self.hand_on(connection, cx, proxy);
         }
         if self.taken == 0 {
-            self.hold = hold;
+            self.held = held;
         }
         self.taken += count;
     }
@@ -78,7 +79,8 @@ impl Rest {
             } else {
                 self.chunk.split_to(taken)
             };
-            connection.forward(self.direction, bytes, &self.hold, cx, proxy);
+            let held = std::mem::take(&mut self.held);
+            connection.forward(self.direction, bytes, held, cx, proxy);
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Faults {
     pub late_cancel: f64,
     /// Bytes that came before a RST can still be read, as on Linux; otherwise they are discarded, as on BSD.
     pub reset_keeps_unread: f64,
+    /// A send of which a part had gone swallows the error of a RST: it ends with the length of that part, and is asked again.
+    pub swallowed_error: f64,
 }
 
 impl Faults {
@@ -44,6 +46,7 @@ impl Faults {
         late_completion: 0.0,
         late_cancel: 0.0,
         reset_keeps_unread: 0.0,
+        swallowed_error: 0.0,
     };
 
     /// Every fault that a user survives without its peers noticing: all but failing connects.
@@ -58,6 +61,7 @@ impl Faults {
             late_completion: probability,
             late_cancel: probability,
             reset_keeps_unread: probability,
+            swallowed_error: probability,
             ..Faults::NONE
         }
     }

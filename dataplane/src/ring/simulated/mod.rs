@@ -252,6 +252,14 @@ impl Ring for SimulatedRing {
         })
     }
 
+    fn is_over(&mut self, socket: Socket) -> bool {
+        self.with(|state| {
+            state.rings[self.id.0].work += 1;
+            let id = self.known(state, socket);
+            state.stream_mut(id).phase == Phase::Dead
+        })
+    }
+
     fn cancel_all(&mut self, socket: Socket) {
         let socket = self.with(|state| self.known(state, socket));
         self.submit(Submission::CancelAll { socket });

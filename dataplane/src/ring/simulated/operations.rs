@@ -440,6 +440,12 @@ impl State {
 
     fn poll_send(&mut self, ring: usize, id: usize) {
         loop {
+            let stream = self.stream(id);
+            let has_begun = stream.send.as_ref().is_some_and(|send| send.taken != (0, 0));
+            let told = has_begun && stream.phase == Phase::Dead && stream.error.is_some();
+            if told && self.chance(self.faults.swallowed_error) {
+                self.stream_mut(id).error = None;
+            }
             let stream = self.stream_mut(id);
             let Some(send) = &mut stream.send else { return };
             let token = send.token;
