@@ -14,6 +14,7 @@ mod connection;
 mod facts;
 mod handle;
 mod idle;
+mod late_turns;
 mod opener;
 mod sleep;
 mod thread;

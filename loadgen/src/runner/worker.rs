@@ -21,6 +21,7 @@ use fracas_dataplane::timers::Timers;
 
 use super::connection::{Connection, Reader};
 use super::idle::IdleList;
+use super::late_turns::LateTurns;
 use super::opener::Opener;
 use super::sleep::Sleep;
 use super::virtual_user::VirtualUsers;
@@ -76,6 +77,7 @@ pub struct Worker<R: Ring> {
     now: Instant,
     /// By how much this turn came late.
     late: Duration,
+    late_turns: LateTurns,
     start: Option<Instant>,
     schedule: Schedule,
     /// Arrivals at or after this, from the start, are not made.
@@ -171,6 +173,7 @@ impl<R: Ring> Worker<R> {
         Worker {
             now,
             late: Duration::ZERO,
+            late_turns: LateTurns::default(),
             start: None,
             cut: Duration::MAX,
             waiting: VecDeque::with_capacity(WAITING_MAX.min(1 << 12)),
@@ -231,6 +234,7 @@ impl<R: Ring> Worker<R> {
         }
         self.now = self.ring.now();
         self.note_lateness(due.max(before));
+        self.late_turns.turn(before, self.late);
         // What is due goes first: it is what the turn was for, and `now` is truest now.
         self.take_due();
         self.dispatch();

@@ -24,7 +24,7 @@ impl<R: Ring> Worker<R> {
     fn record(&mut self, request: Request, outcome: Ended) {
         let Request { due, ready, sent, warm_up, .. } = request;
         self.in_flight -= 1;
-        let (done, seen_late) = (self.now, self.late);
+        let (done, seen_late) = (self.now, self.late + self.late_turns.kept_back(sent));
         self.recorder.record(&Sample { due, ready, sent, done, seen_late, outcome, warm_up });
     }
 
