@@ -379,7 +379,7 @@ impl Controller {
             FromNode::FaultAccepted { fault, result } => {
                 let Some(run) = self.run_of_fault(&fault) else { return true };
                 let execution = self.executions.get_mut(&run).expect("just found");
-                if let Err(reason) = execution.on_fault_accepted(&fault, result) {
+                if let Err(reason) = execution.on_fault_accepted(name, &fault, result) {
                     self.stop(&run, Stop::Errored(reason), now);
                 }
             }
@@ -394,11 +394,14 @@ impl Controller {
             FromNode::FaultWindow(seen) => {
                 let Some(run) = self.run_of_fault(&seen.fault) else { return true };
                 let execution = self.executions.get_mut(&run).expect("just found");
-                execution.on_window(seen, now);
+                execution.on_window(name, seen, now);
                 self.move_on(&run, now);
             }
             FromNode::Error { attempt, message } => {
-                if let Some(attempt) = attempt.filter(|attempt| self.executions.contains_key(&attempt.run)) {
+                let its_own = |attempt: &Attempt| {
+                    self.executions.get(&attempt.run).is_some_and(|run| run.has(name, attempt))
+                };
+                if let Some(attempt) = attempt.filter(its_own) {
                     self.stop(&attempt.run, Stop::Errored(format!("node {name}: {message}")), now);
                 }
             }

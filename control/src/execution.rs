@@ -313,12 +313,25 @@ impl Execution {
         })
     }
 
-    /// A proxy answered an order; the error is what to stop the run with.
+    /// Whether this is its attempt, and the node takes part in it, by its load or by a fault.
+    pub fn has(&self, node: &str, attempt: &Attempt) -> bool {
+        let takes_part =
+            self.members.iter().any(|it| it.node == node) || self.faults.iter().any(|it| it.node == node);
+        self.attempt == *attempt && takes_part
+    }
+
+    /// A proxy answered an order; the error is what to stop the run with. What another node says of it is not heard.
     ///
     /// # Errors
     /// When the proxy refused.
-    pub fn on_fault_accepted(&mut self, fault: &str, result: Result<(), String>) -> Result<(), String> {
-        let Some(index) = self.faults.iter().position(|known| known.id == fault) else { return Ok(()) };
+    pub fn on_fault_accepted(
+        &mut self,
+        node: &str,
+        fault: &str,
+        result: Result<(), String>,
+    ) -> Result<(), String> {
+        let ordered = |known: &Fault| known.id == fault && known.node == node;
+        let Some(index) = self.faults.iter().position(ordered) else { return Ok(()) };
         let planned = &self.plan.faults[self.faults[index].index];
         result
             .map_err(|why| format!("the proxy `{}` refused `{}`: {why}", planned.proxy, planned.behavior))?;
@@ -326,9 +339,10 @@ impl Execution {
         Ok(())
     }
 
-    /// A proxy told how a fault goes.
-    pub fn on_window(&mut self, seen: WindowSeen, now: Instant) {
-        let Some(fault) = self.faults.iter_mut().find(|known| known.id == seen.fault) else { return };
+    /// A proxy told how a fault goes. What another node says of it is not heard.
+    pub fn on_window(&mut self, node: &str, seen: WindowSeen, now: Instant) {
+        let ordered = |known: &&mut Fault| known.id == seen.fault && known.node == node;
+        let Some(fault) = self.faults.iter_mut().find(ordered) else { return };
         let planned = &self.plan.faults[fault.index];
         let began = fault.window.is_none();
         let ended = seen.ended_at.is_some() && fault.window.as_ref().is_none_or(|w| w.ended_at.is_none());
@@ -414,10 +428,12 @@ impl Execution {
     }
 
     /// A node is through.
-    pub fn on_finished(&mut self, node: &str, finished: Finished, now: Instant) {
+    pub fn on_finished(&mut self, node: &str, mut finished: Finished, now: Instant) {
         let was_asked = self.stop.is_some();
         let Some(member) = self.member(node).filter(|member| !member.is_over()) else { return };
         member.phase = Phase::Finished;
+        // It cannot have ended later than it says so: the run's length follows from it.
+        finished.ended_at = finished.ended_at.min(member.clock.to_node(now));
         member.connections_open = 0;
         let mut objections = Vec::new();
         if finished.last_sequence != member.sequence {

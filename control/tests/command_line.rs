@@ -159,6 +159,8 @@ fn a_wrong_command_line_is_answered_in_one_line() {
             ("controller --listen :1", USAGE, "--api HOST:PORT"),
             ("agent", USAGE, "--join <HOST:PORT>"),
             ("agent --join nope", USAGE, "`nope` has no port"),
+            ("agent --join :1 --threads 0", USAGE, "1..=1024"),
+            ("agent --join :1 --threads 9999", USAGE, "1..=1024"),
             // behavior, run, node: what needs no server.
             ("behavior set default", USAGE, "<MIX>"),
             ("behavior bogus", USAGE, "unrecognized subcommand 'bogus'"),

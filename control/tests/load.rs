@@ -276,7 +276,7 @@ fn what_a_process_cannot_hold_is_refused_at_once() {
         Command::new("sh").args(["-c", &script]).output().unwrap()
     };
     for (words, part) in [
-        ("-c 400 -d 1s", "400 connections on 1 threads need"),
+        ("-c 400 -d 1s", "400 connections on 1 thread need"),
         ("-c 280 -t 2 -r 10/s -d 1s", "this process may have 300 (RLIMIT_NOFILE)"),
         ("-t 9999 -d 1s", "9999"),
     ] {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use fracas_dataplane::config::THREADS_MAX;
+
 use crate::agent::generator::RingGenerator;
 use crate::agent::{self, Settings, identity};
 use crate::wire::dial::Dial;
@@ -27,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     name: String,
     /// Worker threads for each load [default: what the run file says]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX as i64))]
     threads: Option<u32>,
     #[command(flatten)]
     access: AccessArgs,

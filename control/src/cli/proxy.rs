@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fracas_dataplane::config::{Config, DRAIN_DEFAULT, limits};
+use fracas_dataplane::config::{Config, DRAIN_DEFAULT, THREADS_MAX, limits};
 use fracas_dataplane::destination::{Destinations, Pattern};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo};
@@ -71,7 +71,7 @@ pub struct Args {
     #[arg(long)]
     seed: Option<u64>,
     /// Worker threads, each with its ring [default: one per core]
-    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX as i64))]
     threads: Option<u16>,
     /// End delays within microseconds by spinning, at the cost of a core per thread
     #[arg(long)]

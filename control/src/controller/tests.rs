@@ -502,8 +502,17 @@ fn a_fault_reaches_its_proxy_on_its_clock_and_comes_back_on_the_runs_axis() {
     assert_eq!(order.starts_at, begins + World::ahead("p"));
     assert_eq!((order.behavior.as_str(), order.duration), ("20:delay", Duration::from_secs(1)));
     assert_eq!(order.options["delay"]["time"], "30ms");
+    // A node that the order did not go to has no say in it, nor one outside the run in the run.
+    let stranger = "c";
+    world.join(stranger, "1", Role::Agent, None).unwrap();
+    let no = || Err("no".to_owned());
+    world.say(stranger, FromNode::FaultAccepted { fault: order.fault.clone(), result: no() });
+    world.say("a", FromNode::FaultAccepted { fault: order.fault.clone(), result: no() });
+    let attempt = order.attempt.clone();
+    world.say(stranger, FromNode::Error { attempt: Some(attempt), message: "stop".into() });
+    assert_eq!(world.state(&id), RunState::Ready);
     world.say("p", FromNode::FaultAccepted { fault: order.fault.clone(), result: Ok(()) });
-    world.pass(Duration::from_millis(1_750), &["a", "b", "p"]);
+    world.pass(Duration::from_millis(1_750), &["a", "b", "p", stranger]);
     assert_eq!(world.controller.progress(&id, world.now).unwrap().faults, ["cache 20:delay"]);
     let mut seen = WindowSeen {
         fault: order.fault,
@@ -516,7 +525,9 @@ fn a_fault_reaches_its_proxy_on_its_clock_and_comes_back_on_the_runs_axis() {
         behavior: String::new(),
     };
     world.say("p", FromNode::FaultWindow(seen.clone()));
-    world.pass(Duration::from_millis(1_000), &["a", "b", "p"]);
+    let lie = WindowSeen { injected: 9_999, ended_at: Some(order.starts_at), ..seen.clone() };
+    world.say(stranger, FromNode::FaultWindow(lie));
+    world.pass(Duration::from_millis(1_000), &["a", "b", "p", stranger]);
     for name in ["a", "b"] {
         world.say(name, delta(&id, 1, 5));
         world.finish(name, &id, 1);
