@@ -2,26 +2,24 @@
 //! nothing leaks. The proxy runs in a process of its own, so that clients and server keep their descriptors.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "support/far.rs"]
+mod far;
 mod support;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use far::{Far, wait_until};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::DataplaneSettings;
 use support::{EchoServer, Proxy, in_a_process_of_its_own};
 
-/// Tells the child what it is, and what to connect to.
-const UPSTREAM: &str = "FRACAS_TEST_UPSTREAM";
-
 /// A proxy in a child process that can hold `connections` connections.
 struct FarProxy {
-    child: Child,
-    said: BufReader<std::process::ChildStdout>,
+    far: Far,
     address: SocketAddr,
     /// Descriptors it has with no connection open.
     descriptors: u64,
@@ -40,41 +38,19 @@ struct Told {
 
 impl FarProxy {
     fn start(test: &str, upstream: SocketAddr) -> FarProxy {
-        let mut child = Command::new("sh")
-            .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture", "--test-threads=1"])
-            .env(UPSTREAM, upstream.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let words = next_words(&mut said);
-        let address = words[0].parse().unwrap();
-        let mut proxy = FarProxy { child, said, address, descriptors: 0 };
+        let (far, words) = Far::start(test, 64, upstream);
+        let mut proxy = FarProxy { far, address: words[0].parse().unwrap(), descriptors: 0 };
         proxy.descriptors = proxy.told().descriptors;
         proxy
     }
 
     fn told(&mut self) -> Told {
-        self.child.stdin.as_mut().unwrap().write_all(b"tell\n").unwrap();
-        let words: Vec<u64> = next_words(&mut self.said).iter().map(|word| word.parse().unwrap()).collect();
-        let [open, opened, closed, accept_paused, connect_failures, descriptors] = words[..] else {
-            panic!()
-        };
+        let [open, opened, closed, accept_paused, connect_failures, descriptors] = self.far.told();
         Told { open, opened, closed, accept_paused, connect_failures, descriptors }
     }
 
     fn wait_until(&mut self, is_so: impl Fn(&Told) -> bool) -> Told {
-        for _ in 0..3000 {
-            let told = self.told();
-            if is_so(&told) {
-                return told;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("it never comes: {:?}", self.told());
+        wait_until(|| self.told(), is_so)
     }
 
     fn connect(&self) -> TcpStream {
@@ -89,29 +65,16 @@ impl FarProxy {
         self.wait_until(|told| told.open == 0 && told.opened == told.closed);
         let descriptors = self.descriptors;
         let told = self.wait_until(|told| told.descriptors == descriptors);
-        drop(self.child.stdin.take());
-        assert!(self.child.wait().unwrap().success());
+        self.far.end();
         told
-    }
-}
-
-/// The next line of the child that is meant for us.
-fn next_words(said: &mut impl BufRead) -> Vec<String> {
-    let mut line = String::new();
-    loop {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "the proxy's process has ended");
-        if let Some((_, words)) = line.split_once("@ ") {
-            return words.split_whitespace().map(str::to_owned).collect();
-        }
     }
 }
 
 /// The child's part: serves until its standard input ends. Returns whether this is the child.
 fn is_the_far_side(connections: usize) -> bool {
-    let Ok(upstream) = std::env::var(UPSTREAM) else { return false };
+    let Some(upstream) = far::upstream() else { return false };
     let settings = DataplaneSettings { threads: 1, ..DataplaneSettings::default() };
-    let proxy = Proxy::with(settings, upstream.parse().unwrap(), Protocol::Tcp, Vec::new());
+    let proxy = Proxy::with(settings, upstream, Protocol::Tcp, Vec::new());
     // A connection takes two. One is left to look at /proc.
     let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     taken.truncate(taken.len() - 2 * connections);

@@ -2,25 +2,24 @@
 //! processes keep descriptors, other proxies go on, and all is well as soon as the circle is broken.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "support/far.rs"]
+mod far;
 mod support;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use far::{Far, wait_until};
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, ProxySpec, ProxyUpdate};
 use support::EchoServer;
 
-/// Tells the child what it is, and what to connect to.
-const UPSTREAM: &str = "FRACAS_TEST_UPSTREAM";
 const OPEN_FILES: u64 = 512;
 
 /// A process with few descriptors and two proxies: one that will be part of a circle, and another.
-struct Far {
-    child: Child,
-    said: BufReader<ChildStdout>,
+struct FarProxies {
+    far: Far,
     circle: SocketAddr,
     other: SocketAddr,
 }
@@ -36,66 +35,30 @@ struct Told {
     free: u64,
 }
 
-impl Far {
-    fn start(test: &str, upstream: SocketAddr) -> Far {
-        let mut child = Command::new("sh")
-            .args(["-c", &format!("ulimit -n {OPEN_FILES} && exec \"$0\" \"$@\"")])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture", "--test-threads=1"])
-            .env(UPSTREAM, upstream.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let words = next_words(&mut said);
-        Far { child, said, circle: words[0].parse().unwrap(), other: words[1].parse().unwrap() }
-    }
-
-    fn ask(&mut self, line: &str) -> Vec<String> {
-        self.child.stdin.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
-        next_words(&mut self.said)
+impl FarProxies {
+    fn start(test: &str, upstream: SocketAddr) -> FarProxies {
+        let (far, words) = Far::start(test, OPEN_FILES, upstream);
+        FarProxies { far, circle: words[0].parse().unwrap(), other: words[1].parse().unwrap() }
     }
 
     /// Sends what comes to its first proxy there.
     fn lead_to(&mut self, upstream: SocketAddr) {
-        self.ask(&upstream.to_string());
+        self.far.ask(&upstream.to_string());
     }
 
     fn told(&mut self) -> Told {
-        let words: Vec<u64> = self.ask("tell").iter().map(|word| word.parse().unwrap()).collect();
-        let [open, turned_away, others, free] = words[..] else { panic!("{words:?}") };
+        let [open, turned_away, others, free] = self.far.told();
         Told { open, turned_away, others, free }
     }
 
     fn wait_until(&mut self, is_so: impl Fn(&Told) -> bool) -> Told {
-        for _ in 0..3000 {
-            let told = self.told();
-            if is_so(&told) {
-                return told;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("it never comes: {:?}", self.told());
-    }
-}
-
-/// The next line of the child that is meant for us.
-fn next_words(said: &mut impl BufRead) -> Vec<String> {
-    let mut line = String::new();
-    loop {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "the far process has ended");
-        if let Some((_, words)) = line.split_once("@ ") {
-            return words.split_whitespace().map(str::to_owned).collect();
-        }
+        wait_until(|| self.told(), is_so)
     }
 }
 
 /// The child's part: serves until its standard input ends. Returns whether this is the child.
 fn is_the_far_side() -> bool {
-    let Ok(upstream) = std::env::var(UPSTREAM) else { return false };
-    let upstream: SocketAddr = upstream.parse().unwrap();
+    let Some(upstream) = far::upstream() else { return false };
     let dataplane =
         Dataplane::start(DataplaneSettings { threads: 1, ..DataplaneSettings::default() }).unwrap();
     let handle = dataplane.handle();
@@ -139,7 +102,7 @@ fn a_circle_through_another_process_takes_no_more_than_its_room() {
     }
     let test = "a_circle_through_another_process_takes_no_more_than_its_room";
     let server = EchoServer::start();
-    let mut both = [Far::start(test, server.address), Far::start(test, server.address)];
+    let mut both = [FarProxies::start(test, server.address), FarProxies::start(test, server.address)];
     let circles = both.each_ref().map(|far| far.circle);
     for round in 0..3 {
         both[0].lead_to(circles[1]);
@@ -168,8 +131,5 @@ fn a_circle_through_another_process_takes_no_more_than_its_room() {
             assert_eq!(told.others, 0, "nobody else was turned away");
         }
     }
-    for mut far in both {
-        drop(far.child.stdin.take());
-        assert!(far.child.wait().unwrap().success());
-    }
+    both.into_iter().for_each(|proxies| proxies.far.end());
 }
