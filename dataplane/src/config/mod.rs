@@ -114,7 +114,7 @@ impl ConfigError {
 }
 
 /// The text with its control characters, line breaks among them, written out: `\n`.
-fn on_one_line(text: &str) -> String {
+pub fn on_one_line(text: &str) -> String {
     let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
 }

@@ -1,5 +1,6 @@
 //! What is wrong with a run file, where, and what was probably meant.
 
+use fracas_dataplane::config::on_one_line;
 use serde_saphyr::{Error, Location};
 
 /// Why a run file was not understood: `run.yml:8:12: phases[0].rate: …`.
@@ -19,8 +20,7 @@ pub struct ParseError {
 impl ParseError {
     /// What the file itself says may be quoted in `problem`: it stays on one line, and is no word to the terminal.
     pub(super) fn new(file: &str, line: u64, column: u64, problem: &str) -> ParseError {
-        let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-        let problem = problem.chars().take(PROBLEM_CHARS_MAX).map(shown).collect();
+        let problem = on_one_line(&problem.chars().take(PROBLEM_CHARS_MAX).collect::<String>());
         ParseError { file: file.to_owned(), line: line.max(1), column: column.max(1), problem }
     }
 }
