@@ -5,8 +5,9 @@ use fracas_loadgen::scenario::parse;
 
 use super::*;
 use crate::clock_map::Exchange;
+use crate::node_registry::JoinError;
 use crate::run_report::Report;
-use crate::session::{Delta, FaultOrder, Finished, WindowSeen};
+use crate::session::{Delta, FaultOrder, Finished, FromNode, WindowSeen};
 use crate::store::MemoryStore;
 
 pub const PLAN: &str = "name: checkout\nnodes: 2\ntarget: http://127.0.0.1:1/\nconnections: 10\nphases:\n  - {rate: 100/s, for: 2s}\n";

@@ -24,6 +24,7 @@ mod fine;
 mod growth;
 mod histogram;
 mod interval;
+mod objectives;
 mod own;
 mod quantile;
 mod recorder;

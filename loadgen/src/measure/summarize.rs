@@ -11,15 +11,16 @@ use super::fine::{Longest, TENTH_NS, TENTHS, Tenth};
 use super::growth::growth;
 use super::histogram::Distribution;
 use super::interval::{Counts, Timeline};
+use super::objectives::Figures;
 use super::own::Own;
 use super::quantile::Quantile;
 use super::sample::{ErrorKind, OutcomeClass};
 use super::summary::{
-    Causes, CurvePoint, ErrorCount, NodeSummary, OwnSummary, Second, Series, SloResult, Summary, TenthSummary,
+    Causes, CurvePoint, ErrorCount, NodeSummary, OwnSummary, Second, Series, Summary, TenthSummary,
 };
 use super::verdict::thresholds::{STALL_FROM_NS, WORKER_BUSY_KNOWN_FROM};
 use super::verdict::{Signals, judge};
-use crate::scenario::{Cause, Load, Metric, OnNodeLoss, Pace, Plan, Replies, SeriesName, Slo, Stop};
+use crate::scenario::{Load, OnNodeLoss, Pace, Plan, SeriesName, Stop};
 
 impl Summary {
     /// Merges what the nodes measured and judges it.
@@ -352,76 +353,6 @@ fn lost_nodes(nodes: &[NodeReport], policy: OnNodeLoss) -> Vec<(String, bool)> {
     let lost = nodes.iter().filter_map(|node| Some((node, node.lost.as_ref()?)));
     lost.map(|(node, why)| (format!("node {} was lost: {why}", node.name), policy == OnNodeLoss::Continue))
         .collect()
-}
-
-/// What objectives are about.
-struct Figures<'a> {
-    all: &'a [Distribution; 3],
-    /// Response and service of good replies.
-    good: &'a [Distribution; 2],
-    counts: &'a Counts,
-    causes: &'a Causes,
-    ok_per_second: f64,
-}
-
-impl Figures<'_> {
-    fn series(&self, name: SeriesName, replies: Replies) -> &Distribution {
-        match (replies, name) {
-            (Replies::Ok, SeriesName::Response) => &self.good[0],
-            (Replies::Ok, SeriesName::Service) => &self.good[1],
-            _ => &self.all[name as usize],
-        }
-    }
-
-    fn evaluate(&self, slo: &Slo) -> SloResult {
-        // A latency objective without a single value is not kept.
-        let of_values = |values: &Distribution, value: u64| (values.count() > 0).then_some(value as f64);
-        let actual = match slo.metric {
-            Metric::Percentile(name, replies, quantile) => {
-                let values = self.series(name, replies);
-                of_values(values, values.quantile(quantile))
-            }
-            Metric::Max(name, replies) => {
-                let values = self.series(name, replies);
-                of_values(values, values.max())
-            }
-            Metric::ErrorRatio(cause) => return self.evaluate_errors(slo, cause),
-            Metric::RatePerSecond => Some(self.ok_per_second),
-        };
-        let text = actual.map_or("no data".to_owned(), |actual| slo.format(actual));
-        SloResult {
-            slo: slo.to_string(),
-            passed: actual.is_some_and(|actual| slo.holds(actual)),
-            actual: text,
-        }
-    }
-
-    fn evaluate_errors(&self, slo: &Slo, cause: Cause) -> SloResult {
-        let Counts { planned, error, timeout, censored, dropped, .. } = *self.counts;
-        let all = error + timeout + censored + dropped;
-        let ratio = |count: u64| count as f64 / planned.max(1) as f64;
-        // From the least to the most that it can be: the same when it is known.
-        let unknown = self.causes.unknown;
-        let (least, most) = match (cause, self.causes.injected) {
-            (Cause::Any, _) => (all, all),
-            (Cause::Natural, Some(injected)) => (all - injected - unknown, all - injected),
-            (Cause::Injected, Some(injected)) => (injected, injected + unknown),
-            // What is never sent or never answered is no injected failure.
-            (Cause::Natural, None) => (censored + dropped, all),
-            (Cause::Injected, None) => (0, error + timeout),
-        };
-        let (least, most) = (ratio(least), ratio(most));
-        let actual = match &self.causes.unknown_because {
-            _ if planned == 0 => "no data".to_owned(),
-            Some(why) if least != most => {
-                format!("{} to {}, not known: {why}", slo.format(least), slo.format(most))
-            }
-            _ => slo.format(most),
-        };
-        // What is not known is taken at its worst.
-        let passed = planned > 0 && slo.holds(least) && slo.holds(most);
-        SloResult { slo: slo.to_string(), passed, actual }
-    }
 }
 
 /// Failures and timeouts by who made them.
