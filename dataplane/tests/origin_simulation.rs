@@ -150,7 +150,9 @@ fn everything_that_was_asked_is_answered_in_order_however_the_kernel_behaves() {
         let mut pool =
             |bytes| PoolSettings { buffer_bytes: 16 + rng.below(bytes) as u32, buffers: 4, published: 4 };
         let (small, large) = (pool(3000), pool(9000));
-        let ring = SimulatedSettings { small, large, cq_entries: 8, counts_credit: rng.below(2) == 0 };
+        let counts_credit = rng.below(2) == 0;
+        let ring =
+            SimulatedSettings { small, large, cq_entries: 8, counts_credit, ..SimulatedSettings::default() };
         let mut world = World::with(network, &ring, OriginSettings::default());
         let slow = world.dial();
         slow.stop_reading();

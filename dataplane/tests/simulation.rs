@@ -105,6 +105,7 @@ impl World {
             large: pool(&mut rng, 16_000),
             cq_entries: 1 + rng.below(20) as u32,
             counts_credit: rng.below(2) == 0,
+            ready_per_wait: 1 + rng.below(20) as usize,
         };
         let server = network.serve("127.0.0.1:8080".parse().unwrap());
         let ring = network.ring(&settings);

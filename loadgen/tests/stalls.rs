@@ -8,7 +8,9 @@ mod simulated;
 
 use std::time::Duration;
 
-use fracas_loadgen::measure::{Environment, Faults, Grade, NodeReport, RunFacts, Summary, Timeline};
+use fracas_loadgen::measure::{
+    Distribution, Environment, Faults, Grade, NodeReport, RunFacts, Summary, Timeline,
+};
 use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Stop};
 use simulated::{Answer, Bench};
 
@@ -74,9 +76,16 @@ fn a_stop_of_a_second_is_the_generators_own_in_every_model() {
         ("closed", closed(10), 10, ms(1)),
         ("closed, one user", closed(1), 1, ms(5)),
         ("closed, many", closed(200), 200, ms(20)),
+        ("closed, more than one wait takes in", closed(400), 400, ms(30)),
     ] {
         let plan = plan(connections, load);
         let timeline = stopped(&plan, service, ms(1_000));
+        if name.starts_with("closed") {
+            // Not only the longest: all that it held up it answers for.
+            let late = |series: Distribution| series.count_above(900_000_000);
+            let [responses, own] = [timeline.response(), timeline.own_lag()].map(late);
+            assert_eq!((responses, own), (u64::from(connections), u64::from(connections)), "{name}");
+        }
         let summary = summary(&plan, &[("local", timeline)]);
         assert_ne!(summary.verdict, Grade::Valid, "{name}: {:?}", summary.reasons);
         let own = summary.own;

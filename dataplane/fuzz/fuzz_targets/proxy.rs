@@ -159,6 +159,7 @@ impl World {
             large,
             cq_entries: 1 + choices.below(20) as u32,
             counts_credit: choices.below(2) == 0,
+            ready_per_wait: 1 + choices.below(20),
         };
         let server = network.serve(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let ring = network.ring(&settings);

@@ -246,9 +246,6 @@ impl KernelRing {
         match result {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                // A signal ended the wait, and the thread may have been stopped by it before it came back (SIGSTOP): what
-                // came meanwhile is still to be taken in, by this turn, which is as late as that.
-                Some(libc::EINTR) if wait => self.enter(false, deadline),
                 // The deadline came, a signal came, or completions must be taken first: all ordinary.
                 Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
                 _ => Err(error),

@@ -99,6 +99,7 @@ impl World {
             large: surroundings.large,
             cq_entries: surroundings.cq_entries,
             counts_credit: surroundings.counts_credit,
+            ..SimulatedSettings::default()
         };
         let server = network.serve("127.0.0.1:8080".parse().unwrap());
         let ring = network.ring(&settings);

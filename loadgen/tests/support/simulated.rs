@@ -404,6 +404,7 @@ pub const ROOMY: SimulatedSettings = SimulatedSettings {
     large: PoolSettings { buffer_bytes: 16 * 1024, buffers: 16, published: 16 },
     cq_entries: 16_384,
     counts_credit: true,
+    ready_per_wait: 20,
 };
 
 impl Bench {

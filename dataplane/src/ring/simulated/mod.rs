@@ -43,6 +43,8 @@ pub struct SimulatedSettings {
     pub cq_entries: u32,
     /// What [`Ring::counts_credit`] answers, and does.
     pub counts_credit: bool,
+    /// Sockets on which one wait finds something; the others are found by the next.
+    pub ready_per_wait: usize,
 }
 
 impl Default for SimulatedSettings {
@@ -53,6 +55,8 @@ impl Default for SimulatedSettings {
             large: PoolSettings { buffer_bytes: 16 * 1024, buffers: 16, published: 16 },
             cq_entries: 256,
             counts_credit: true,
+            // `IO_LOCAL_TW_DEFAULT_MAX` of io_uring/io_uring.c in Linux 6.13 and later.
+            ready_per_wait: 20,
         }
     }
 }

@@ -107,6 +107,7 @@ impl Network {
             large: pool(&settings.large),
             counts_credit: settings.counts_credit,
             cq_entries: settings.cq_entries as usize,
+            ready_per_wait: settings.ready_per_wait,
             overflows: 0,
             clock_reads: 0,
             work: 0,

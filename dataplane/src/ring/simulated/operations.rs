@@ -16,6 +16,7 @@ pub(super) struct RingState {
     pub(super) large: Rc<Pool>,
     pub(super) counts_credit: bool,
     pub(super) cq_entries: usize,
+    pub(super) ready_per_wait: usize,
     pub(super) overflows: u64,
     pub(super) clock_reads: u64,
     pub(super) work: u64,
@@ -161,6 +162,8 @@ impl State {
                 ready.swap(last, self.rng.below(last as u64 + 1) as usize);
             }
         }
+        let left = ready.split_off(ready.len().min(self.rings[ring].ready_per_wait));
+        self.rings[ring].ready.extend(left);
         for socket in ready {
             self.poll(ring, socket);
         }
