@@ -29,7 +29,8 @@ pub use worker::OriginWorker;
 use crate::clock::Instant;
 use crate::proxy::check_free;
 use crate::ring::{
-    Features, KernelRing, RingError, RingSettings, SPIN, SocketOptions, Waker, raise_open_files_limit,
+    Features, KernelRing, RingError, RingSettings, SPIN, SocketOptions, Waker, ask_for_short_slices,
+    raise_open_files_limit,
 };
 
 /// How the origin answers.
@@ -199,6 +200,7 @@ fn run(
     ready: &Ready,
 ) {
     let listen = settings.listen;
+    ask_for_short_slices();
     let ring = RingSettings { spin: settings.precise.then_some(SPIN), ..RingSettings::default() };
     let opened = KernelRing::new(&ring, features).map_err(OriginError::Ring).and_then(|ring| {
         let waker = ring.waker();

@@ -14,7 +14,7 @@ use super::stats::RuleStats;
 use super::worker::{Opening, STOP_LINGER, Worker, WorkerSettings};
 use crate::behavior::RuleSet;
 use crate::clock::Instant;
-use crate::ring::{Features, KernelRing, RingError, RingSettings, SPIN, Waker};
+use crate::ring::{Features, KernelRing, RingError, RingSettings, SPIN, Waker, ask_for_short_slices};
 
 /// What new rules met on one worker, for each proxy by its number.
 pub(super) struct RulesMet {
@@ -84,6 +84,7 @@ pub(super) fn run_worker(
     ready: &Sender<Result<Started, RingError>>,
     room: Arc<Room>,
 ) {
+    ask_for_short_slices();
     let ring = RingSettings { spin: settings.precise.then_some(SPIN), ..settings.ring };
     let ring = match KernelRing::new(&ring, features) {
         Ok(ring) => ring,

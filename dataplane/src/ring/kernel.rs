@@ -2,16 +2,16 @@
 //!
 //! Features are found by trying them, never by a version: distributions patch, sandboxes forbid.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, types};
 
 use super::buffer_ring::{BufferRing, set_credit};
 use super::buffers::Pool;
+use super::thread::ask_for_short_slices;
 
 /// What this kernel can do for us, as tried once at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,84 +253,6 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// CPU time that the calling thread has used, user and system, in nanoseconds.
-pub fn thread_cpu_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid timespec for the length of the call.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(result, 0, "every thread has a CPU clock on Linux");
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
-}
-
-/// The CPU time of a thread, for other threads to read while it works.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CpuClock(Option<libc::clockid_t>);
-
-impl CpuClock {
-    /// That of the calling thread.
-    pub(crate) fn of_this_thread() -> CpuClock {
-        let mut clock: libc::clockid_t = 0;
-        // SAFETY: the calling thread lives, and `clock` is valid for the length of the call.
-        let result = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
-        CpuClock((result == 0).then_some(clock))
-    }
-
-    /// CPU time used so far, user and system, in nanoseconds; 0 once the thread has ended.
-    pub(crate) fn read_ns(self) -> u64 {
-        let Some(clock) = self.0 else { return 0 };
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is a valid timespec for the length of the call; the clock of a thread that has ended is
-        // refused (clock_gettime(2), EINVAL).
-        match unsafe { libc::clock_gettime(clock, &raw mut time) } {
-            0 => time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs(),
-            _ => 0,
-        }
-    }
-}
-
-/// What the scheduler has done to a thread since it began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ThreadRuns {
-    /// It could run and had no core, in nanoseconds.
-    pub run_delay_ns: u64,
-    /// How often it was given a core.
-    pub runs: u64,
-    /// How often a core was taken from it (`ru_nivcsw` of getrusage(2)).
-    pub preemptions: u64,
-}
-
-/// Reads [`ThreadRuns`] of one thread: the one that opened it. Takes one descriptor.
-#[derive(Debug)]
-pub struct ThreadClock(Option<File>);
-
-impl ThreadClock {
-    /// Of the calling thread. A kernel without `CONFIG_SCHED_INFO` says nothing of its runs; they stay 0.
-    pub fn open() -> ThreadClock {
-        ThreadClock(File::open("/proc/thread-self/schedstat").ok())
-    }
-
-    /// Reads; allocates nothing. To be called by the thread that opened it.
-    pub fn read(&self) -> ThreadRuns {
-        let mut text = [0; 128];
-        let bytes = self.0.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or_default();
-        let (run_delay_ns, runs) = schedstat(&text[..bytes]).unwrap_or_default();
-        // SAFETY: an all-zero rusage is a valid one, and it is valid for the length of the call.
-        let usage = unsafe {
-            let mut usage: libc::rusage = std::mem::zeroed();
-            libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
-            usage
-        };
-        ThreadRuns { run_delay_ns, runs, preemptions: u64::try_from(usage.ru_nivcsw).unwrap_or_default() }
-    }
-}
-
-/// `RUNNING WAITING TIMES`: the second and third number of `/proc/PID/schedstat` (proc(5),
-/// Documentation/scheduler/sched-stats.rst).
-fn schedstat(text: &[u8]) -> Option<(u64, u64)> {
-    let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace().skip(1);
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 /// Descriptors that this process has open now, counted in `/proc/self/fd`; the one that counts is not counted.
 pub fn open_files() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1) as u64)
@@ -404,6 +326,15 @@ pub fn examine() -> Vec<Finding> {
             findings.push(finding("io_uring", error.to_string(), Health::Missing, "fracas cannot run here"))
         }
     }
+    // On a thread of its own: the caller's slices are its own affair.
+    let short = std::thread::spawn(ask_for_short_slices).join().unwrap_or(false);
+    let (found, health) = if short { ("yes", Health::Good) } else { ("no", Health::Limited) };
+    findings.push(finding(
+        "short time slices",
+        found.into(),
+        health,
+        "Linux 6.12: a data thread that wakes does not wait for the slice of another to end",
+    ));
     let disabled = setting("/proc/sys/kernel/io_uring_disabled");
     let health = if disabled == "0" { Health::Good } else { Health::Limited };
     findings.push(finding(
@@ -474,20 +405,6 @@ mod tests {
     fn the_seccomp_mode_is_read_from_the_status_file() {
         assert_eq!(seccomp_mode("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n"), Some("2"));
         assert_eq!(seccomp_mode("Name:\tx\n"), None);
-    }
-
-    #[test]
-    fn the_scheduler_says_how_long_a_thread_waited_for_a_core() {
-        assert_eq!(schedstat(b"123456 7890 12\n"), Some((7890, 12)));
-        for damaged in [&b""[..], b"1 2", b"1 x 3", b"\xff 1 2"] {
-            assert_eq!(schedstat(damaged), None);
-        }
-        let clock = ThreadClock::open();
-        let before = clock.read();
-        std::thread::yield_now();
-        let after = clock.read();
-        assert!(after.runs >= before.runs && after.run_delay_ns >= before.run_delay_ns);
-        assert!(open_files() > 0);
     }
 
     #[test]

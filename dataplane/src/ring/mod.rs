@@ -20,6 +20,7 @@ mod kernel;
 mod memory;
 mod sends;
 pub mod simulated;
+mod thread;
 mod uring;
 mod user_data;
 
@@ -29,13 +30,11 @@ use std::time::Duration;
 
 pub use buffers::{BufferSize, Chunk, Pool, PoolSettings};
 
-pub(crate) use kernel::CpuClock;
 pub(crate) use memory::{Words, give_back_heap};
+pub(crate) use thread::CpuClock;
 
-pub use kernel::{
-    Features, Finding, Health, RingError, ThreadClock, ThreadRuns, examine, open_files,
-    raise_open_files_limit, thread_cpu_ns,
-};
+pub use kernel::{Features, Finding, Health, RingError, examine, open_files, raise_open_files_limit};
+pub use thread::{ThreadClock, ThreadRuns, ask_for_short_slices, thread_cpu_ns};
 pub use uring::{KernelRing, RingSettings, SPIN, Waker};
 pub use user_data::{ROLE_LIMIT, SLOT_LIMIT, Token};
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::{
-    Features, KernelRing, Ring, RingError, RingSettings, SPIN, ThreadClock, ThreadRuns, Waker, thread_cpu_ns,
+    Features, KernelRing, Ring, RingError, RingSettings, SPIN, ThreadClock, ThreadRuns, Waker,
+    ask_for_short_slices, thread_cpu_ns,
 };
 
 use super::handle::{Progress, RunError};
@@ -115,6 +116,7 @@ impl Thread {
         let figures = Arc::new(Figures::default());
         let shared = Arc::clone(&figures);
         let main = move || {
+            ask_for_short_slices();
             let spin = settings.plan.precise.then_some(SPIN);
             let ring = match KernelRing::new(&RingSettings { spin, ..RingSettings::default() }, features) {
                 Ok(ring) => ring,
