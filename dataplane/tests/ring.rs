@@ -769,3 +769,37 @@ fn without_descriptors_an_accept_and_a_connect_say_so_and_succeed_later() {
         },
     );
 }
+
+#[test]
+fn what_is_to_come_is_known_ahead() {
+    on_every_kernel(|features| {
+        let mut ring = plain(features);
+        let mut pairs: Vec<_> = (0..40).map(|_| pair(&mut ring)).collect();
+        for (slot, (socket, peer)) in pairs.iter_mut().enumerate() {
+            ring.receive(
+                *socket,
+                Token { role: 1, slot: slot as u32, generation: 7 },
+                BufferSize::Small,
+                ENDLESS,
+            );
+            peer.write_all(b"x").unwrap();
+        }
+        let (mut seen, mut known) = (Vec::new(), 0);
+        while seen.len() < pairs.len() {
+            let ahead = [ring.upcoming(0), ring.upcoming(1)];
+            let first = next(&mut ring);
+            // Before anything is taken out of the queue nothing is known of it.
+            if let [Some(one), two] = ahead {
+                assert_eq!(one, first.token);
+                assert!(two.is_none() || ring.upcoming(0) == two);
+                known += 1;
+            }
+            seen.push(first.token.slot);
+        }
+        assert!(known > 0, "40 completions come in groups");
+        seen.sort_unstable();
+        assert_eq!(seen, (0..40).collect::<Vec<_>>(), "each once");
+        assert_quiet(&mut ring);
+        assert_eq!(ring.upcoming(0), None);
+    });
+}

@@ -19,7 +19,7 @@ use super::room::Room;
 use super::stats::{Counters, RuleStats, WorkerSnapshot};
 use crate::behavior::{Direction, RuleSet};
 use crate::clock::Instant;
-use crate::ring::{Errno, Outcome, Ring, Socket, SocketOptions, Token};
+use crate::ring::{Errno, Outcome, Ring, Socket, SocketOptions, Token, prefetch};
 use crate::timers::Timers;
 
 /// The role of a listener in its tokens; its slot is the proxy's number.
@@ -238,6 +238,7 @@ impl<R: Ring> Worker<R> {
         self.cx.now = self.cx.ring.now();
         self.turns += 1;
         while let Some(completion) = self.cx.ring.next_completion() {
+            self.fetch_ahead();
             self.on_completion(completion.token, completion.outcome);
         }
         while let Some((_, timer)) = self.cx.timers.pop_due(self.cx.now) {
@@ -511,6 +512,21 @@ impl<R: Ring> Worker<R> {
             let events = self.cx.events.take(self.cx.now);
             // Nobody listens any more: the events have been counted.
             let _ = self.events.send(events);
+        }
+    }
+
+    /// Fetches what the next completions are about while this one is seen to: with more connections than the cache holds,
+    /// that wait would be the most of it.
+    fn fetch_ahead(&self) {
+        let connection = |ahead| {
+            let token = self.cx.ring.upcoming(ahead).filter(|token| token.role != LISTENER)?;
+            self.connections.get(token.slot as usize)?.as_deref()
+        };
+        if let Some(connection) = connection(3) {
+            prefetch(connection);
+        }
+        if let Some(exchanges) = connection(1).and_then(|connection| connection.exchanges.as_deref()) {
+            prefetch(exchanges);
         }
     }
 

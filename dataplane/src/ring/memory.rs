@@ -25,6 +25,23 @@ fn try_map(length: usize) -> io::Result<NonNull<u8>> {
     Ok(NonNull::new(address.cast()).expect("a mapping is never at null"))
 }
 
+/// Asks the processor to fetch a value into its cache, ahead of its use; nothing where that is not known how.
+#[inline]
+pub(crate) fn prefetch<T>(value: &T) {
+    const LINE_BYTES: usize = 64;
+    let start = std::ptr::from_ref(value).cast::<i8>();
+    for line in 0..size_of::<T>().div_ceil(LINE_BYTES) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch reads nothing that anyone sees, and faults nowhere; SSE is part of x86-64.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE_BYTES));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, line);
+    }
+}
+
 /// Unmaps what [`map`] mapped.
 pub(crate) fn unmap(address: NonNull<u8>, length: usize) {
     // SAFETY: the caller owns the mapping and is dropping it; nothing points into it any more.

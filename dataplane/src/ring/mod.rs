@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use buffers::{BufferSize, Chunk, Pool, PoolSettings};
 
-pub(crate) use memory::{Words, give_back_heap};
+pub(crate) use memory::{Words, give_back_heap, prefetch};
 pub(crate) use thread::CpuClock;
 
 pub use kernel::{Features, Finding, Health, RingError, examine, open_files, raise_open_files_limit};
@@ -226,6 +226,12 @@ pub trait Ring {
 
     /// The next thing that happened, without waiting.
     fn next_completion(&mut self) -> Option<Completion>;
+
+    /// What a completion behind the next one is about, `ahead` places further on, if that is known: so that what belongs
+    /// to it can be fetched into the cache meanwhile. It may also be about the ring itself.
+    fn upcoming(&self, _ahead: usize) -> Option<Token> {
+        None
+    }
 
     /// Gives the system a part of the memory of receive buffers that were not used since this was last asked of them;
     /// returns whether there is more to look at in this round. A part takes well below a millisecond.

@@ -80,6 +80,9 @@ pub struct KernelRing {
     connects: Blocks<Box<SockAddr>>,
     #[expect(clippy::vec_box, reason = "the kernel holds their addresses")]
     spare: Vec<Box<Vectored>>,
+    /// Completions that were taken out of the queue together, and how many of them were read.
+    batch: Vec<cqueue::Entry>,
+    batch_read: usize,
     /// What one kernel completion said beyond its first message.
     pending: Option<Completion>,
     wake: Arc<File>,
@@ -137,6 +140,8 @@ impl KernelRing {
             sends: Blocks::default(),
             connects: Blocks::default(),
             spare: Vec::new(),
+            batch: Vec::with_capacity(BATCH),
+            batch_read: 0,
             pending: None,
             wake: Arc::new(wake),
             wake_count: Box::new(0),
@@ -266,6 +271,23 @@ impl KernelRing {
             }
         };
         self.start(entry, Kind::Send, token, block);
+    }
+
+    /// Takes the next completion of the kernel.
+    fn next_entry(&mut self) -> Option<cqueue::Entry> {
+        if self.batch_read == self.batch.len() {
+            self.batch.clear();
+            self.batch.extend(self.cq.by_ref().take(BATCH));
+            self.batch_read = 0;
+        }
+        let entry = self.batch.get(self.batch_read).cloned()?;
+        self.batch_read += 1;
+        Some(entry)
+    }
+
+    /// Whether something has come that was not taken yet; of the kernel's queue as it was last looked at.
+    fn has_completions(&self) -> bool {
+        self.batch_read < self.batch.len() || !self.cq.is_empty() || self.pending.is_some()
     }
 
     /// Reads one kernel completion; `None` when it concerns only the ring itself.
@@ -520,7 +542,7 @@ impl Ring for KernelRing {
         self.small.publish();
         self.large.publish();
         self.cq.sync();
-        if !self.cq.is_empty() || self.pending.is_some() || !self.backlog.is_empty() {
+        if self.has_completions() || !self.backlog.is_empty() {
             return self.enter(false, deadline);
         }
         let Some(spin) = self.spin else { return self.enter(true, deadline) };
@@ -533,7 +555,7 @@ impl Ring for KernelRing {
             } else {
                 self.enter(false, deadline)?;
             }
-            if !self.cq.is_empty() || self.now() >= deadline {
+            if self.has_completions() || self.now() >= deadline {
                 return Ok(());
             }
         }
@@ -544,17 +566,21 @@ impl Ring for KernelRing {
             return Some(completion);
         }
         loop {
-            let cqe = self.cq.next()?;
+            let cqe = self.next_entry()?;
             if let Some(completion) = self.read(&cqe) {
                 return Some(completion);
             }
         }
     }
 
+    fn upcoming(&self, ahead: usize) -> Option<Token> {
+        unpack(self.batch.get(self.batch_read + ahead)?.user_data()).map(|(_, token, _)| token)
+    }
+
     fn give_back_memory(&mut self) -> bool {
         self.cq.sync();
         // Only then has the kernel filled no buffer that it has not told of: it fills them within `enter`.
-        let offered = self.features.defer_taskrun && self.cq.is_empty() && self.pending.is_none();
+        let offered = self.features.defer_taskrun && !self.has_completions();
         if self.small.pool.sweep(SWEEP_BYTES, offered) || self.large.pool.sweep(SWEEP_BYTES, offered) {
             return true;
         }
@@ -579,7 +605,7 @@ impl Drop for KernelRing {
             let _ = self.enter(false, Instant::ZERO);
             let _ = self.submitter.register_sync_cancel(None, CancelBuilder::any());
             let _ = self.enter(self.in_flight > 0, Instant::now() + Duration::from_millis(10));
-            while let Some(cqe) = self.cq.next() {
+            while let Some(cqe) = self.next_entry() {
                 if let Some((Kind::Wake | Kind::Send, ..)) = unpack(cqe.user_data()) {
                     // `read` would arm these again.
                     self.in_flight -= 1;
@@ -616,6 +642,8 @@ impl Drop for KernelRing {
 /// What is given back between two turns: some 50 µs.
 const SWEEP_BYTES: usize = 1 << 20;
 
+/// Completions that are taken out of the kernel's queue together.
+const BATCH: usize = 32;
 const SMALL_GROUP: u16 = 0;
 const LARGE_GROUP: u16 = 1;
 
