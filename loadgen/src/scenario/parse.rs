@@ -1,6 +1,7 @@
 //! A run file becomes a [`Plan`]. A mistake names file, line, column and key, and suggests the nearest key.
 
 mod file;
+mod in_words;
 mod manual;
 mod mistake;
 

@@ -3,6 +3,8 @@
 use fracas_dataplane::config::on_one_line;
 use serde_saphyr::{Error, Location};
 
+use super::in_words;
+
 /// Why a run file was not understood: `run.yml:8:12: phases[0].rate: …`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}:{column}: {problem}")]
@@ -41,44 +43,32 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
         },
         Error::SerdeMissingField { field, .. } => format!("`{field}` is missing; add it"),
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{key}` stands here twice; keep one"),
+        Error::MultipleDocuments { .. } => {
+            "a second file begins here, with `---`; a run file holds one run".to_owned()
+        }
         other => {
-            let message = other.to_string();
-            // The reader's own text ends in the place, which stands in front already.
-            let message = message.lines().next().unwrap_or_default();
-            let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
-            let message = message.strip_prefix("error: ").unwrap_or(message);
-            let message = WRITTEN_OTHERWISE
-                .iter()
-                .find(|(jargon, _)| *jargon == message)
-                .map_or(message, |(_, plain)| plain);
-            match key_on_line(text, line) {
+            let message = in_words::problem(other, text).unwrap_or_else(|| {
+                let message = other.to_string();
+                // The reader's own text ends in the place, which stands in front already.
+                let message = message.lines().next().unwrap_or_default();
+                let message = message.rsplit_once(" at line ").map_or(message, |(head, _)| head);
+                message.strip_prefix("error: ").unwrap_or(message).to_owned()
+            });
+            match key_before(text, line, place.column()) {
                 // YAML allows none in front of a key; what is wrong is not the key's.
                 _ if message.contains("tabs disallowed") => {
                     "a tab stands where the line is indented; use spaces".to_owned()
                 }
                 Some(key) => format!("{key}: {message}"),
-                None if ["unexpected end of input", MAPPING].contains(&message) => {
+                None if ["unexpected end of input", in_words::MAPPING].contains(&message.as_str()) => {
                     "a run file is made of lines `key: value`; it needs `target` and `phases`".to_owned()
                 }
-                None => message.to_owned(),
+                None => message,
             }
         }
     };
     ParseError::new(file, line, place.column(), &problem)
 }
-
-/// What to write where keys and values belong.
-const MAPPING: &str = "keys and values belong here: lines `key: value`, or {key: value}";
-
-/// What the YAML reader says of a value of the wrong shape, and what to write.
-const WRITTEN_OTHERWISE: [(&str, &str); 3] = [
-    ("expected sequence start", "a list belongs here: begin each of its entries with `- `, or write […]"),
-    (
-        "expected string scalar",
-        "a single value belongs here, in quotes if it has a `:` or other signs of YAML",
-    ),
-    ("expected mapping start", MAPPING),
-];
 
 /// What a key of other load generators is called here.
 fn meant_by(field: &str) -> Option<&'static str> {
@@ -114,12 +104,24 @@ fn nearest_key<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, key)| key)
 }
 
-fn key_on_line(text: &str, line: u64) -> Option<&str> {
+/// The key whose value stands at a column: the last one before it on its line, or the first one of the line.
+fn key_before(text: &str, line: u64, column: u64) -> Option<&str> {
     let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
-    let (key, _) = line.split_once(':')?;
-    let key = key.trim().trim_start_matches(['-', '{', ' ']);
-    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    plain.then_some(key)
+    let column = usize::try_from(column).ok()?;
+    let end = line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(at, _)| at);
+    let before = line[..end].rmatch_indices(':').find_map(|(colon, _)| key_ending(&line[..colon]));
+    before.or_else(|| key_ending(&line[..line.find(':')?]))
+}
+
+/// The key that a text ends with, quoted or not.
+fn key_ending(text: &str) -> Option<&str> {
+    let text = text.trim_end().trim_end_matches(['"', '\'']);
+    let before = text.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let key = &text[before.len()..];
+    let before = before.trim_end_matches(['"', '\'']);
+    let begins =
+        before.trim().is_empty() || before.ends_with("- ") || before.trim_end().ends_with(['{', ',', '[']);
+    (!key.is_empty() && begins).then_some(key)
 }
 
 #[cfg(test)]
