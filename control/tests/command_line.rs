@@ -49,6 +49,11 @@ fn files() -> tempfile::TempDir {
         "faults.yml",
         b"target: :1\nphases: [{rate: 5, for: 1s}]\nfaults: [{proxy: p, behavior: hang, for: 1s}]\n",
     );
+    write("kind.yml", b"target: :1\nphases: [{rate: 5, for: 1s}]\nseed: -1\n");
+    write(
+        "late.yml",
+        b"target: :1\nphases: [{rate: 5, for: 1s}]\nfaults: [{proxy: p, behavior: hang, at: 9s, for: 1s}]\n",
+    );
     write("good.yml", b"target: :1\nphases: [{rate: 5, for: 1s}]\n");
     write("behavior.yml", b"proxies: [{listen: ':0', upstream: ':1', behavior: '20:dely'}]\n");
     write("run.json", b"{\"x\": 1}");
@@ -92,8 +97,15 @@ fn a_wrong_command_line_is_answered_in_one_line() {
             ("load :1 -r 500rps", USAGE, "did you mean 500/s?"),
             ("load :1 -r 0", USAGE, "a rate must be above 0"),
             ("load :1 -c x", USAGE, "write a whole number"),
-            ("load :1 -c 0", USAGE, "needs a connection; say 1 or more"),
-            ("load :1 -n 0", USAGE, "say 1 or more, or -d TIME"),
+            ("load :1 -c 0", USAGE, "needs a connection; write a whole number from 1 to 4294967295"),
+            ("load :1 -n 0", USAGE, "write a whole number from 1 to 18446744073709551615, or -d TIME"),
+            ("load :1 --seed -1", USAGE, "write a whole number from 0 to 18446744073709551615"),
+            ("load :1 -t 5000", USAGE, "write a whole number from 1 to 1024"),
+            ("load :1 -d 99999999999h", USAGE, "give at most 5124095h"),
+            ("load :1 -r 2000M", USAGE, "give at most 1000M/s"),
+            ("load tcp://:1 --payload 5GiB", USAGE, "give at most 4294967295B"),
+            ("load kind.yml", USAGE, "kind.yml:3:7: seed: `-1` is not a whole number from 0 to"),
+            ("load late.yml", USAGE, "let the fault begin before 1s"),
             ("load :1 --vus 5", USAGE, "there is no --vus: a user is a connection"),
             ("load :1 -R 500", USAGE, "a rate is -r 500/s"),
             ("load :1 -duration=5s", USAGE, "a long flag has two: --duration"),
@@ -118,6 +130,19 @@ fn a_wrong_command_line_is_answered_in_one_line() {
             ("capacity good.yml --slo p99<1s", USAGE, "is not a target"),
             ("capacity :1 --slo p99<1s -r 500", USAGE, "capacity searches the rate"),
             ("capacity :1 --slo p99<1s --from 5k --max 1k", USAGE, "--from: 5000/s is above --max 1000/s"),
+            (
+                "capacity :1 --slo p99<1s --max 2000M",
+                USAGE,
+                "--max: 2000000000/s is too high; give at most 1000M/s",
+            ),
+            ("capacity :1 --slo p99<1s --from 2000M --max 3000M", USAGE, "--from: 2000000000/s is too high"),
+            ("capacity :1 --slo p99<1s --seed -1", USAGE, "write a whole number from 0 to"),
+            ("capacity :1 --slo p99<1s -c 0", USAGE, "write a whole number from 1 to 4294967295"),
+            ("capacity :1 --slo p99<1s -t x", USAGE, "write a whole number from 1 to 1024"),
+            ("capacity :1 --slo p99<1s --tolerance -1%", USAGE, "from 0.1% to 100%"),
+            ("capacity :1 --slo p99<1s --probe 0", USAGE, "--probe: at least 1s"),
+            ("capacity :1 --slo p99<1s --timeout 0", USAGE, "--timeout: must be above 0"),
+            ("capacity :1 --slo p99<1s --max-time 99999999999h", USAGE, "give at most 5124095h"),
             ("capacity :1 --slo p99<1s --out full", USAGE, "--force"),
             ("capacity :1 --slo p99<1s -t 9 -c 2", USAGE, "--threads: more threads than connections"),
             // proxy.
@@ -151,7 +176,7 @@ fn a_wrong_command_line_is_answered_in_one_line() {
             ("proxy --port 80", USAGE, "--listen :8081"),
             // origin, controller, agent.
             ("origin --listen 8080", USAGE, "`8080` has no port"),
-            ("origin --threads 0", USAGE, "0 is not in 1..=1024"),
+            ("origin --threads 0", USAGE, "write a whole number from 1 to 1024"),
             ("origin --echo --body-bytes 5", USAGE, "cannot be used with"),
             ("origin --body-bytes 64K", USAGE, "did you mean 64KiB?"),
             ("controller --out good.yml", USAGE, "--out: cannot write good.yml"),
@@ -159,8 +184,8 @@ fn a_wrong_command_line_is_answered_in_one_line() {
             ("controller --listen :1", USAGE, "--api HOST:PORT"),
             ("agent", USAGE, "--join <HOST:PORT>"),
             ("agent --join nope", USAGE, "`nope` has no port"),
-            ("agent --join :1 --threads 0", USAGE, "1..=1024"),
-            ("agent --join :1 --threads 9999", USAGE, "1..=1024"),
+            ("agent --join :1 --threads 0", USAGE, "write a whole number from 1 to 1024"),
+            ("agent --join :1 --threads 9999", USAGE, "write a whole number from 1 to 1024"),
             // behavior, run, node: what needs no server.
             ("behavior set default", USAGE, "<MIX>"),
             ("behavior bogus", USAGE, "unrecognized subcommand 'bogus'"),

@@ -13,12 +13,14 @@ use fracas_loadgen::measure::thresholds::REPLIED_RATIO_KEPT;
 use fracas_loadgen::measure::{Faults, Summary};
 use fracas_loadgen::report;
 use fracas_loadgen::runner::{self, Outcome};
-use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Rate, Slo, Stop, Target, check_idle, units};
+use fracas_loadgen::scenario::{
+    Load, Pace, Phase, Plan, PlanError, RATE_PER_SECOND_MAX, Rate, Slo, Stop, Target, check_idle, units,
+};
 use serde_json::json;
 
 use super::exit::{INTERRUPTED, INVALID, SLO_FAILED, UsageError};
 use super::signals::Signals;
-use super::{files, plain};
+use super::{files, numbers, plain};
 
 /// Flags of `fracas capacity`.
 #[derive(Debug, clap::Args)]
@@ -40,10 +42,10 @@ pub struct Args {
     #[arg(long, value_name = "SLO", required = true)]
     slo: Vec<Slo>,
     /// Connections
-    #[arg(long, short, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, short, default_value_t = 100, allow_negative_numbers = true, value_parser = numbers::connections)]
     connections: u32,
     /// Worker threads, each with its ring
-    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, short, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::threads)]
     threads: u32,
     /// The first rate
     #[arg(long, value_name = "RATE", default_value = "100/s", allow_hyphen_values = true)]
@@ -52,7 +54,7 @@ pub struct Args {
     #[arg(long, value_name = "RATE", default_value = "1M/s", allow_hyphen_values = true)]
     max: Rate,
     /// How near the answer must be to the rate that breaks, in per cent of the answer
-    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = tolerance)]
+    #[arg(long, value_name = "PERCENT", default_value = "1%", allow_hyphen_values = true, value_parser = tolerance)]
     tolerance: f64,
     /// How long each probe is measured
     #[arg(long, value_name = "TIME", default_value = "10s", allow_hyphen_values = true, value_parser = units::parse_duration)]
@@ -70,7 +72,7 @@ pub struct Args {
     #[arg(long)]
     precise: bool,
     /// What every random draw comes from
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = numbers::seed)]
     seed: u64,
     /// Directory that keeps the run directory of each probe
     #[arg(long, value_name = "DIR")]
@@ -123,7 +125,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(UsageError::because("--probe: at least 1s; a shorter probe finds luck"));
     }
     let plan = args.plan(whole(args.from))?;
-    plan.validate().map_err(UsageError::because)?;
+    plan.validate().map_err(|wrong| UsageError::because(in_flags(&wrong)))?;
+    if args.max.as_f64() > RATE_PER_SECOND_MAX {
+        return Err(UsageError::because(format!("--max: {} is too high; give at most 1000M/s", args.max)));
+    }
     if args.from.as_f64() > args.max.as_f64() {
         return Err(UsageError::because(format!(
             "--from: {} is above --max {}; begin lower, or raise --max",
@@ -527,6 +532,20 @@ fn as_json(args: &Args, answer: &Answer, probes: &[Probed], end: &End) -> String
         "probes": probes,
     });
     format!("{document:#}\n")
+}
+
+/// What is wrong with the plan of a probe, by the flag that says it.
+fn in_flags(wrong: &PlanError) -> String {
+    let flag = match wrong.key.as_str() {
+        "response_timeout" => "--timeout",
+        "slo" => "--slo",
+        "connections" => "--connections",
+        "threads" => "--threads",
+        key if key.ends_with("].rate") => "--from",
+        key if key.ends_with("].for") => "--probe",
+        _ => return wrong.to_string(),
+    };
+    format!("{flag}: {}", wrong.problem)
 }
 
 /// Whole requests a second, at least one.

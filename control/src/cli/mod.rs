@@ -15,6 +15,7 @@ mod habits;
 mod joined;
 mod load;
 mod node;
+mod numbers;
 mod options;
 mod origin;
 mod plain;

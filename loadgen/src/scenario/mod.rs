@@ -15,7 +15,8 @@ mod written;
 pub use held::{behaviors_of, is_cause};
 pub use idle::check_idle;
 pub use model::{
-    BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, Reuse, Step, Stop,
+    BytesOrText, Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, PlanError, RATE_PER_SECOND_MAX,
+    Reuse, Step, Stop,
 };
 pub use parse::{ParseError, RUN_FILE_BYTES_MAX, parse};
 pub use slo::{Cause, Comparison, Metric, Replies, SeriesName, Slo, SloError};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fracas_dataplane::config::THREADS_MAX;
 use serde::{Deserialize, Serialize};
 
-use super::units::Rate;
+use super::units::{Rate, format_duration};
 use super::{Slo, Target};
 use crate::arrival::Steps;
 
@@ -237,7 +237,7 @@ fn retry_pause() -> Duration {
 }
 
 /// Above this a due time would no longer be a whole nanosecond apart from the next.
-const RATE_PER_SECOND_MAX: f64 = 1e9;
+pub const RATE_PER_SECOND_MAX: f64 = 1e9;
 /// More phases than this is a generated file gone wrong; arrivals carry the number in 16 bits.
 const PHASES_MAX: usize = 10_000;
 /// Bytes of the name of a run.
@@ -326,10 +326,14 @@ impl Plan {
             )
         })?;
         ensure(self.threads as usize <= THREADS_MAX, "threads", || {
-            format!("at most {THREADS_MAX}; each is a ring of its own, and more than cores gain nothing")
+            format!(
+                "{} are too many; give at most {THREADS_MAX}: each is a ring of its own, and more than cores gain nothing",
+                self.threads
+            )
         })?;
         ensure(!self.connect_timeout.is_zero(), "connect_timeout", || "must be above 0".into())?;
         ensure(!self.response_timeout.is_zero(), "response_timeout", || "must be above 0".into())?;
+        check_rate("connect_rate", self.connect_rate)?;
         ensure(!self.retry_pause.is_zero(), "retry_pause", || {
             "must be above 0, or users would connect without end to a target that is not there".into()
         })?;
@@ -341,7 +345,9 @@ impl Plan {
             check_header(&format!("headers[{index}]"), name, value)?;
         }
         ensure(!self.phases.is_empty(), "phases", || "must have at least one phase".into())?;
-        ensure(self.phases.len() <= PHASES_MAX, "phases", || format!("at most {PHASES_MAX} phases"))?;
+        ensure(self.phases.len() <= PHASES_MAX, "phases", || {
+            format!("{} phases are too many; give at most {PHASES_MAX}", self.phases.len())
+        })?;
         for (index, phase) in self.phases.iter().enumerate() {
             self.validate_phase(index, phase)?;
         }
@@ -356,7 +362,10 @@ impl Plan {
             ensure(
                 self.duration().is_none_or(|ends| fault.at < ends),
                 &format!("faults[{index}].at"),
-                || "the run has ended by then; let the fault begin earlier".into(),
+                || {
+                    let ends = self.duration().map(format_duration).unwrap_or_default();
+                    format!("the run has ended by then; let the fault begin before {ends}")
+                },
             )?;
         }
         Ok(())
@@ -427,7 +436,7 @@ fn ensure(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<()
 }
 
 fn check_rate(key: &str, rate: Rate) -> Result<(), PlanError> {
-    ensure(rate.as_f64() <= RATE_PER_SECOND_MAX, key, || "must not be above 1000M/s".into())
+    ensure(rate.as_f64() <= RATE_PER_SECOND_MAX, key, || format!("{rate} is too high; give at most 1000M/s"))
 }
 
 /// RFC 9110 §5.6.2.

@@ -20,7 +20,7 @@ use file::{FaultEntry, PhaseEntry, RunFile};
 use mistake::from_yaml;
 
 use super::idle::check_idle;
-use super::units::{parse_duration, parse_size};
+use super::units::{parse_duration, parse_payload};
 use super::{Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, Rate, Reuse, Slo, Step, Stop, Target};
 
 /// Connections of an open model that says none: enough to keep a rate while some requests are slow.
@@ -163,10 +163,7 @@ fn build(raw: RunFile, places: &mut Places<'_>) -> Result<Plan, ParseError> {
         plan.precise = places.take("precise", value);
     }
     plan.seed = raw.seed.unwrap_or(plan.seed);
-    places.set(&mut plan.payload_bytes, "payload", raw.payload, |text| {
-        let bytes = parse_size(text).map_err(|e| e.to_string())?;
-        u32::try_from(bytes).map_err(|_| "must be below 4GiB".to_owned())
-    })?;
+    places.set(&mut plan.payload_bytes, "payload", raw.payload, parse_payload)?;
     places.set(&mut plan.connect_timeout, "connect_timeout", raw.connect_timeout, parse_duration)?;
     places.set(&mut plan.response_timeout, "response_timeout", raw.response_timeout, parse_duration)?;
     places.set(&mut plan.drain, "drain", raw.drain, parse_duration)?;

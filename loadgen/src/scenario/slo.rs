@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::units::{duration_meant, parse_duration, rate_meant};
+use super::units::{UnitError, duration_meant, parse_duration, rate_meant};
 use crate::measure::Quantile;
 use crate::report::{length, rate};
 
@@ -178,15 +178,22 @@ impl FromStr for Slo {
             SloError::Bound { bound: bound_text.into(), metric: metric_text.into(), hint }
         };
         let bound = match metric {
-            Metric::Percentile(..) | Metric::Max(..) => parse_duration(bound_text)
-                .map(|bound| bound.as_nanos() as f64)
-                .map_err(|_| bound_error("write a duration such as 50ms", bound_meant(bound_text)))?,
+            Metric::Percentile(..) | Metric::Max(..) => {
+                parse_duration(bound_text).map(|bound| bound.as_nanos() as f64).map_err(|why| match why {
+                    UnitError::Duration(_) => {
+                        bound_error("write a duration such as 50ms", bound_meant(bound_text))
+                    }
+                    why => bound_error(&why.to_string(), None),
+                })?
+            }
             Metric::ErrorRatio(_) => parse_ratio(bound_text)
                 .ok_or_else(|| bound_error("write a percentage such as 0.1%", ratio_meant(bound_text)))?,
-            Metric::RatePerSecond => bound_text
-                .parse::<super::Rate>()
-                .map(super::Rate::as_f64)
-                .map_err(|_| bound_error("write a rate such as 19k/s", rate_meant(bound_text)))?,
+            Metric::RatePerSecond => {
+                bound_text.parse::<super::Rate>().map(super::Rate::as_f64).map_err(|why| match why {
+                    UnitError::Rate(_) => bound_error("write a rate such as 19k/s", rate_meant(bound_text)),
+                    why => bound_error(&why.to_string(), None),
+                })?
+            }
         };
         if let Some(why) = decided(metric, comparison, bound) {
             return Err(SloError::Decided(text.to_owned(), why));
@@ -400,7 +407,9 @@ mod tests {
             ("p99<=0s", "can never be kept"),
             ("p99>0ms", "is always kept"),
             ("max{ok}<0", "can never be kept"),
-            ("rate>0/s", "write a rate"),
+            ("rate>0/s", "a rate must be above 0"),
+            ("p99<99999999999h", "give at most 5124095h"),
+            ("rate>99999999999999999999M/s", "to 1000M/s"),
             ("p99{natural}<5ms", "only good replies"),
             ("p99{ok<5ms", "is not a metric"),
             ("lag.p99{ok}<5ms", "whatever its reply"),

@@ -33,10 +33,25 @@ pub enum UnitError {
     /// Not a size.
     #[error("`{0}` is not a size; {advice}", advice = advice(meant::size(.0), "write a number and B, kB, KiB, MB, MiB, GB or GiB, such as 64KiB"))]
     Size(String),
-    /// Finer or larger than can be held.
-    #[error("`{0}` is finer than a nanosecond or too large; choose another unit")]
-    Range(String),
+    /// A duration that is no whole number of nanoseconds.
+    #[error("`{0}` is finer than a nanosecond; give a whole number of ns")]
+    DurationFine(String),
+    /// A duration that 64 bits of nanoseconds do not hold.
+    #[error("`{0}` is too long; give at most {DURATION_MAX}")]
+    DurationLong(String),
+    /// A rate that two numbers of 64 bits do not hold.
+    #[error("`{0}` is out of reach; give a rate from 1/{DURATION_MAX} to 1000M/s")]
+    RateRange(String),
+    /// A size that is no whole number of bytes.
+    #[error("`{0}` is no whole number of bytes; give one, such as 64KiB")]
+    SizeFine(String),
+    /// A size above what is taken.
+    #[error("`{0}` is too large; give at most {1}B")]
+    SizeLarge(String, u64),
 }
+
+/// The longest duration in whole hours: 2⁶⁴ ns are 584 years.
+const DURATION_MAX: &str = "5124095h";
 
 const DURATION_UNITS: [(&str, u128); 8] = [
     ("h", 3_600_000_000_000),
@@ -55,6 +70,7 @@ const DURATION_UNITS: [(&str, u128); 8] = [
 /// When the text is not a duration, has no unit, or is finer than a nanosecond.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let bad = || UnitError::Duration(text.to_owned());
+    let long = || UnitError::DurationLong(text.to_owned());
     let mut rest = text.trim();
     if rest == "0" {
         return Ok(Duration::ZERO);
@@ -67,13 +83,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         let (number, after) = split_number(rest);
         let unit_len = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_len);
-        let decimal = Decimal::parse(number).ok_or_else(bad)?;
         let (_, scale) = DURATION_UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(bad)?;
-        let range = || UnitError::Range(text.to_owned());
-        nanos = decimal.times(*scale).and_then(|n| nanos.checked_add(n)).ok_or_else(range)?;
+        let decimal = Decimal::parse(number).map_err(|wrong| match wrong {
+            NotDecimal::NoNumber => bad(),
+            NotDecimal::Fine => UnitError::DurationFine(text.to_owned()),
+            NotDecimal::Large => long(),
+        })?;
+        let part = decimal.times(*scale).ok_or_else(|| UnitError::DurationFine(text.to_owned()))?;
+        nanos = nanos.checked_add(part).ok_or_else(long)?;
         rest = next;
     }
-    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| UnitError::Range(text.to_owned()))
+    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| long())
 }
 
 /// Writes a duration in its largest unit with an exact decimal: `1.4s`, `150ms`, `2m`, `90s`.
@@ -107,7 +127,8 @@ impl Rate {
     /// # Errors
     /// When either is zero or `per` is longer than 584 years.
     pub fn new(events: u64, per: Duration) -> Result<Rate, UnitError> {
-        let per_ns = u64::try_from(per.as_nanos()).map_err(|_| UnitError::Range(format!("{per:?}")))?;
+        let per_ns =
+            u64::try_from(per.as_nanos()).map_err(|_| UnitError::RateRange(format!("{events}/{per:?}")))?;
         if events == 0 || per_ns == 0 {
             return Err(UnitError::RateZero);
         }
@@ -159,12 +180,19 @@ impl FromStr for Rate {
             "minute" => 60_000_000_000,
             "hour" => 3_600_000_000_000,
             _ if per.starts_with(|c: char| c.is_ascii_digit()) => {
-                parse_duration(per).map_err(|_| bad())?.as_nanos()
+                let per = parse_duration(per).map_err(|why| match why {
+                    UnitError::Duration(_) => bad(),
+                    _ => UnitError::RateRange(text.to_owned()),
+                });
+                per?.as_nanos()
             }
             _ => DURATION_UNITS.iter().find(|(name, _)| *name == per).ok_or_else(bad)?.1,
         };
-        let decimal = Decimal::parse(number).ok_or_else(bad)?;
-        let range = || UnitError::Range(text.to_owned());
+        let range = || UnitError::RateRange(text.to_owned());
+        let decimal = Decimal::parse(number).map_err(|wrong| match wrong {
+            NotDecimal::NoNumber => bad(),
+            NotDecimal::Fine | NotDecimal::Large => range(),
+        })?;
         let events = decimal.digits.checked_mul(multiplier).ok_or_else(range)?;
         let per_ns = per_ns.checked_mul(decimal.scale).ok_or_else(range)?;
         if events == 0 || per_ns == 0 {
@@ -219,12 +247,30 @@ const SIZE_UNITS: [(&str, u128); 8] = [
 /// # Errors
 /// When the text is not a size or is not a whole number of bytes.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+    size_up_to(text, u64::MAX)
+}
+
+fn size_up_to(text: &str, most: u64) -> Result<u64, UnitError> {
     let bad = || UnitError::Size(text.to_owned());
+    let large = || UnitError::SizeLarge(text.to_owned(), most);
     let (number, unit) = split_number(text.trim());
-    let decimal = Decimal::parse(number).ok_or_else(bad)?;
     let (_, scale) = SIZE_UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(bad)?;
-    let bytes = decimal.times(*scale).ok_or_else(|| UnitError::Range(text.to_owned()))?;
-    u64::try_from(bytes).map_err(|_| UnitError::Range(text.to_owned()))
+    let decimal = Decimal::parse(number).map_err(|wrong| match wrong {
+        NotDecimal::NoNumber => bad(),
+        NotDecimal::Fine => UnitError::SizeFine(text.to_owned()),
+        NotDecimal::Large => large(),
+    })?;
+    let bytes = decimal.times(*scale).ok_or_else(|| UnitError::SizeFine(text.to_owned()))?;
+    u64::try_from(bytes).ok().filter(|bytes| *bytes <= most).ok_or_else(large)
+}
+
+/// Reads the size of an echo message.
+///
+/// # Errors
+/// As of [`parse_size`]; what 32 bits do not count is too large.
+pub fn parse_payload(text: &str) -> Result<u32, UnitError> {
+    let most = u64::from(u32::MAX);
+    u32::try_from(size_up_to(text, most)?).map_err(|_| UnitError::SizeLarge(text.to_owned(), most))
 }
 
 /// Writes bytes in the largest binary unit that divides them: `64KiB`, `1000B`.
@@ -258,22 +304,43 @@ struct Decimal {
     scale: u128,
 }
 
+/// Why a text is no [`Decimal`].
+enum NotDecimal {
+    /// No digits, or something else among them.
+    NoNumber,
+    /// More digits behind the point than any unit here has.
+    Fine,
+    /// More digits in front of it than 64 bits hold.
+    Large,
+}
+
 impl Decimal {
-    fn parse(text: &str) -> Option<Decimal> {
+    fn parse(text: &str) -> Result<Decimal, NotDecimal> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        // 20 digits hold any u64; with 18 behind the point the number itself still fits 128 bits.
-        if (whole.is_empty() && fraction.is_empty()) || whole.len() > 20 || fraction.len() > 18 {
-            return None;
+        if (whole.is_empty() && fraction.is_empty())
+            || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit())
+        {
+            return Err(NotDecimal::NoNumber);
         }
-        let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
-        let part = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u128>().ok() };
-        Some(Decimal { digits: part(whole)? * scale + part(fraction)?, scale })
+        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+        // 20 digits hold any u64; with 18 behind the point the number itself still fits 128 bits.
+        if whole.len() > 20 {
+            return Err(NotDecimal::Large);
+        }
+        if fraction.len() > 18 {
+            return Err(NotDecimal::Fine);
+        }
+        let part = |digits: &str| digits.bytes().fold(0_u128, |sum, b| sum * 10 + u128::from(b - b'0'));
+        let scale = fraction.bytes().fold(1_u128, |scale, _| scale * 10);
+        Ok(Decimal { digits: part(whole) * scale + part(fraction), scale })
     }
 
-    /// The product with `unit` if it is a whole number.
+    /// The product with `unit` if it is a whole number. One that does not fit 128 bits has digits finer than the unit.
     fn times(&self, unit: u128) -> Option<u128> {
+        let divisor = gcd(unit, self.scale);
+        let (unit, scale) = (unit / divisor, self.scale / divisor);
         let product = self.digits.checked_mul(unit)?;
-        product.is_multiple_of(self.scale).then(|| product / self.scale)
+        product.is_multiple_of(scale).then(|| product / scale)
     }
 }
 
@@ -353,8 +420,6 @@ mod tests {
         for text in ["", "5", "ms", "5 parsecs", "-1s", "1.2.3s", "5s!", "1e3s"] {
             assert_eq!(parse_duration(text), Err(UnitError::Duration(text.to_owned())), "{text}");
         }
-        assert_eq!(parse_duration("0.1ns"), Err(UnitError::Range("0.1ns".into())));
-        assert_eq!(parse_duration("99999999999h"), Err(UnitError::Range("99999999999h".into())));
     }
 
     #[test]
@@ -409,7 +474,48 @@ mod tests {
         for text in ["64K", "KiB", "", "1 yard"] {
             assert_eq!(parse_size(text), Err(UnitError::Size(text.into())), "{text}");
         }
-        assert_eq!(parse_size("0.1B"), Err(UnitError::Range("0.1B".into())));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_told_the_bound() {
+        let long = "give at most 5124095h";
+        for (text, part) in [
+            ("5124096h", long),
+            ("99999999999h", long),
+            ("99999999999999999999999s", long),
+            ("5124095h 40m", long),
+            ("0.1ns", "is finer than a nanosecond; give a whole number of ns"),
+            ("1.0000000001s", "is finer than a nanosecond"),
+            ("0.00000000000000000000001s", "is finer than a nanosecond"),
+            ("99999999999999999999.999999999999999999h", "is finer than a nanosecond"),
+        ] {
+            let refusal = parse_duration(text).unwrap_err().to_string();
+            assert!(refusal.contains(part), "{text}: {refusal}");
+        }
+        assert!(parse_duration(DURATION_MAX).is_ok());
+        assert_eq!(parse_duration("0001.5000000000000000000000s"), Ok(Duration::from_millis(1500)));
+        for text in
+            ["99999999999999999999999/s", "99999999999999M/ns", "1/99999999999h", "0.0000000000000000001/s"]
+        {
+            let refusal = text.parse::<Rate>().unwrap_err().to_string();
+            assert!(refusal.contains("give a rate from 1/5124095h to 1000M/s"), "{text}: {refusal}");
+        }
+        assert!("1/5124095h".parse::<Rate>().is_ok());
+        for (text, part) in [
+            ("4GiB", "give at most 4294967295B"),
+            ("99999999999999999999999GiB", "give at most 4294967295B"),
+            ("0.1B", "is no whole number of bytes"),
+        ] {
+            let refusal = parse_payload(text).unwrap_err().to_string();
+            assert!(refusal.contains(part), "{text}: {refusal}");
+        }
+        assert_eq!(parse_payload("4294967295B"), Ok(u32::MAX));
+        assert!(
+            parse_size("99999999999999999999GiB")
+                .unwrap_err()
+                .to_string()
+                .contains("at most 18446744073709551615B")
+        );
     }
 
     proptest! {
