@@ -106,7 +106,7 @@ fn what_waited_behind_injected_delays_is_never_natural_in_any_output() {
     // An objective takes what is not known at its worst.
     let slo: Vec<_> =
         summary.slo.iter().map(|slo| (slo.passed, slo.actual.split(',').next().unwrap())).collect();
-    assert_eq!(slo, [(false, "0.0000 % to 4.2000 %"), (false, "0.0000 % to 4.2000 %")]);
+    assert_eq!(slo, [(false, "0.00 % to 4.20 %"), (false, "0.00 % to 4.20 %")]);
 }
 
 #[test]

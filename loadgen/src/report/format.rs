@@ -2,23 +2,41 @@
 
 /// `1.30 s`, `87.3 ms`, `152 µs`, `999 ns`.
 pub fn latency(ns: u64) -> String {
+    latency_in(ns, 0).0
+}
+
+/// A latency with `more` digits than people take in at once, and the nanoseconds that it says.
+pub(crate) fn latency_in(ns: u64, more: usize) -> (String, f64) {
     let value = ns as f64;
-    let (scaled, unit) = match ns {
-        0..1_000 => return format!("{ns} ns"),
-        1_000..999_500 => (value / 1e3, "µs"),
-        999_500..999_500_000 => (value / 1e6, "ms"),
-        _ => (value / 1e9, "s"),
+    let (unit_ns, unit) = match ns {
+        0..1_000 => return (format!("{ns} ns"), value),
+        1_000..999_500 => (1e3, "µs"),
+        999_500..999_500_000 => (1e6, "ms"),
+        _ => (1e9, "s"),
     };
-    format!("{} {unit}", three_digits(scaled))
+    let (digits, said) = rounded(value / unit_ns, decimals_of_three(value / unit_ns) + more);
+    (format!("{digits} {unit}"), said * unit_ns)
+}
+
+/// A number with so many decimals, and the number that this says.
+fn rounded(value: f64, decimals: usize) -> (String, f64) {
+    let text = format!("{value:.decimals$}");
+    let said = text.parse().unwrap_or(value);
+    (text, said)
+}
+
+/// So many decimals make three significant digits, but never fewer digits than the whole part has.
+fn decimals_of_three(value: f64) -> usize {
+    match value {
+        v if v < 9.995 => 2,
+        v if v < 99.95 => 1,
+        _ => 0,
+    }
 }
 
 /// Three significant digits, but never fewer digits than the whole part has.
 pub(super) fn three_digits(value: f64) -> String {
-    match value {
-        v if v < 9.995 => format!("{v:.2}"),
-        v if v < 99.95 => format!("{v:.1}"),
-        v => format!("{v:.0}"),
-    }
+    rounded(value, decimals_of_three(value)).0
 }
 
 /// `1,234,567`.
@@ -36,14 +54,28 @@ pub fn count(value: u64) -> String {
 
 /// `2,999.8/s`, `0.300/s`.
 pub fn rate(per_second: f64) -> String {
-    if per_second >= 100.0 {
-        let tenths = (per_second * 10.0).round() as u64;
-        return match tenths % 10 {
-            0 => format!("{}/s", count(tenths / 10)),
-            tenth => format!("{}.{tenth}/s", count(tenths / 10)),
-        };
+    rate_in(per_second, 0).0
+}
+
+/// A rate with `more` digits than people take in at once, and the rate that it says.
+pub(crate) fn rate_in(per_second: f64, more: usize) -> (String, f64) {
+    if per_second < 100.0 {
+        let (digits, said) = rounded(per_second, decimals_of_three(per_second) + more);
+        return (format!("{digits}/s"), said);
     }
-    format!("{}/s", three_digits(per_second))
+    let (digits, said) = rounded(per_second, 1 + more);
+    let (whole, decimals) = digits.split_once('.').unwrap_or((&digits, ""));
+    let whole = whole.parse().map_or_else(|_| whole.to_owned(), count);
+    match decimals.trim_end_matches('0') {
+        "" => (format!("{whole}/s"), said),
+        decimals => (format!("{whole}.{decimals}/s"), said),
+    }
+}
+
+/// A share in per cent with two decimals and `more`, and the share that this says.
+pub(crate) fn share_in(share: f64, more: usize) -> (String, f64) {
+    let (digits, said) = rounded(share * 100.0, 2 + more);
+    (format!("{digits} %"), said / 100.0)
 }
 
 /// `12.3 MiB`.

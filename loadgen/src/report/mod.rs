@@ -3,7 +3,7 @@
 
 mod diff;
 mod fit;
-mod format;
+pub(crate) mod format;
 mod hgrm;
 mod hlog;
 mod html;

@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::units::{UnitError, duration_meant, parse_duration, rate_meant};
 use crate::measure::Quantile;
-use crate::report::{length, rate};
+use crate::report::format::{latency_in, rate_in, share_in};
 
 /// One of the three series every report keeps apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,20 +139,25 @@ impl Slo {
         }
     }
 
-    /// A value of this metric with its unit.
+    /// A value of this metric with its unit, as reports write it elsewhere; with more digits where those would say that
+    /// the objective came out the other way.
     pub fn format(&self, value: f64) -> String {
-        match self.metric {
-            Metric::Percentile(..) | Metric::Max(..) => {
-                // Above a millisecond the digits below a microsecond are the histogram's, not the target's.
-                let ns = value as u64;
-                let shown = if ns < 1_000_000 { ns } else { ns / 1_000 * 1_000 };
-                length(Duration::from_nanos(shown))
-            }
-            Metric::ErrorRatio(_) => format!("{:.4} %", value * 100.0),
-            Metric::RatePerSecond => rate(value),
-        }
+        let written = |more| match self.metric {
+            Metric::Percentile(..) | Metric::Max(..) => latency_in(value as u64, more),
+            Metric::ErrorRatio(_) => share_in(value, more),
+            Metric::RatePerSecond => rate_in(value, more),
+        };
+        let says_the_same = |said: f64| {
+            let is_end = |value: f64| value == 0.0 || value == 1.0;
+            self.holds(said) == self.holds(value) && (is_end(value) || !is_end(said))
+        };
+        let fits = (0..MORE_DIGITS_MAX).map(written).find(|(_, said)| says_the_same(*said));
+        fits.unwrap_or_else(|| written(MORE_DIGITS_MAX)).0
     }
 }
+
+/// Digits that may be needed to tell a value from its bound: more than a double has are never there.
+const MORE_DIGITS_MAX: usize = 12;
 
 impl FromStr for Slo {
     type Err = SloError;
@@ -432,6 +436,38 @@ mod tests {
         ] {
             let error = text.parse::<Slo>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_written_as_in_the_tables_unless_that_would_contradict_what_became_of_it() {
+        use crate::report::{latency, rate};
+        for ns in [7.0, 999.0, 152_345.0, 49_870_000.0, 87_345_678.0, 1_304_999_999.0] {
+            let slo: Slo = "p99<50ms".parse().unwrap();
+            assert_eq!(slo.format(ns), latency(ns as u64));
+        }
+        for per_second in [0.3, 12.34, 2_999.84, 18_950.0] {
+            assert_eq!("rate>19k/s".parse::<Slo>().unwrap().format(per_second), rate(per_second));
+        }
+        for (slo, value, written) in [
+            ("p99<50ms", 50_040_000.0, "50.0 ms"),
+            ("p99<50ms", 49_960_000.0, "49.96 ms"),
+            ("p99<50ms", 49_999_999.0, "49.999999 ms"),
+            ("p99<=50ms", 50_040_000.0, "50.04 ms"),
+            ("p99<=50ms", 50_000_001.0, "50.000001 ms"),
+            ("max<1s", 999_900_000.0, "0.9999 s"),
+            ("errors<0.1%", 0.0012, "0.12 %"),
+            ("errors<0.1%", 0.00099, "0.099 %"),
+            ("errors<1%", 0.000_004, "0.0004 %"),
+            ("errors>=0.1%", 0.000_999_5, "0.0999 %"),
+            ("errors<1%", 0.0, "0.00 %"),
+            ("errors<1%", 1.0, "100.00 %"),
+            ("errors<1%", 0.999_999, "99.9999 %"),
+            ("rate>19k/s", 19_000.04, "19,000.04/s"),
+            ("rate>=19k/s", 18_999.96, "18,999.96/s"),
+            ("rate>=2/s", 1.999, "1.999/s"),
+        ] {
+            assert_eq!(slo.parse::<Slo>().unwrap().format(value), written, "{slo} {value}");
         }
     }
 
