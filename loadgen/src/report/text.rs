@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::fit::fit;
 use super::format::{bytes, count, latency, percent, plan, plural, rate, seconds};
 use crate::measure::thresholds::{RUN_DELAY_MEAN_SUSPECT_NS, STALL_FROM_NS, TOUCHED_FROM_NS};
-use crate::measure::{Around, FaultWindow, Grade, PERCENTILES, Series, Stretch, Summary};
+use crate::measure::{Around, FaultWindow, Grade, PERCENTILES, Series, Stretch, Summary, TENTH_NS};
 
 /// Lists longer than this are cut, and say so.
 const ROWS_MAX: usize = 3;
@@ -251,7 +251,8 @@ fn faults(out: &mut String, faults: &[FaultWindow]) {
             for (name, stretch) in
                 [("before", &around.before), ("during", &around.during), ("after", &around.after)]
             {
-                stretch_row(out, name, stretch);
+                let note = (name == "before").then(|| left_out(fault, stretch));
+                stretch_row(out, name, stretch, note);
             }
         }
     }
@@ -268,7 +269,17 @@ fn recovery(around: &Around) -> String {
     }
 }
 
-fn stretch_row(out: &mut String, name: &str, stretch: &Stretch) {
+/// What stands between the end of a calm before and its fault, and is in neither.
+fn left_out(fault: &FaultWindow, before: &Stretch) -> String {
+    let until = seconds(before.end_ns);
+    // Windows begin and end with a tenth of a second, and one is left out.
+    match fault.start_ns.saturating_sub(before.end_ns) < 2 * TENTH_NS {
+        true => format!("until {until}: what the fault met in flight is in neither"),
+        false => format!("{} – {until}: the last calm before it", seconds(before.start_ns)),
+    }
+}
+
+fn stretch_row(out: &mut String, name: &str, stretch: &Stretch, note: Option<String>) {
     if stretch.due == 0 {
         let why = match (stretch.end_ns > stretch.start_ns, name) {
             (true, _) => "nothing was due",
@@ -288,7 +299,8 @@ fn stretch_row(out: &mut String, name: &str, stretch: &Stretch) {
         }
         _ => String::new(),
     };
-    let failed = format!("{} failed{causes}", count(stretch.failed));
+    let note = note.map_or(String::new(), |note| format!("; {note}"));
+    let failed = format!("{} failed{causes}{note}", count(stretch.failed));
     let ok = rate(stretch.ok_per_second);
     let [p50, p95, p99] = stretch_percentiles(stretch);
     let _ = writeln!(out, "  {name:<7} {ok:>9} ok  p50 {p50:>9}  p95 {p95:>9}  p99 {p99:>9}  {failed}");
@@ -378,6 +390,25 @@ fn cut<T>(out: &mut String, rows: &[T], line: impl Fn(&T) -> String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_between_a_calm_and_its_fault_is_told() {
+        const MS: u64 = 1_000_000;
+        for (start_ms, calm_ms, told) in [
+            (8_000, 7_900, "until 7.9 s: what the fault met in flight is in neither"),
+            (8_099, 7_900, "until 7.9 s: what the fault met in flight is in neither"),
+            (8_100, 7_900, "3 s – 7.9 s: the last calm before it"),
+        ] {
+            let fault = FaultWindow { start_ns: start_ms * MS, ..FaultWindow::default() };
+            let (start_ns, end_ns) = (3_000 * MS, calm_ms * MS);
+            let before = Stretch { start_ns, end_ns, due: 1, ..Stretch::default() };
+            assert_eq!(left_out(&fault, &before), told, "{start_ms}");
+            let around = Around { before, ..Around::default() };
+            let mut out = String::new();
+            faults(&mut out, &[FaultWindow { around: Some(around), ..fault }]);
+            assert_eq!(out.matches(told).count(), 1, "{out}");
+        }
+    }
 
     #[test]
     fn a_percentile_that_is_a_lower_bound_is_marked() {
