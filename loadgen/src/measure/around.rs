@@ -79,12 +79,13 @@ impl Tenths<'_> {
     fn stretch(&self, start: u64, end: u64) -> Stretch {
         let end = end.max(start);
         let (mut good, mut bad) = (Coarse::default(), Coarse::default());
-        let (mut failed, mut silent) = (0, 0);
+        let (mut failed, mut silent, mut own) = (0, 0, 0);
         for (_, tenth) in self.within(start, end) {
             good.merge(&tenth.good);
             bad.merge(&tenth.bad);
             failed += tenth.failures.iter().sum::<u64>();
             silent += tenth.failures[Failure::Silent as usize];
+            own += tenth.own_failures();
         }
         let cause = self.causes.as_ref().map(|causes| {
             let mut sum = Cause::default();
@@ -102,6 +103,7 @@ impl Tenths<'_> {
             ok_per_second: if end > start { good.count() as f64 / seconds } else { 0.0 },
             failed,
             injected: cause.map(|cause| cause.injected),
+            own,
             unknown: cause.map_or(0, |cause| cause.unknown),
             lower_bounds: bad.count() - (failed - silent).min(bad.count()),
             p50: all.quantile(Quantile::P50),

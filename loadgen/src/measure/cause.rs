@@ -5,9 +5,13 @@
 //! second to spare on both sides (a second, where a proxy tells once a second), and if no other request has been put down
 //! to that fault. So no more failures are called injected than were.
 //!
+//! A timeout of which half of the wait or more was the generator's own part is the generator's own, whatever was injected
+//! meanwhile, and no fault is matched with it.
+//!
 //! Of the timeouts that are left, some nobody can tell: those of requests that waited for a connection while faults held
 //! connections, or in the line that such faults had left; and all that fell into a time for which a proxy did not say how
-//! long it held what. They are not known. Every other failure that was not injected is natural.
+//! long it held what. They are not known. Every other failure that was not injected is natural: injected, the generator's
+//! own, natural and not known add up to all, in each tenth of a second.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +32,7 @@ const MADE_BY: [(Failure, Failure); 5] = [
 /// Behaviors that keep a connection busy for longer than its request needs it.
 const HOLDS: [&str; 3] = ["delay", "hang", "throttle"];
 
-/// Failures by cause, of the requests due in a tenth; what is neither is natural.
+/// Failures by cause, of the requests due in a tenth and without the generator's own; what is neither is natural.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cause {
     pub(super) injected: u64,
@@ -62,7 +66,7 @@ pub(super) fn vague_by_plan(plan: &Plan, windows: &[FaultWindow]) -> Vec<Span> {
 /// A planned fault is in force by then.
 const APPLIED_WITHIN_NS: u64 = 2_000_000_000;
 
-/// The failures among the requests due in each tenth that are not natural; tenths without any are missing.
+/// The failures among the requests due in each tenth that were injected or are not known; tenths without any are missing.
 pub(super) fn causes(
     tenths: &BTreeMap<u64, &Tenth>,
     injections: &Injections,
@@ -75,14 +79,15 @@ pub(super) fn causes(
     let mut matched: BTreeMap<(Failure, u64), u64> = BTreeMap::new();
     for (failure, made_by) in MADE_BY {
         for (tenth, seen) in tenths {
+            let failures = seen.failures_not_own()[failure as usize];
             let of_this = matched.entry((failure, *tenth)).or_default();
             let until = ended_by(*tenth, seen) + slack;
             let range = (made_by, tenth.saturating_sub(slack))..=(made_by, until);
             // The earliest first: later ones may still serve later requests.
-            while seen.failures[failure as usize] > *of_this
+            while failures > *of_this
                 && let Some((at, count)) = left.range_mut(range.clone()).next()
             {
-                let (at, taken) = (*at, (seen.failures[failure as usize] - *of_this).min(*count));
+                let (at, taken) = (*at, (failures - *of_this).min(*count));
                 *of_this += taken;
                 *count -= taken;
                 if *count == 0 {
@@ -94,10 +99,11 @@ pub(super) fn causes(
     }
     let held = held(tenths, windows);
     for (tenth, seen) in tenths {
-        let silent = seen.failures[Failure::Silent as usize];
+        let failures = seen.failures_not_own();
+        let silent = failures[Failure::Silent as usize];
         // A fault that was told was met by a request on its connection, as far as there are such.
         let left = silent - matched.get(&(Failure::Silent, *tenth)).copied().unwrap_or_default();
-        let all = seen.failures.iter().sum::<u64>();
+        let all = failures.iter().sum::<u64>();
         let touches = |span: &Span| {
             span.from_ns / TENTH_NS <= ended_by(*tenth, seen) + slack
                 && span.to_ns.div_ceil(TENTH_NS) + slack > *tenth

@@ -232,6 +232,9 @@ pub struct Stretch {
     pub failed: u64,
     /// Of the failed, those that a proxy injected; `None` when that is not known of any.
     pub injected: Option<u64>,
+    /// Of the failed, the timeouts that the generator made itself, which is always known.
+    #[serde(default)]
+    pub own: u64,
     /// Of the failed, those of which it is not known, where it is of others.
     #[serde(default)]
     pub unknown: u64,
@@ -250,8 +253,13 @@ pub struct Stretch {
 }
 
 impl Stretch {
-    /// Of the failed, those that no proxy injected; `None` when that is not known of any.
+    /// Of the failed, those that neither a proxy injected nor the generator made; `None` when that is not known of any.
     pub fn natural(&self) -> Option<u64> {
-        self.injected.map(|injected| self.failed.saturating_sub(injected + self.unknown))
+        self.injected.map(|injected| self.failed.saturating_sub(injected + self.own + self.unknown))
+    }
+
+    /// Of the failed, those of which nobody can tell whether they are injected or natural.
+    pub fn not_known(&self) -> u64 {
+        if self.injected.is_some() { self.unknown } else { self.failed.saturating_sub(self.own) }
     }
 }

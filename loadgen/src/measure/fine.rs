@@ -184,6 +184,9 @@ pub struct Tenth {
     /// Of the [`Failure::Silent`] among them, those that waited for a connection for half of their time or longer: what
     /// held the connections made them, not what their own exchange met.
     pub queued: u64,
+    /// Of the [`Failure::Silent`] among them, those of which half of the wait or more was the generator's own part: it made
+    /// them. None of these is among the `queued`.
+    pub own: u64,
     /// The longest of three times, in nanoseconds, exact: see [`Longest`].
     pub longest: [u64; Longest::COUNT],
     /// Response of those due in it that were answered well.
@@ -198,6 +201,18 @@ impl Tenth {
         *self == Tenth::default()
     }
 
+    /// What became of those due in it that failed, by [`Failure`], without those that the generator made itself.
+    pub fn failures_not_own(&self) -> [u64; Failure::COUNT] {
+        let mut failures = self.failures;
+        failures[Failure::Silent as usize] -= self.own_failures();
+        failures
+    }
+
+    /// Those due in it that the generator made time out itself; what comes over the wire may say more than timed out.
+    pub fn own_failures(&self) -> u64 {
+        self.own.min(self.failures[Failure::Silent as usize])
+    }
+
     /// Adds another part of the same tenth.
     pub fn merge(&mut self, other: &Tenth) {
         self.planned += other.planned;
@@ -207,6 +222,7 @@ impl Tenth {
             *ours += theirs;
         }
         self.queued += other.queued;
+        self.own += other.own;
         for (ours, theirs) in self.longest.iter_mut().zip(other.longest) {
             *ours = (*ours).max(theirs);
         }
@@ -223,7 +239,7 @@ impl Tenth {
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let counts = [self.planned, self.ok, self.failed].into_iter().chain(self.failures);
-        for number in counts.chain([self.queued]).chain(self.longest) {
+        for number in counts.chain([self.queued, self.own]).chain(self.longest) {
             push_number(out, number);
         }
         for coarse in [&self.good, &self.bad] {
@@ -244,7 +260,7 @@ impl Tenth {
         for failures in &mut tenth.failures {
             *failures = take_number(bytes)?;
         }
-        tenth.queued = take_number(bytes)?;
+        [tenth.queued, tenth.own] = [take_number(bytes)?, take_number(bytes)?];
         for longest in &mut tenth.longest {
             *longest = take_number(bytes)?;
         }
@@ -290,7 +306,7 @@ fn take_number(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
 /// A second to record into; nothing is allocated after it was made.
 #[derive(Debug)]
 pub(super) struct Second {
-    counters: [[u64; 4 + Failure::COUNT]; TENTHS],
+    counters: [[u64; 5 + Failure::COUNT]; TENTHS],
     longest: [[u64; Longest::COUNT]; TENTHS],
     /// Per tenth, the good and then the bad.
     buckets: Box<[u32]>,
@@ -323,7 +339,7 @@ impl Second {
     pub(super) fn response(&mut self, tenth: usize, outcome: Outcome, value_ns: u64, count: u64) {
         let is_good = outcome == Outcome::Ok;
         if let Some(failure) = Failure::of(outcome) {
-            self.counters[tenth][4 + failure as usize] += count;
+            self.counters[tenth][5 + failure as usize] += count;
         }
         let bucket = &mut self.buckets[(tenth * 2 + usize::from(!is_good)) * BUCKETS + bucket_of(value_ns)];
         *bucket = bucket.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
@@ -332,6 +348,11 @@ impl Second {
     /// Requests that were due in this tenth timed out, and waited for a connection for half of their time or longer.
     pub(super) fn queued(&mut self, tenth: usize, count: u64) {
         self.counters[tenth][3] += count;
+    }
+
+    /// Requests that were due in this tenth timed out, and half of their wait or more was the generator's own part.
+    pub(super) fn own(&mut self, tenth: usize, count: u64) {
+        self.counters[tenth][4] += count;
     }
 
     /// One of the times of which the longest is kept.
@@ -343,10 +364,10 @@ impl Second {
     /// Hands over and forgets what was recorded; the memory stays.
     pub(super) fn take(&mut self) -> [Tenth; TENTHS] {
         let taken = std::array::from_fn(|tenth| {
-            let [planned, ok, failed, queued, failures @ ..] = self.counters[tenth];
+            let [planned, ok, failed, queued, own, failures @ ..] = self.counters[tenth];
             let at = |part: usize| &self.buckets[(tenth * 2 + part) * BUCKETS..][..BUCKETS];
             let (longest, good, bad) = (self.longest[tenth], Coarse::of(at(0)), Coarse::of(at(1)));
-            Tenth { planned, ok, failed, failures, queued, longest, good, bad }
+            Tenth { planned, ok, failed, failures, queued, own, longest, good, bad }
         });
         self.counters = Default::default();
         self.longest = Default::default();
@@ -379,6 +400,7 @@ mod tests {
         second.response(3, Outcome::Ok, 5_000_000, 1);
         second.response(3, Outcome::Error(ErrorKind::Status5xx), 90_000_000, 1);
         second.queued(5, 1);
+        second.own(6, 2);
         [7, 9, 8].into_iter().for_each(|ns| second.longest(5, Longest::Own, ns));
         second.longest(5, Longest::Stall, u64::MAX);
         let taken = second.take();
@@ -386,6 +408,7 @@ mod tests {
         assert_eq!((taken[4].ok, taken[4].failed, taken[3].failures), (1, 2, [1, 0, 0, 0]));
         assert_eq!(taken[3].response().count_above(50_000_000), 1);
         assert_eq!((taken[5].queued, taken[5].longest), (1, [0, 9, Longest::HIGHEST_NS]));
+        assert_eq!((taken[6].own, taken[5].own), (2, 0));
         assert!(second.take().iter().all(Tenth::is_empty));
     }
 

@@ -224,7 +224,7 @@ pub struct Timeline {
 }
 
 /// "frt" and the version of the layout below.
-const MAGIC: [u8; 4] = *b"frt3";
+const MAGIC: [u8; 4] = *b"frt4";
 
 impl Timeline {
     /// Adds one second, or a part of it.

@@ -53,14 +53,16 @@ impl Figures<'_> {
         let all = error + timeout + censored + dropped;
         let ratio = |count: u64| count as f64 / planned.max(1) as f64;
         // From the least to the most that it can be: the same when it is known.
-        let unknown = self.causes.unknown;
+        let Causes { unknown, own, .. } = *self.causes;
+        // What the generator made time out itself is known always, and neither natural nor injected.
+        let others = all - own;
         let (least, most) = match (cause, self.causes.injected) {
             (Cause::Any, _) => (all, all),
-            (Cause::Natural, Some(injected)) => (all - injected - unknown, all - injected),
+            (Cause::Natural, Some(injected)) => (others - injected - unknown, others - injected),
             (Cause::Injected, Some(injected)) => (injected, injected + unknown),
             // What is never sent or never answered is no injected failure.
-            (Cause::Natural, None) => (censored + dropped, all),
-            (Cause::Injected, None) => (0, error + timeout),
+            (Cause::Natural, None) => (censored + dropped, others),
+            (Cause::Injected, None) => (0, error + timeout - own),
         };
         let (least, most) = (ratio(least), ratio(most));
         let actual = match &self.causes.unknown_because {

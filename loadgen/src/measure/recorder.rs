@@ -127,16 +127,17 @@ impl Recorder {
         let Some(at) = self.ended(due, done, outcome, warm_up, 1) else { return };
         self.record_at(at, SERVICE + outcome.class() as usize, nanos(sent, done), 1);
         self.lag(at, due, nanos(due, sent), 1);
-        // From due to ready the target held all connections.
-        if outcome == Outcome::Timeout && nanos(due, ready) >= nanos(due, done).div_ceil(2) {
-            let tenth = self.tenth(due);
-            self.fine_at(at).queued(tenth, 1);
-        }
         let seen_late = seen_late.min(done.since(sent));
         let own_ns = nanos(ready, sent) + as_nanos(seen_late);
         self.own_part(at, due, own_ns, 1);
         if outcome == Outcome::Timeout {
-            self.own_timeout(at, own_ns, nanos(due, done), 1);
+            let waited_ns = nanos(due, done);
+            let is_own = self.own_timeout(at, due, own_ns, waited_ns, 1);
+            // From due to ready the target held all connections.
+            if !is_own && nanos(due, ready) >= waited_ns.div_ceil(2) {
+                let tenth = self.tenth(due);
+                self.fine_at(at).queued(tenth, 1);
+            }
         }
     }
 
@@ -160,14 +161,12 @@ impl Recorder {
         self.slot(now).interval.timeouts_without_connection += count;
         if at.is_some() {
             let (at, tenth) = (self.slot_index(due), self.tenth(due));
-            // Else it was the generator that held it back.
-            if own * 2 < now.since(due) {
-                self.fine_at(at).queued(tenth, count);
-            }
             self.lag(at, due, nanos(due, now), count);
             let own_ns = as_nanos(own.min(now.since(due)));
             self.own_part(at, due, own_ns, count);
-            self.own_timeout(at, own_ns, nanos(due, now), count);
+            if !self.own_timeout(at, due, own_ns, nanos(due, now), count) {
+                self.fine_at(at).queued(tenth, count);
+            }
         }
     }
 
@@ -216,9 +215,15 @@ impl Recorder {
         self.fine_at(at).longest(tenth, Longest::Lag, lag_ns);
     }
 
-    /// Requests that waited so long timed out, and so much of that was the generator's own.
-    fn own_timeout(&mut self, at: usize, own_ns: u64, waited_ns: u64, count: u64) {
-        self.slots[at].interval.own.timeouts += if own_ns >= waited_ns.div_ceil(2) { count } else { 0 };
+    /// Requests that waited so long timed out, and so much of that was the generator's own: whether it made them.
+    fn own_timeout(&mut self, at: usize, due: Instant, own_ns: u64, waited_ns: u64, count: u64) -> bool {
+        let is_own = own_ns >= waited_ns.div_ceil(2);
+        if is_own {
+            self.slots[at].interval.own.timeouts += count;
+            let tenth = self.tenth(due);
+            self.fine_at(at).own(tenth, count);
+        }
+        is_own
     }
 
     fn own_part(&mut self, at: usize, due: Instant, own_ns: u64, count: u64) {
@@ -538,7 +543,8 @@ mod tests {
         let interval = timeline.intervals().next().unwrap();
         assert_eq!((interval.counts.timeout, interval.own.timeouts), (6, 3));
         // Of the three that are not its own, two waited for a connection.
-        assert_eq!(interval.tenths[1].queued, 2, "{:?}", interval.tenths[1]);
+        let tenth = &interval.tenths[1];
+        assert_eq!((tenth.own, tenth.queued), (3, 2), "{tenth:?}");
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl Summary {
         });
         let mut windows = facts.faults.windows;
         let tenths: BTreeMap<_, _> = timeline.tenths().collect();
+        let own_failures = tenths.values().map(|tenth| tenth.own_failures()).sum();
         let by_tenth = match &facts.faults.injected {
             Injected::Known(injections) => {
                 let mut injections = injections.clone();
@@ -94,7 +95,7 @@ impl Summary {
             _ => None,
         };
         let mut causes =
-            causes(&counts, by_tenth.as_ref(), facts.faults.injected.unknown_because(), own.timeouts);
+            causes(&counts, by_tenth.as_ref(), facts.faults.injected.unknown_because(), own_failures);
         if let Injected::Known(injections) = &facts.faults.injected {
             causes.not_kept = injections.not_kept;
         }
@@ -360,9 +361,11 @@ fn causes(
     counts: &Counts,
     by_tenth: Option<&BTreeMap<u64, cause::Cause>>,
     unknown_because: Option<&'static str>,
-    own_timeouts: u64,
+    own: u64,
 ) -> Causes {
     let failed = counts.error + counts.timeout;
+    let own = own.min(failed);
+    let failed = failed - own;
     let cause = by_tenth.map(|by_tenth| {
         let mut sum = cause::Cause::default();
         by_tenth.values().for_each(|cause| sum.add(*cause));
@@ -371,14 +374,13 @@ fn causes(
     // Of no failure, none is injected.
     let cause = cause.or((failed == 0).then(cause::Cause::default));
     let Some(cause) = cause else {
-        return Causes { unknown_because: unknown_because.map(str::to_owned), ..Causes::default() };
+        return Causes { own, unknown_because: unknown_because.map(str::to_owned), ..Causes::default() };
     };
     let injected = cause.injected.min(failed);
     let unknown = cause.unknown.min(failed - injected);
-    let own = own_timeouts.min(failed - injected - unknown);
     Causes {
         injected: Some(injected),
-        natural: Some(failed - injected - unknown - own),
+        natural: Some(failed - injected - unknown),
         own,
         unknown,
         not_kept: 0,
@@ -702,10 +704,13 @@ mod tests {
     fn timeouts_of_the_generators_own_are_no_natural_failures() {
         let counts = Counts { planned: 100, sent: 100, error: 10, timeout: 20, ok: 70, ..Counts::default() };
         let by_tenth = BTreeMap::from([(3, cause::Cause { injected: 12, unknown: 4 })]);
-        for (own_timeouts, own, natural) in [(0, 0, 14), (5, 5, 9), (20, 14, 0)] {
-            let found = causes(&counts, Some(&by_tenth), None, own_timeouts);
+        for (own, natural) in [(0, 14), (5, 9), (14, 0)] {
+            let found = causes(&counts, Some(&by_tenth), None, own);
             assert_eq!((found.injected, found.own, found.natural), (Some(12), own, Some(natural)));
         }
-        assert_eq!(causes(&counts, None, Some("nobody told"), 5).own, 0, "not told apart");
+        let untold = causes(&counts, None, Some("nobody told"), 5);
+        assert_eq!((untold.own, untold.natural), (5, None), "the generator knows its own");
+        let all_own = causes(&counts, None, Some("nobody told"), 30);
+        assert_eq!((all_own.own, all_own.injected, all_own.natural), (30, Some(0), Some(0)));
     }
 }

@@ -183,7 +183,7 @@ pub struct Causes {
     pub injected: Option<u64>,
     /// Neither injected nor the generator's own; `None` when that is not known of any.
     pub natural: Option<u64>,
-    /// Timeouts that the generator made itself, where the others are told apart; 0 where they are not.
+    /// Timeouts that the generator made itself, which is always known; neither injected nor natural.
     #[serde(default)]
     pub own: u64,
     /// Of which it is not known, where it is of others: these, `own`, `injected` and `natural` add up to all.

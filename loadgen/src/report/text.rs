@@ -233,6 +233,11 @@ fn causes(summary: &Summary) -> Option<String> {
                 count(natural)
             ))
         }
+        (_, _, Some(why)) if causes.own > 0 => Some(format!(
+            "of {} failed: {} the generator's own; injected or natural of the others: not known, {why}",
+            count(failed),
+            count(causes.own)
+        )),
         (_, _, Some(why)) => Some(format!("injected or natural: not known, {why}")),
         _ => None,
     }
@@ -289,14 +294,20 @@ fn stretch_row(out: &mut String, name: &str, stretch: &Stretch, note: Option<Str
         let _ = writeln!(out, "  {name:<7} {why}");
         return;
     }
+    let own = match stretch.own {
+        0 => String::new(),
+        own => format!("{} the generator's own", count(own)),
+    };
     let causes = match (stretch.injected, stretch.natural()) {
         (Some(injected), Some(natural)) if stretch.failed > 0 => {
             let unknown = match stretch.unknown {
                 0 => String::new(),
                 unknown => format!(", {} not known", count(unknown)),
             };
-            format!(" ({} injected, {} natural{unknown})", count(injected), count(natural))
+            let own = if own.is_empty() { own } else { format!(", {own}") };
+            format!(" ({} injected{own}, {} natural{unknown})", count(injected), count(natural))
         }
+        _ if !own.is_empty() => format!(" ({own})"),
         _ => String::new(),
     };
     let note = note.map_or(String::new(), |note| format!("; {note}"));

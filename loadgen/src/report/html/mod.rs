@@ -290,6 +290,14 @@ fn requests(out: &mut String, summary: &Summary) {
             }
         }
     } else if let Some(why) = &summary.causes.unknown_because {
+        if summary.causes.own > 0 {
+            let _ = writeln!(
+                table,
+                "<tr><th scope=\"row\">of these the generator’s own</th><td>{}</td><td class=\"l note\">{}</td></tr>",
+                count(summary.causes.own),
+                percent(summary.causes.own, c.sent)
+            );
+        }
         let _ = writeln!(
             table,
             "<tr><th scope=\"row\">injected, natural</th><td>not known</td><td class=\"l note wrap\">{}</td></tr>",

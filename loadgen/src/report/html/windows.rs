@@ -66,12 +66,12 @@ fn around(out: &mut String, faults: &[FaultWindow]) {
         return;
     }
     let mut table = String::from(
-        "<table><thead><tr><th>before, during, after</th><th>from</th><th>to</th><th>due</th><th>good replies</th><th>failed</th><th>injected</th><th>natural</th><th>not known</th><th>p50</th><th>p95</th><th>p99</th><th>p99 if ok</th></tr></thead>\n",
+        "<table><thead><tr><th>before, during, after</th><th>from</th><th>to</th><th>due</th><th>good replies</th><th>failed</th><th>injected</th><th>the generator’s own</th><th>natural</th><th>not known</th><th>p50</th><th>p95</th><th>p99</th><th>p99 if ok</th></tr></thead>\n",
     );
     for fault in faults {
         let Some(around) = &fault.around else { continue };
         let name = format!("{} on {}", escape(&fault.behavior), escape(&fault.proxy));
-        let _ = writeln!(table, "<tbody><tr class=\"main\"><td class=\"l\" colspan=\"13\">{name}</td></tr>");
+        let _ = writeln!(table, "<tbody><tr class=\"main\"><td class=\"l\" colspan=\"14\">{name}</td></tr>");
         for (part, stretch) in
             [("before", &around.before), ("during", &around.during), ("after", &around.after)]
         {
@@ -93,7 +93,7 @@ fn row(out: &mut String, part: &str, stretch: &Stretch) {
         count(stretch.due)
     );
     if stretch.due == 0 {
-        out.push_str(&"<td>–</td>".repeat(9));
+        out.push_str(&"<td>–</td>".repeat(10));
         out.push_str("</tr>\n");
         return;
     }
@@ -102,13 +102,14 @@ fn row(out: &mut String, part: &str, stretch: &Stretch) {
     let [p50, p95, p99] = stretch_percentiles(stretch);
     let _ = writeln!(
         out,
-        "<td>{}</td><td>{} <small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{if_ok}</td></tr>",
+        "<td>{}</td><td>{} <small>{}</small></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{if_ok}</td></tr>",
         rate(stretch.ok_per_second),
         count(stretch.failed),
         percent(stretch.failed, stretch.due),
         or_unknown(stretch.injected),
+        count(stretch.own),
         or_unknown(stretch.natural()),
-        count(if stretch.injected.is_some() { stretch.unknown } else { stretch.failed }),
+        count(stretch.not_known()),
         p50,
         p95,
         p99
