@@ -63,6 +63,8 @@ pub(super) struct Line {
 
 #[derive(Clone)]
 pub(super) struct Band {
+    /// Which of the fault windows it is, from 1; `None` of a warm-up.
+    pub number: Option<usize>,
     pub from: f64,
     pub to: f64,
     pub label: String,
@@ -164,12 +166,16 @@ impl Chart {
             let (start, row, label) = match &places {
                 Some(places) => (places[index].0, places[index].1, escape(&band.label)),
                 None => {
-                    let number = (index + 1).to_string();
-                    if from < number_end {
+                    let is_number = band.number.is_some();
+                    let text = band.number.map_or_else(|| band.label.clone(), |number| number.to_string());
+                    let end = from + (text.chars().count() + 1) as f64 * LETTER;
+                    // A number is looked for, a name is not.
+                    let is_in_the_way = self.bands.get(index + 1).is_some_and(|next| x(next.from) < end);
+                    if from < number_end || !is_number && is_in_the_way {
                         continue;
                     }
-                    number_end = from + (number.len() + 1) as f64 * LETTER;
-                    (from, 0, number)
+                    number_end = end;
+                    (from, 0, escape(&text))
                 }
             };
             let at = if row == 0 { TOP - 6.0 } else { TOP + 12.0 };
@@ -196,20 +202,23 @@ impl Chart {
         if self.label_places(|value| LEFT + (WIDTH - LEFT - RIGHT) * axis.place(value)).is_some() {
             return None;
         }
-        let mut parts = Vec::new();
-        let mut first = 0;
-        for same in self.bands.chunk_by(|a, b| a.label == b.label) {
-            let (from, to) = (first + 1, first + same.len());
-            let numbers = if from == to { from.to_string() } else { format!("{from}–{to}") };
-            parts.push(format!("{numbers}: {}", escape(&same[0].label)));
-            first = to;
+        // One after the other as they come, each with the numbers of all that are alike.
+        let mut alike: Vec<(&str, Vec<usize>)> = Vec::new();
+        for band in &self.bands {
+            let Some(number) = band.number else { continue };
+            match alike.iter_mut().find(|(label, _)| *label == band.label) {
+                Some((_, numbers)) => numbers.push(number),
+                None => alike.push((&band.label, vec![number])),
+            }
         }
-        let more = parts.len().saturating_sub(NUMBERS_MAX);
-        parts.truncate(NUMBERS_MAX);
+        let more = alike.len().saturating_sub(NUMBERS_MAX);
+        let named = alike.iter().take(NUMBERS_MAX);
+        let mut parts: Vec<String> =
+            named.map(|(label, numbers)| format!("{} ({})", escape(label), ranges(numbers))).collect();
         if more > 0 {
-            parts.push(format!("and {more} more, in the table of fault windows"));
+            parts.push(format!("and {more} more"));
         }
-        Some(format!("Shaded, in order: {}.", parts.join("; ")))
+        Some(format!("Shaded: {}; numbers as in the table of fault windows.", parts.join("; ")))
     }
 
     /// The names of the lines for a window too narrow to show them at their ends.
@@ -381,6 +390,16 @@ fn rate_label(value: f64) -> String {
     if value < 100.0 { format!("{value:.0}/s") } else { rate(value) }
 }
 
+/// `1–3, 5, 7–8` of rising numbers.
+fn ranges(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [only] => only.to_string(),
+        [first, .., last] => format!("{first}–{last}"),
+        [] => String::new(),
+    });
+    runs.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,7 +477,8 @@ mod tests {
                 .map(|at| Band {
                     from: at as f64 * 0.6,
                     to: at as f64 * 0.6 + 0.5,
-                    label: if at < 6 { "100:hang on web" } else { "50:abort on web" }.to_owned(),
+                    number: Some(at + 1),
+                    label: if at % 4 < 3 { "100:hang on web" } else { "50:abort on web" }.to_owned(),
                     class: "fault",
                 })
                 .collect(),
@@ -468,9 +488,28 @@ mod tests {
         assert_eq!(chart(2).numbers(), None, "two rows");
         assert!(chart(2).svg().contains(">100:hang on web</text>"));
         let many = chart(8);
-        let said = "Shaded, in order: 1–6: 100:hang on web; 7–8: 50:abort on web.";
+        let said = "Shaded: 100:hang on web (1–3, 5–7); 50:abort on web (4, 8); numbers as in the table of fault windows.";
         assert_eq!(many.numbers().as_deref(), Some(said));
         assert!(many.svg().contains("y=\"18\">8</text>") && !many.svg().contains("on web"), "{}", many.svg());
+        // A warm-up has its name and takes no number; a chart of a part of the run keeps the numbers.
+        let mut part = chart(8);
+        part.bands
+            .insert(0, Band { from: 0.0, to: 0.1, number: None, label: "warm-up".into(), class: "warm" });
+        let svg = part.svg();
+        assert!(!svg.contains("warm-up") && svg.contains(">1</text>"), "the number has the place: {svg}");
+        part.bands.drain(..3);
+        part.bands
+            .insert(0, Band { from: 0.0, to: 0.9, number: None, label: "warm-up".into(), class: "warm" });
+        assert!(
+            part.numbers().unwrap().starts_with("Shaded: 100:hang on web (3, 5–7); 50"),
+            "{:?}",
+            part.numbers()
+        );
+        let svg = part.svg();
+        assert!(
+            svg.contains(">warm-up</text>") && svg.contains(">3</text>") && !svg.contains(">1</text>"),
+            "{svg}"
+        );
         assert_eq!(
             many.legend(),
             "<p class=\"legend\" aria-hidden=\"true\"><span class=\"key a\">p50</span></p>\n"

@@ -252,10 +252,11 @@ impl View<'_> {
         let mut bands = Vec::new();
         if summary.warm_up_ns > 0 {
             let end = summary.warm_up_ns as f64 / 1e9;
-            bands.push(Band { from: 0.0, to: end, label: "warm-up".to_owned(), class: "warm" });
+            bands.push(Band { from: 0.0, to: end, number: None, label: "warm-up".to_owned(), class: "warm" });
         }
-        for fault in &summary.faults {
+        for (index, fault) in summary.faults.iter().enumerate() {
             bands.push(Band {
+                number: Some(index + 1),
                 from: fault.start_ns as f64 / 1e9,
                 to: fault.end_ns as f64 / 1e9,
                 label: format!("{} on {}", fault.behavior, fault.proxy),

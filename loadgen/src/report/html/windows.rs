@@ -16,7 +16,7 @@ pub(super) fn windows(out: &mut String, summary: &Summary) {
     let has_seen = summary.faults.iter().any(|fault| fault.seen.is_some());
     let has_accuracy = summary.faults.iter().any(|fault| fault.accuracy_p50_ns.is_some());
     let mut table = String::from("<table><thead><tr>");
-    let mut heads = vec!["from", "to", "proxy", "behavior", "injected"];
+    let mut heads = vec!["number", "from", "to", "proxy", "behavior", "injected"];
     heads.extend(has_seen.then_some("of seen"));
     heads.extend(has_accuracy.then_some(["done − asked p50", "p99"]).into_iter().flatten());
     heads.push("p99 back");
@@ -26,10 +26,11 @@ pub(super) fn windows(out: &mut String, summary: &Summary) {
     }
     table.push_str("</tr></thead><tbody>\n");
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
-    for fault in &summary.faults {
+    for (index, fault) in summary.faults.iter().enumerate() {
         let _ = write!(
             table,
-            "<tr><td>{}</td><td>{}</td><td class=\"l\">{}</td><td class=\"l\"><code>{}</code></td>",
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td class=\"l\">{}</td><td class=\"l\"><code>{}</code></td>",
+            index + 1,
             seconds(fault.start_ns),
             seconds(fault.end_ns),
             escape(&fault.proxy),
@@ -66,11 +67,11 @@ fn around(out: &mut String, faults: &[FaultWindow]) {
         return;
     }
     let mut table = String::from(
-        "<table><thead><tr><th>before, during, after</th><th>from</th><th>to</th><th>due</th><th>good replies</th><th>failed</th><th>injected</th><th>the generator’s own</th><th>natural</th><th>not known</th><th>p50</th><th>p95</th><th>p99</th><th>p99 if ok</th></tr></thead>\n",
+        "<table><thead><tr><th>before, during, after</th><th>from</th><th>to</th><th>due</th><th>good replies</th><th>failed</th><th>injected</th><th>own</th><th>natural</th><th>not known</th><th>p50</th><th>p95</th><th>p99</th><th>p99 if ok</th></tr></thead>\n",
     );
-    for fault in faults {
+    for (index, fault) in faults.iter().enumerate() {
         let Some(around) = &fault.around else { continue };
-        let name = format!("{} on {}", escape(&fault.behavior), escape(&fault.proxy));
+        let name = format!("{}. {} on {}", index + 1, escape(&fault.behavior), escape(&fault.proxy));
         let _ = writeln!(table, "<tbody><tr class=\"main\"><td class=\"l\" colspan=\"14\">{name}</td></tr>");
         for (part, stretch) in
             [("before", &around.before), ("during", &around.during), ("after", &around.after)]
@@ -81,7 +82,7 @@ fn around(out: &mut String, faults: &[FaultWindow]) {
     }
     table.push_str("</table>\n");
     scrolling(out, "Before, during and after each fault window", &table);
-    out.push_str("<p class=\"caption\">Requests by when they were due, from tenths of a second; percentiles of all replies and lower bounds, 1.6 % off at most; ≥ stands before one that is a lower bound. Before ends a tenth of a second before the rules came: what was in flight then is in neither. p99 is back when, for a second, no more requests are slower than it was before, and no more fail.</p>\n");
+    out.push_str("<p class=\"caption\">Requests by when they were due, from tenths of a second; percentiles of all replies and lower bounds, 1.6 % off at most; ≥ stands before one that is a lower bound. Own: timeouts that the generator made itself. Before ends a tenth of a second before the rules came: what was in flight then is in neither. p99 is back when, for a second, no more requests are slower than it was before, and no more fail.</p>\n");
 }
 
 fn row(out: &mut String, part: &str, stretch: &Stretch) {
