@@ -1,26 +1,28 @@
 //! How a summary is made: merged seconds in, figures out. Every percentile comes from merged counts.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod near;
+mod window;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::around::{Tenths, look_around};
 use super::cause;
 use super::facts::{NodeReport, RunFacts, Shortages};
-use super::faults::{FaultWindow, Injected};
-use super::fine::{Longest, TENTH_NS, TENTHS, Tenth};
+use super::faults::Injected;
+use super::fine::TENTH_NS;
 use super::growth::growth;
 use super::histogram::Distribution;
 use super::interval::{Counts, Timeline};
 use super::objectives::Figures;
 use super::own::Own;
-use super::quantile::Quantile;
 use super::sample::{ErrorKind, OutcomeClass};
-use super::summary::{
-    Causes, CurvePoint, ErrorCount, NodeSummary, OwnSummary, Second, Series, Summary, TenthSummary,
-};
-use super::verdict::thresholds::{STALL_FROM_NS, WORKER_BUSY_KNOWN_FROM};
+use super::summary::{Causes, CurvePoint, ErrorCount, NodeSummary, OwnSummary, Second, Series, Summary};
+use super::verdict::thresholds::WORKER_BUSY_KNOWN_FROM;
 use super::verdict::{Signals, judge};
-use crate::scenario::{Load, OnNodeLoss, Pace, Plan, SeriesName, Stop};
+use crate::scenario::{Load, OnNodeLoss, SeriesName};
+use near::tenths_around;
+use window::{Window, typical_wait, user_time};
 
 impl Summary {
     /// Merges what the nodes measured and judges it.
@@ -150,72 +152,6 @@ impl Summary {
     }
 }
 
-/// The measured part of the time axis.
-struct Window {
-    warm_up: Duration,
-    measured: Duration,
-}
-
-impl Window {
-    fn of(facts: &RunFacts) -> Window {
-        let planned_end = facts.plan.duration();
-        // A run that stops by count ends with its last reply; one cut short, when it was cut.
-        let end = match planned_end {
-            Some(end) if facts.ended_early.is_none() => end,
-            Some(end) => end.min(facts.cut_after.unwrap_or(facts.ran_for)),
-            None => facts.ran_for,
-        };
-        let warm_up = facts.plan.phases.iter().filter(|phase| phase.warm_up).map(|phase| match phase.stop {
-            Stop::After(over) => over,
-            Stop::Requests(count) => match &phase.load {
-                Load::Open(Pace::Constant { rate }) => {
-                    Duration::from_secs_f64((count as f64 / rate.as_f64()).min(1e9))
-                }
-                _ => Duration::ZERO,
-            },
-        });
-        let warm_up = warm_up.sum::<Duration>().min(end);
-        Window { warm_up, measured: end - warm_up }
-    }
-
-    /// How many of the due requests can have ended within the run if that takes `wait_ns`: those due in its last moments
-    /// cannot. `None` where fewer than half were due early enough: a target that is slow is not told from a saturated one
-    /// then. Within a second the requests are taken to be spread evenly.
-    fn answerable(&self, timeline: &Timeline, wait_ns: f64) -> Option<f64> {
-        let last = wait_ns / 1e9;
-        if last > self.measured.as_secs_f64() / 2.0 {
-            return None;
-        }
-        let end = (self.warm_up + self.measured).as_secs_f64();
-        let due_by = end - last;
-        let of_second = |interval: &super::Interval| {
-            let from = f64::from(interval.second);
-            let over = (end - from).clamp(1e-9, 1.0);
-            interval.counts.planned as f64 * ((due_by - from) / over).clamp(0.0, 1.0)
-        };
-        Some(timeline.intervals().map(of_second).sum())
-    }
-
-    /// The measured part as long as anything happened in it: a run ends with its last reply.
-    fn actual(&self, ran_for: Duration) -> Duration {
-        self.measured.min(ran_for.saturating_sub(self.warm_up))
-    }
-}
-
-/// What a request of the run takes until it ends, on average: from its send to its reply, or its whole timeout. Of those
-/// that were unanswered at the end only a lower bound is known.
-fn typical_wait(timeline: &Timeline) -> f64 {
-    let class = |class: OutcomeClass| match class {
-        // With no connection until then, it has no time of service.
-        OutcomeClass::Timeout => timeline.response_of(class),
-        _ => timeline.service_of(class),
-    };
-    let (sum, count) = OutcomeClass::ALL.map(class).iter().fold((0.0, 0), |(sum, count), distribution| {
-        (sum + distribution.mean() * distribution.count() as f64, count + distribution.count())
-    });
-    sum / count.max(1) as f64
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -308,20 +244,6 @@ fn own_summary(timeline: &Timeline, user_time: Duration) -> OwnSummary {
     }
 }
 
-/// The time that all virtual users of a plan have together.
-fn user_time(plan: &Plan, window: &Window) -> Duration {
-    let users = plan.phases.iter().filter_map(|phase| match phase.load {
-        Load::Closed { users, .. } => Some((users, phase.stop)),
-        Load::Open(_) => None,
-    });
-    let each = users.map(|(users, stop)| match stop {
-        Stop::After(over) => over.saturating_mul(users),
-        // Only the last phase of users ends by count, and it ends with the run.
-        Stop::Requests(_) => window.measured.saturating_mul(users),
-    });
-    each.fold(Duration::ZERO, Duration::saturating_add)
-}
-
 fn node_summary(node: &NodeReport) -> NodeSummary {
     let counts = node.timeline.counts();
     let late = counts.timeout + counts.censored + counts.unsent;
@@ -392,56 +314,11 @@ fn causes(
 const UNKNOWN_BECAUSE: &str =
     "a fault may have held them or the connections that they waited for, or was not told of";
 
-/// Tenths before and after a window that the chart shows.
-const TENTHS_AROUND: u64 = 30;
-/// Tenths before and after a stall of the generator that the chart shows.
-const TENTHS_AROUND_STALL: u64 = 10;
-/// Tenths that a summary keeps: five minutes around windows and stalls.
-const TENTHS_MAX: usize = 3_000;
-
-fn tenths_around(timeline: &Timeline, windows: &[FaultWindow]) -> Vec<TenthSummary> {
-    let of_window = |window: &FaultWindow| {
-        let recovery = window.around.as_ref().and_then(|around| around.recovery_ns).unwrap_or(0);
-        let from = (window.start_ns / TENTH_NS).saturating_sub(TENTHS_AROUND);
-        (from, (window.end_ns.saturating_add(recovery)).div_ceil(TENTH_NS) + TENTHS_AROUND)
-    };
-    let of_stall = |(number, tenth): (u64, &Tenth)| {
-        let stall_ns = tenth.longest[Longest::Stall as usize];
-        let from = number.saturating_sub(TENTHS_AROUND_STALL);
-        (stall_ns >= STALL_FROM_NS)
-            .then(|| (from, number + stall_ns.div_ceil(TENTH_NS) + TENTHS_AROUND_STALL))
-    };
-    // Whole seconds: a chart has either a second or its tenths.
-    let second = |tenth: u64| tenth / TENTHS as u64;
-    let last = timeline.intervals().last().map_or(0, |interval| u64::from(interval.second));
-    let near = windows.iter().map(of_window).chain(timeline.tenths().filter_map(of_stall));
-    let near: BTreeSet<u64> = near.flat_map(|(from, to)| second(from)..=second(to).min(last)).collect();
-    let is_near = |tenth: u64| near.contains(&second(tenth));
-    let near = timeline.tenths().filter(|(number, _)| is_near(*number)).take(TENTHS_MAX);
-    near.map(|(number, tenth)| {
-        let response = tenth.response();
-        TenthSummary {
-            tenth: number,
-            planned: tenth.planned,
-            ok: tenth.ok,
-            failed: tenth.failed,
-            samples: response.count(),
-            p50: response.quantile(Quantile::P50),
-            p99: response.quantile(Quantile::P99),
-            max: response.max(),
-            lag_max: tenth.longest[Longest::Lag as usize],
-            own_max: tenth.longest[Longest::Own as usize],
-            own_stall_max: tenth.longest[Longest::Stall as usize],
-        }
-    })
-    .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::measure::{Environment, ErrorKind, Faults, Grade, Outcome, Recorder, Sample, WorkerUse};
-    use crate::scenario::{Phase, Rate};
+    use crate::scenario::{Pace, Phase, Plan, Rate, Stop};
     use fracas_dataplane::clock::Instant;
 
     fn facts(slo: &[&str]) -> RunFacts {
