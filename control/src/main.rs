@@ -8,6 +8,7 @@ mod checked;
 mod cli;
 mod clock_map;
 mod controller;
+mod durations;
 mod execution;
 mod fault_story;
 mod grpc;

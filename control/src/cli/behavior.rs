@@ -17,6 +17,7 @@ use super::exit::UsageError;
 use super::options::BehaviorOptions;
 use super::plain;
 use super::signals::Signals;
+use crate::durations;
 use crate::grpc::proxy_answers::behavior_kind_proto;
 use crate::wire::dial::Caller;
 
@@ -419,7 +420,7 @@ fn duration(duration: Duration) -> Option<prost_types::Duration> {
 }
 
 fn std(duration: Option<&prost_types::Duration>) -> Duration {
-    duration.and_then(|duration| Duration::try_from(*duration).ok()).unwrap_or_default()
+    durations::duration(duration.copied()).unwrap_or_default()
 }
 
 #[cfg(test)]

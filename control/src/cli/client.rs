@@ -8,6 +8,7 @@ use fracas_loadgen::report::latency as figure;
 
 use super::access::AccessArgs;
 use super::exit::UsageError;
+use crate::durations;
 use crate::wire::dial::{Caller, Dial, DialError};
 
 /// Where the controller is.
@@ -96,7 +97,7 @@ pub fn latency(nanos: u64) -> String {
 
 /// Ours of a duration; zero when missing.
 pub fn duration(duration: Option<prost_types::Duration>) -> Duration {
-    duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default()
+    durations::duration(duration).unwrap_or_default()
 }
 
 /// A clock's offset and its bound.

@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::bounds::{OPTION_BYTES_MAX, OPTIONS_MAX, check_count, check_text};
 use super::refusal::{self, invalid};
+use crate::durations;
 
 /// The rules of a message: a list, or a mix with options.
 pub fn rules_of(set: v1::RuleSet, field: &str) -> Result<Vec<Rule>, Status> {
@@ -208,8 +209,10 @@ pub fn std_duration(
     duration: Option<prost_types::Duration>,
     field: &str,
 ) -> Result<Option<Duration>, Status> {
-    let converted = duration.map(Duration::try_from).transpose();
-    converted.map_err(|_| invalid(field, "negative, or not a duration"))
+    match (duration, durations::duration(duration)) {
+        (Some(_), None) => Err(invalid(field, "negative, or not a duration")),
+        (_, converted) => Ok(converted),
+    }
 }
 
 /// A duration for a message.

@@ -11,6 +11,7 @@ use fracas_proto::v1::join_request::Message as Said;
 use fracas_proto::v1::join_response::Message as Told;
 
 use crate::clock_map::Exchange;
+use crate::durations::duration;
 use crate::node_registry::{NodeIdentity, Role};
 use crate::session::{
     Attempt, Delta, FaultOrder, Finished, FromNode, Timings, ToNode, WindowSeen, WorkerUsage,
@@ -372,11 +373,6 @@ pub fn counts_proto(counts: &Counts) -> v1::Counts {
 /// The wire's of a duration.
 pub fn duration_proto(duration: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
-}
-
-/// Ours of a duration; `None` when missing or negative.
-pub fn duration(duration: Option<prost_types::Duration>) -> Option<Duration> {
-    duration.and_then(|duration| Duration::try_from(duration).ok())
 }
 
 fn counts(counts: &v1::Counts) -> Counts {
