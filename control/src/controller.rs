@@ -407,7 +407,7 @@ impl Controller {
             let nodes = allocation.nodes;
             let ready_within = ready_within(&plan);
             let execution =
-                Execution::new(attempt.clone(), plan, plan_json.clone(), nodes.clone(), now + READY_WITHIN);
+                Execution::new(attempt.clone(), plan, plan_json.clone(), nodes.clone(), now + ready_within);
             let (run_nodes, seed) = (execution.run_nodes(), execution.plan().seed);
             self.executions.insert(id.clone(), execution);
             self.change(&id, |run| {

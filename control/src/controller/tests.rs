@@ -443,7 +443,9 @@ fn a_node_that_cannot_prepare_ends_the_run_and_frees_the_others() {
     world.ready("a", &id);
     assert_eq!(world.state(&next), RunState::Preparing, "an answer to another run changes nothing");
     world.ready("a", &next);
-    world.pass(Duration::from_secs(16), &["a", "b"]);
+    world.pass(Duration::from_secs(14), &["a", "b"]);
+    assert_eq!(world.state(&next), RunState::Preparing, "10 s, and 5 s to connect");
+    world.pass(Duration::from_secs(2), &["a", "b"]);
     let run = world.run(&next);
     assert_eq!((run.state, run.error.as_str()), (RunState::Errored, "not ready within 15 s: b"));
 }
