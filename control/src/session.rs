@@ -13,6 +13,12 @@ use crate::clock_map::Exchange;
 
 /// More often than this, heartbeats would be a load of their own.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+/// Between heartbeats, and between intervals.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Less than this is no silence.
+const LOST_AFTER_MIN: Duration = Duration::from_millis(100);
+/// The longest that a node goes on without its controller, whatever that one has said; as much as its flags allow.
+const ALONE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How patient both sides are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +39,16 @@ impl Timings {
         let default = Timings::default();
         let heartbeat = default.heartbeat.min(lost_after / 4).min(orphan_timeout / 4);
         Timings { heartbeat: heartbeat.max(HEARTBEAT_MIN), lost_after, orphan_timeout, ..default }
+    }
+
+    /// As a node keeps them, whatever its controller says.
+    pub fn within_limits(self) -> Timings {
+        Timings {
+            heartbeat: self.heartbeat.clamp(HEARTBEAT_MIN, PAUSE_MAX),
+            lost_after: self.lost_after.clamp(LOST_AFTER_MIN, ALONE_MAX),
+            orphan_timeout: self.orphan_timeout.min(ALONE_MAX),
+            interval: self.interval.clamp(HEARTBEAT_MIN, PAUSE_MAX),
+        }
     }
 }
 
@@ -271,5 +287,17 @@ mod tests {
         assert_eq!(heartbeat(10_000, 500), Duration::from_millis(125));
         assert_eq!(heartbeat(1_000, 30_000), Duration::from_millis(250));
         assert_eq!(heartbeat(0, 0), HEARTBEAT_MIN);
+    }
+
+    #[test]
+    fn a_node_keeps_times_within_limits() {
+        let all = |time| Timings { heartbeat: time, lost_after: time, orphan_timeout: time, interval: time };
+        let default = Timings::default();
+        assert_eq!(default.within_limits(), default);
+        let longest = Timings { heartbeat: PAUSE_MAX, interval: PAUSE_MAX, ..all(ALONE_MAX) };
+        assert_eq!(all(Duration::MAX).within_limits(), longest);
+        let shortest =
+            Timings { lost_after: LOST_AFTER_MIN, orphan_timeout: Duration::ZERO, ..all(HEARTBEAT_MIN) };
+        assert_eq!(all(Duration::ZERO).within_limits(), shortest);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! controller ◀──stream──▶ link (dials, hello, pongs) ◀──▶ member (decides) ◀──▶ load (threads of loadgen)
+//!                                                             └─▶ opening (plan, policy, connections) ─▶ member
 //! ```
 
 mod backoff;
@@ -11,36 +12,34 @@ pub mod identity;
 mod link;
 pub mod load;
 mod member;
+mod opening;
 mod outbox;
+mod pace;
 pub mod proxy_session;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::destination::Destinations;
 use fracas_dataplane::rng::Rng;
-use fracas_loadgen::arrival::Shard;
-use fracas_loadgen::scenario::Plan;
-use fracas_proto::v1;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
-use self::link::LinkEvent;
+use self::link::{LinkEvent, Say};
 use self::load::Generator;
-use self::member::Member;
+use self::member::{Member, Opened};
+use self::opening::Opener;
 use crate::grpc::session_proto;
+use crate::lookup::Lookups;
 use crate::node_registry::NodeIdentity;
 use crate::session::{FromNode, ToNode};
 use crate::wire::dial::Dial;
 
 /// How often time is told to pass.
 const TICK: Duration = Duration::from_millis(50);
-/// How long looking up a target may take.
-const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
-/// Events of the link that may wait.
-const EVENTS_MAX: usize = 256;
+/// Events of the link that may wait, each a message of at most 4 MiB; more wait in the link's own socket.
+const EVENTS_MAX: usize = 16;
 /// A stopped load is waited for this long before the process leaves.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -75,22 +74,25 @@ pub async fn run(
     mut tell: impl FnMut(News),
 ) -> Result<(), String> {
     let mut member = Member::new(Instant::now());
+    let mut carried = None;
     let (hello, hello_seen) = watch::channel(session_proto::agent_hello(&settings.identity, None));
     let (events, mut happened) = mpsc::channel(EVENTS_MAX);
     let rng = Rng::new(Instant::now().as_nanos());
     tokio::spawn(link::keep(settings.controller.clone(), hello_seen, events, rng));
-    let mut say_to: Option<mpsc::Sender<v1::JoinRequest>> = None;
+    let opener = Opener { generator, threads: settings.threads, lookups: Lookups::default() };
+    let mut opening: Option<JoinHandle<Result<Opened, String>>> = None;
+    let mut say_to: Option<Say> = None;
     let mut ticks = tokio::time::interval(TICK);
     let mut stop = std::pin::pin!(stop);
     loop {
         let say = tokio::select! {
             event = happened.recv() => match event {
-                Some(LinkEvent::Up(sender)) => {
-                    say_to = Some(sender);
+                Some(LinkEvent::Up(say)) => {
+                    say_to = Some(say);
                     tell(News::Joined);
                     member.on_up(Instant::now())
                 }
-                Some(LinkEvent::Told(told)) => on_told(&mut member, told, settings.threads, &generator).await,
+                Some(LinkEvent::Told(told)) => member.on_told(told, Instant::now()),
                 Some(LinkEvent::Down(reason)) => {
                     say_to = None;
                     member.on_down();
@@ -100,85 +102,48 @@ pub async fn run(
                 Some(LinkEvent::Refused(reason)) => return Err(reason),
                 None => return Ok(()),
             },
+            opened = end_of(&mut opening) => member.on_opened(opened, Instant::now()),
             _ = ticks.tick() => member.on_tick(Instant::now()),
             () = &mut stop => break,
         };
-        send(&say_to, say).await;
-        hello.send_replace(session_proto::agent_hello(&settings.identity, member.carried()));
+        if let Some(say_to) = &say_to {
+            say_to.all(say);
+        }
+        if let Some(order) = member.take_order() {
+            opening = Some(tokio::spawn(opener.clone().open(order)));
+        }
+        if carried.as_ref() != member.carried() {
+            carried = member.carried().cloned();
+            hello.send_replace(session_proto::agent_hello(&settings.identity, carried.as_ref()));
+        }
     }
     leave(&mut member, &say_to).await;
     Ok(())
 }
 
+/// Waits for what is being opened; for ever while nothing is.
+async fn end_of(opening: &mut Option<JoinHandle<Result<Opened, String>>>) -> Result<Opened, String> {
+    let Some(task) = opening else { return std::future::pending().await };
+    let opened = task.await.unwrap_or_else(|_| Err("it broke off while it got ready".to_owned()));
+    *opening = None;
+    opened
+}
+
 /// Stops a load that is on and tells how it ended, as far as that is quick.
-async fn leave(member: &mut Member, say_to: &Option<mpsc::Sender<v1::JoinRequest>>) {
+async fn leave(member: &mut Member, say_to: &Option<Say>) {
+    let say = |messages: Vec<FromNode>| {
+        if let Some(say_to) = say_to {
+            say_to.all(messages)
+        }
+    };
     let Some(attempt) = member.carried().cloned().filter(|_| member.is_loading()) else { return };
     let until = Instant::now() + LEAVE_WITHIN;
     let cancel = ToNode::Cancel { attempt, reason: "the agent was stopped".to_owned() };
-    send(say_to, member.on_told(cancel, Instant::now())).await;
+    say(member.on_told(cancel, Instant::now()));
     while member.is_loading() && Instant::now() < until {
         tokio::time::sleep(TICK).await;
-        send(say_to, member.on_tick(Instant::now())).await;
+        say(member.on_tick(Instant::now()));
     }
     // The stream's own task has yet to write what was handed to it.
     tokio::time::sleep(TICK).await;
-}
-
-async fn send(say_to: &Option<mpsc::Sender<v1::JoinRequest>>, say: Vec<FromNode>) {
-    let Some(sender) = say_to else { return };
-    for message in say {
-        // A closed channel means the session is down: the outbox keeps what matters.
-        if sender.send(session_proto::from_node_proto(message, Instant::now())).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn on_told(
-    member: &mut Member,
-    told: ToNode,
-    threads: Option<u32>,
-    generator: &Arc<dyn Generator>,
-) -> Vec<FromNode> {
-    let ToNode::Prepare { attempt, plan_json, shard_index, shard_count, ready_within, .. } = told else {
-        return member.on_told(told, Instant::now());
-    };
-    let may = member.may_prepare(&attempt);
-    let prepared = async {
-        may?;
-        let plan = read_plan(&plan_json, threads)?;
-        let shard = Shard::new(shard_index, shard_count)
-            .ok_or_else(|| format!("shard {shard_index} of {shard_count} does not exist"))?;
-        look_up(&plan, LOOKUP_WITHIN.min(ready_within)).await?;
-        let (generator, its_plan) = (generator.clone(), plan.clone());
-        let opening = tokio::task::spawn_blocking(move || generator.prepare(&its_plan, shard));
-        let prepared = opening.await.map_err(|_| "its generator panicked".to_owned())??;
-        Ok((plan, shard, prepared))
-    };
-    let prepared = prepared.await;
-    vec![member.on_prepared(attempt, prepared, Instant::now())]
-}
-
-fn read_plan(json: &[u8], threads: Option<u32>) -> Result<Plan, String> {
-    let mut plan: Plan =
-        serde_json::from_slice(json).map_err(|why| format!("it does not understand the plan: {why}"))?;
-    plan.validate().map_err(|why| why.to_string())?;
-    if let Some(threads) = threads {
-        plan.threads = threads;
-    }
-    Ok(plan)
-}
-
-/// Looks the target up and asks the policy.
-async fn look_up(plan: &Plan, within: Duration) -> Result<(), String> {
-    let (host, port) = (plan.target.host(), plan.target.port());
-    let found = tokio::time::timeout(within, tokio::net::lookup_host((host, port))).await;
-    let addresses: Vec<SocketAddr> = match found {
-        Err(_) => return Err(format!("looking up `{host}` took longer than {} s", within.as_secs())),
-        Ok(Err(why)) => return Err(format!("cannot look up `{host}`: {why}")),
-        Ok(Ok(addresses)) => addresses.collect(),
-    };
-    Destinations::default()
-        .check(host, &addresses)
-        .map_err(|refused| format!("the target is refused: {refused}"))
 }

@@ -18,12 +18,11 @@ use fracas_dataplane::proxy::leases::Term;
 use fracas_dataplane::proxy::{Handle, LeaseRequest, RuleStats};
 use fracas_dataplane::rng::Rng;
 use fracas_loadgen::measure::Failure;
-use fracas_proto::v1;
 use tokio::sync::{mpsc, watch};
 
-use super::News;
 use super::by_hand::ByHand;
-use super::link::{self, LinkEvent};
+use super::link::{self, LinkEvent, Say};
+use super::{EVENTS_MAX, News};
 use crate::grpc::session_proto;
 use crate::node_registry::NodeIdentity;
 use crate::session::{Attempt, FaultOrder, FromNode, Timings, ToNode, WindowSeen};
@@ -37,6 +36,9 @@ pub(super) const TELL_EVERY: Duration = Duration::from_secs(1);
 const RUN_OWNER: &str = "run ";
 /// Faults that one controller may have at a proxy process at a time.
 const FAULTS_MAX: usize = 1_000;
+
+/// Bytes of the rules of one fault.
+const RULES_BYTES_MAX: usize = 256 * 1024;
 
 /// A fault that was ordered and has not ended.
 struct Fault {
@@ -64,9 +66,9 @@ pub async fn join(
     let mut runs: Vec<Attempt> = Vec::new();
     let (hello, hello_seen) =
         watch::channel(session_proto::proxy_hello(&identity, known.clone(), &api, &runs));
-    let (events, mut happened) = mpsc::channel(256);
+    let (events, mut happened) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(link::keep(controller, hello_seen, events, Rng::new(Instant::now().as_nanos())));
-    let mut say_to: Option<mpsc::Sender<v1::JoinRequest>> = None;
+    let mut say_to: Option<Say> = None;
     let mut timings = Timings::default();
     let mut last_heard = Instant::now();
     let mut faults: Vec<Fault> = Vec::new();
@@ -76,8 +78,8 @@ pub async fn join(
         let mut say = Vec::new();
         tokio::select! {
             event = happened.recv() => match event {
-                Some(LinkEvent::Up(sender)) => {
-                    say_to = Some(sender);
+                Some(LinkEvent::Up(say)) => {
+                    say_to = Some(say);
                     tell(News::Joined);
                 }
                 Some(LinkEvent::Told(told)) => {
@@ -125,12 +127,8 @@ pub async fn join(
             (known, runs) = (names, with_faults);
             hello.send_replace(session_proto::proxy_hello(&identity, known.clone(), &api, &runs));
         }
-        if let Some(sender) = &say_to {
-            for message in say {
-                if sender.send(session_proto::from_node_proto(message, now)).await.is_err() {
-                    break;
-                }
-            }
+        if let Some(say_to) = &say_to {
+            say_to.all(say);
         }
     }
 }
@@ -201,6 +199,12 @@ fn apply(handle: &Handle, faults: &mut Vec<Fault>, order: FaultOrder, now: Insta
 }
 
 fn rules(order: &FaultOrder) -> Result<Vec<Rule>, String> {
+    let options = order.options.iter().map(|(name, values)| {
+        name.len() + values.iter().map(|(option, value)| option.len() + value.len()).sum::<usize>()
+    });
+    if order.behavior.len() + options.sum::<usize>() > RULES_BYTES_MAX {
+        return Err(format!("its rules have more than {} KiB", RULES_BYTES_MAX >> 10));
+    }
     fracas_dataplane::behavior::mix::parse(&order.behavior, &order.options).map_err(|why| why.to_string())
 }
 

@@ -23,6 +23,8 @@ pub const EPOCH: u64 = 1;
 /// What a node says in words is kept with its run, within these limits.
 const LINE_BYTES_MAX: usize = 2_048;
 const REASONS_MAX: usize = 32;
+/// Bytes of the id of a run or of a fault, or of the name of a proxy, that a controller says.
+const ID_BYTES_MAX: usize = 256;
 
 /// The first message of a node.
 #[derive(Clone, Debug)]
@@ -285,7 +287,8 @@ pub fn to_node_proto(message: ToNode, now: Instant) -> v1::JoinResponse {
     v1::JoinResponse { epoch: EPOCH, message: Some(message) }
 }
 
-/// Reads what the controller says; `None` for what this version does not know, which changes nothing.
+/// Reads what the controller says; `None` for what this version does not know and for ids that are none, which changes
+/// nothing.
 pub fn to_node(message: v1::JoinResponse) -> Option<ToNode> {
     Some(match message.message? {
         Told::Welcome(welcome) => {
@@ -298,14 +301,15 @@ pub fn to_node(message: v1::JoinResponse) -> Option<ToNode> {
                     lost_after: duration(welcome.lost_after).unwrap_or(default.lost_after),
                     orphan_timeout: duration(welcome.orphan_timeout).unwrap_or(default.orphan_timeout),
                     interval: duration(welcome.interval).unwrap_or(default.interval),
-                },
+                }
+                .within_limits(),
                 runs: attempts(welcome.runs),
             }
         }
         Told::Heartbeat(_) => ToNode::Heartbeat,
         Told::ClockPing(ping) => ToNode::ClockPing { id: ping.id },
         Told::Prepare(prepare) => ToNode::Prepare {
-            attempt: attempt(&prepare.run_id, prepare.attempt),
+            attempt: named(&prepare.run_id, prepare.attempt)?,
             plan_json: prepare.plan_json.into(),
             shard_index: prepare.shard_index,
             shard_count: prepare.shard_count,
@@ -313,23 +317,23 @@ pub fn to_node(message: v1::JoinResponse) -> Option<ToNode> {
             ready_within: duration(prepare.ready_within).unwrap_or_default(),
         },
         Told::Start(start) => ToNode::Start {
-            attempt: attempt(&start.run_id, start.attempt),
+            attempt: named(&start.run_id, start.attempt)?,
             start_at: Instant::from_nanos(start.start_at_ns),
             clock_error: Duration::from_nanos(start.clock_error_ns),
         },
         Told::Cancel(cancel) => {
-            ToNode::Cancel { attempt: attempt(&cancel.run_id, cancel.attempt), reason: cancel.reason }
+            ToNode::Cancel { attempt: named(&cancel.run_id, cancel.attempt)?, reason: line(cancel.reason) }
         }
         Told::IntervalAck(ack) => {
-            ToNode::IntervalAck { attempt: attempt(&ack.run_id, ack.attempt), sequence: ack.sequence }
+            ToNode::IntervalAck { attempt: named(&ack.run_id, ack.attempt)?, sequence: ack.sequence }
         }
         Told::ApplyFault(fault) => {
             let rules = fault.rules.unwrap_or_default();
             let options = rules.options.into_iter();
             ToNode::ApplyFault(FaultOrder {
-                fault: fault.fault_id,
-                attempt: attempt(&fault.run_id, fault.attempt),
-                proxy: fault.proxy,
+                fault: id(fault.fault_id)?,
+                attempt: named(&fault.run_id, fault.attempt)?,
+                proxy: id(fault.proxy)?,
                 behavior: rules.mix,
                 options: options
                     .map(|(name, options)| (name, options.values.into_iter().collect()))
@@ -338,9 +342,11 @@ pub fn to_node(message: v1::JoinResponse) -> Option<ToNode> {
                 duration: duration(fault.duration).unwrap_or_default(),
             })
         }
-        Told::RevokeFault(revoke) => ToNode::RevokeFault { fault: revoke.fault_id },
-        Told::Drain(drain) => ToNode::Error { message: format!("the controller drains: {}", drain.reason) },
-        Told::Error(error) => ToNode::Error { message: error.message },
+        Told::RevokeFault(revoke) => ToNode::RevokeFault { fault: id(revoke.fault_id)? },
+        Told::Drain(drain) => {
+            ToNode::Error { message: line(format!("the controller drains: {}", drain.reason)) }
+        }
+        Told::Error(error) => ToNode::Error { message: line(error.message) },
     })
 }
 
@@ -431,6 +437,16 @@ fn attempt(run: &str, number: u32) -> Attempt {
     Attempt { run: run.to_owned(), number }
 }
 
+/// The id of something, unless it is too long for one.
+fn id(text: String) -> Option<String> {
+    (text.len() <= ID_BYTES_MAX).then_some(text)
+}
+
+/// A run as a controller names it.
+fn named(run: &str, number: u32) -> Option<Attempt> {
+    (run.len() <= ID_BYTES_MAX).then(|| attempt(run, number))
+}
+
 fn attempts(runs: Vec<v1::RunAttempt>) -> Vec<Attempt> {
     runs.into_iter().map(|run| Attempt { run: run.run_id, number: run.attempt }).collect()
 }
@@ -440,8 +456,8 @@ fn attempts_proto(attempts: &[Attempt]) -> Vec<v1::RunAttempt> {
     attempts.iter().map(proto).collect()
 }
 
-/// What a node says in words, as it is kept: one line that is not too long.
-fn line(text: String) -> String {
+/// What the other side says in words, as it is kept and shown: one line that is not too long.
+pub fn line(text: String) -> String {
     match text.len() <= LINE_BYTES_MAX && !text.contains(char::is_control) {
         true => text,
         false => {

@@ -529,7 +529,8 @@ pub struct Welcome {
     /// Version of the controller.
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
-    /// Say something at least this often: 1 s.
+    /// Say something at least this often: 1 s. A node keeps 10 ms to 1 min of this and of `interval`, 100 ms to 24 h of
+    /// `lost_after`, and at most 24 h of `orphan_timeout`.
     #[prost(message, optional, tag = "3")]
     pub heartbeat: ::core::option::Option<::prost_types::Duration>,
     /// The controller gives a silent node up after this: 10 s.
@@ -581,7 +582,9 @@ pub struct ClockPong {
     #[prost(uint64, tag = "4")]
     pub agent_sent_ns: u64,
 }
-/// Get ready for a run: check the target by policy, resolve it, take memory, open sockets.
+/// Get ready for a run: check the target by policy, resolve it, take memory, open sockets. While it does, and until its
+/// load is over, the node takes no other; a repeat is answered once. After a Cancel one Prepare may wait until what was
+/// opened for the other is closed. What would take longer than an hour to open is refused.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Prepare {
     /// Id of the run.
@@ -631,7 +634,8 @@ pub struct Start {
     /// Number of the attempt.
     #[prost(uint32, tag = "2")]
     pub attempt: u32,
-    /// When, on this node's clock, in nanoseconds. In the past: the node answers with an error and does not start.
+    /// When, on this node's clock, in nanoseconds. In the past, or more than a minute ahead: the node answers with an
+    /// error, closes what it has opened, and does not start.
     #[prost(uint64, tag = "3")]
     pub start_at_ns: u64,
     /// Bound of the error of mapping that instant, in nanoseconds.
@@ -859,7 +863,9 @@ pub mod agent_service_client {
     /// `lost_after` is lost; a node that does not hear its controller for `orphan_timeout` stops its load and faults. Loads
     /// and faults belong to a (run, attempt): a controller that does not name it in its Welcome, because it was restarted, say,
     /// ends them.
-    /// Messages stay below 256 KiB. Instants are nanoseconds of CLOCK_MONOTONIC; each field says whose.
+    /// A node takes at most 10,000 messages a second, and none that is longer than 4 MiB; ids have at most 256 bytes. It dials
+    /// again when its controller does not answer within 5 s, begins with anything but one Welcome, is silent for `lost_after`,
+    /// or leaves 2,048 messages unread. Messages stay below 256 KiB. Instants are nanoseconds of CLOCK_MONOTONIC; each field says whose.
     #[derive(Debug, Clone)]
     pub struct AgentServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1019,7 +1025,9 @@ pub mod agent_service_server {
     /// `lost_after` is lost; a node that does not hear its controller for `orphan_timeout` stops its load and faults. Loads
     /// and faults belong to a (run, attempt): a controller that does not name it in its Welcome, because it was restarted, say,
     /// ends them.
-    /// Messages stay below 256 KiB. Instants are nanoseconds of CLOCK_MONOTONIC; each field says whose.
+    /// A node takes at most 10,000 messages a second, and none that is longer than 4 MiB; ids have at most 256 bytes. It dials
+    /// again when its controller does not answer within 5 s, begins with anything but one Welcome, is silent for `lost_after`,
+    /// or leaves 2,048 messages unread. Messages stay below 256 KiB. Instants are nanoseconds of CLOCK_MONOTONIC; each field says whose.
     #[derive(Debug)]
     pub struct AgentServiceServer<T> {
         inner: Arc<T>,
