@@ -18,6 +18,8 @@ use fracas_dataplane::clock::Instant;
 
 /// Two crystals of ±50 ppm drift apart by at most this much.
 const DRIFT_PARTS_PER_MILLION: u128 = 100;
+/// A longer one tells nothing of a clock that could be used, and starts wait for some round trips.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(10);
 /// Exchanges that are kept; at one in 5 s, the last 80 s.
 const EXCHANGES_MAX: usize = 16;
 
@@ -77,7 +79,7 @@ impl ClockMap {
         ClockMap { same_boot, estimates: VecDeque::new() }
     }
 
-    /// Takes an exchange in. One whose timestamps contradict each other is ignored and gives `false`.
+    /// Takes an exchange in. One whose timestamps contradict each other, or are too far apart, is ignored and gives `false`.
     pub fn add(&mut self, exchange: Exchange) -> bool {
         let Exchange { controller_sent, node_received, node_sent, controller_received } = exchange;
         let nanos = |instant: Instant| i128::from(instant.as_nanos());
@@ -90,6 +92,9 @@ impl ClockMap {
         let back = nanos(node_sent) - nanos(controller_received);
         let Ok(offset_ns) = i64::try_from((there + back) / 2) else { return false };
         let Ok(round_trip_ns) = u64::try_from(outside - inside) else { return false };
+        if round_trip_ns > ROUND_TRIP_MAX.as_nanos() as u64 {
+            return false;
+        }
         if self.estimates.len() == EXCHANGES_MAX {
             self.estimates.pop_front();
         }

@@ -20,7 +20,7 @@ use fracas_loadgen::scenario::Plan;
 
 use crate::clock_map::Offset;
 use crate::execution::{Execution, Findings, Progress, Stop};
-use crate::node_registry::{Node, NodeIdentity, NodeRegistry, Role, UnknownNode};
+use crate::node_registry::{Node, NodeIdentity, NodeRegistry, Role, UnknownNode, shown};
 use crate::run::{Run, RunResult, RunState};
 use crate::run_queue::{Available, QueueFull, RunQueue, Waiting};
 use crate::session::{Attempt, Timings, ToNode};
@@ -117,6 +117,11 @@ pub enum Effect {
         /// What.
         message: ToNode,
     },
+    /// End a session: another one has taken its place.
+    EndSession {
+        /// Number of the session.
+        session: u64,
+    },
     /// Write a report and call [`Controller::report_written`].
     WriteReport {
         /// Id of the run.
@@ -132,7 +137,7 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
     /// There is none.
-    #[error("there is no run `{0}`; `fracas run list` shows the ids")]
+    #[error("there is no run `{}`; `fracas run list` shows the ids", shown(.0))]
     NotFound(String),
     /// It is over.
     #[error("run {0} has ended already")]
@@ -439,14 +444,13 @@ impl Controller {
         let connected =
             || self.registry.nodes().filter(|node| node.role == Role::Agent && node.session.is_some());
         let drained_nodes = connected().filter(|node| node.drained).count();
-        let proxies = self.registry.nodes().flat_map(|node| &node.proxies);
+        let wanted: BTreeSet<&String> = self.queue.proxies().collect();
+        let live = if wanted.is_empty() { BTreeSet::new() } else { self.registry.live_proxies(now) };
+        let proxies = wanted.into_iter().filter(|name| live.contains(name.as_str())).cloned().collect();
         Available {
             busy_nodes: connected().count() - nodes.len() - drained_nodes,
             drained_nodes,
-            proxies: proxies
-                .filter(|name| self.registry.node_of_proxy(name, now).is_some())
-                .cloned()
-                .collect(),
+            proxies,
             nodes,
         }
     }
@@ -659,7 +663,7 @@ fn cores<'a>(nodes: impl Iterator<Item = &'a NodeIdentity>) -> u32 {
         let cores = by_machine.entry(machine).or_default();
         *cores = node.cores.max(*cores);
     }
-    by_machine.into_values().sum()
+    by_machine.into_values().fold(0, u32::saturating_add)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod labels;
 mod lookup;
 mod node_registry;
 mod outwaited;
+mod pace;
 mod prometheus;
 mod run;
 mod run_queue;

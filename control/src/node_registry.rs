@@ -4,12 +4,13 @@
 //! a process that returns in time has lost nothing, because it sends again what was not acknowledged. Another
 //! process under its name means that the first one is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
 
 use fracas_dataplane::config::is_proxy_name;
+use fracas_dataplane::proxy::PROXIES_MAX;
 
 use crate::clock_map::ClockMap;
 use crate::labels;
@@ -112,7 +113,9 @@ impl Node {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// Not a name.
-    #[error("`{0}` is not a node's name; take 1 to 64 letters, digits, `-`, `_` and inner dots for --name")]
+    #[error(
+        "`{}` is not a node's name; take 1 to 64 letters, digits, `-`, `_` and inner dots for --name", shown(.0)
+    )]
     Name(String),
     /// The name is taken by a live process.
     #[error("another process is connected as `{0}`; choose another --name")]
@@ -138,8 +141,13 @@ pub enum JoinError {
 
 /// A node that nobody joined as.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no node is called `{0}`; `fracas node list` shows the names")]
+#[error("no node is called `{}`; `fracas node list` shows the names", shown(.0))]
 pub struct UnknownNode(pub String);
+
+/// The beginning of a name that may be none, as it can be shown.
+pub fn shown(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_debug).collect()
+}
 
 /// What joining did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +156,8 @@ pub struct Joined {
     pub session: u64,
     /// Another process had the name; if it carried a run, this is the run that lost it.
     pub replaced: Option<String>,
+    /// The session of this name that it ends.
+    pub ended: Option<u64>,
 }
 
 /// The nodes, by name.
@@ -205,10 +215,11 @@ impl NodeRegistry {
                 (known.clock, known.proxies) = (ClockMap::new(same_boot), Vec::new());
             }
             (known.identity, known.role, known.peer) = (identity, role, peer);
-            (known.session, known.lost) = (Some(session), false);
+            let ended = known.session.replace(session);
+            known.lost = false;
             (known.connected_at, known.last_heard) = (now, now);
             self.last_session = session;
-            return Ok(Joined { session, replaced });
+            return Ok(Joined { session, replaced, ended });
         }
         if self.nodes.len() >= NODES_MAX {
             let lost = self.nodes.values().filter(|node| node.lost).min_by_key(|node| node.last_heard);
@@ -230,7 +241,7 @@ impl NodeRegistry {
             identity,
         };
         self.nodes.insert(node.identity.name.clone(), node);
-        Ok(Joined { session, replaced: None })
+        Ok(Joined { session, replaced: None, ended: None })
     }
 
     /// The node said something in `session`; `None` if that session is over.
@@ -245,7 +256,7 @@ impl NodeRegistry {
         let others = self.nodes.values().filter(|node| node.identity.name != name);
         let room = PROXY_NAMES_MAX.saturating_sub(others.map(|node| node.proxies.len()).sum());
         proxies.retain(|proxy| is_proxy_name(proxy));
-        proxies.truncate(room);
+        proxies.truncate(room.min(PROXIES_MAX as usize));
         if let Some(node) = self.nodes.get_mut(name) {
             node.proxies = proxies;
         }
@@ -303,6 +314,14 @@ impl NodeRegistry {
                 && node.proxies.iter().any(|name| name == proxy)
                 && node.clock.offset(now).is_some()
         })
+    }
+
+    /// The proxies of all nodes that are connected and whose clocks are known, in one pass.
+    pub fn live_proxies(&self, now: Instant) -> BTreeSet<&str> {
+        let live = |node: &&Node| {
+            node.session.is_some() && !node.proxies.is_empty() && node.clock.offset(now).is_some()
+        };
+        self.nodes.values().filter(live).flat_map(|node| &node.proxies).map(String::as_str).collect()
     }
 
     /// Gives a node no new run.
@@ -464,11 +483,16 @@ mod tests {
         let labels = (0..65).map(|index| (index.to_string(), String::new())).collect();
         let labelled = NodeIdentity { labels, ..identity("a", "1") };
         assert_eq!(registry.join(labelled, Role::Agent, String::new(), at(0)), Err(JoinError::TooLong));
-        for name in ["p", "q"] {
+        for name in ["l", "m", "n", "p", "q"] {
             registry.join(identity(name, "1"), Role::Proxy, String::new(), at(0)).unwrap();
         }
         let many = |count: usize| (0..count).map(|index| index.to_string()).collect::<Vec<_>>();
-        registry.set_proxies("p", many(PROXY_NAMES_MAX - 1));
+        let most = PROXIES_MAX as usize;
+        for name in ["l", "m", "n"] {
+            registry.set_proxies(name, many(most + 5));
+            assert_eq!(registry.node(name).unwrap().proxies.len(), most, "as many as a process can have");
+        }
+        registry.set_proxies("p", many(PROXY_NAMES_MAX - 3 * most - 1));
         registry.set_proxies("q", [many(5), vec!["no name".into(), "x".repeat(65)]].concat());
         assert_eq!(registry.node("q").unwrap().proxies, ["0"], "there is room for one more");
         registry.set_proxies("p", many(1));

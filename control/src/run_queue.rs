@@ -4,7 +4,7 @@
 //! A run that nobody could carry out, because more nodes are asked for than are connected or a proxy is gone, holds up
 //! nobody; it has a time to wait, and then leaves.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
@@ -40,8 +40,8 @@ pub struct Available {
     pub busy_nodes: usize,
     /// Nodes that are connected and drained.
     pub drained_nodes: usize,
-    /// Proxies that have joined.
-    pub proxies: Vec<String>,
+    /// Of the proxies that runs wait for, those that have joined.
+    pub proxies: BTreeSet<String>,
 }
 
 /// A run and the nodes that were given to it; shard `i` goes to node `i`.
@@ -130,6 +130,11 @@ impl RunQueue {
         expired
     }
 
+    /// The proxies that runs wait for.
+    pub fn proxies(&self) -> impl Iterator<Item = &String> {
+        self.waiting.iter().flat_map(|waiting| &waiting.proxies)
+    }
+
     /// A run's place, from 1.
     pub fn position(&self, run: &str) -> Option<usize> {
         self.waiting.iter().position(|waiting| waiting.run == run).map(|index| index + 1)
@@ -180,7 +185,7 @@ fn unmet(waiting: &Waiting, available: &Available) -> Option<String> {
             usable + available.drained_nodes,
         ));
     }
-    let missing = waiting.proxies.iter().find(|proxy| !available.proxies.contains(proxy))?;
+    let missing = waiting.proxies.iter().find(|proxy| !available.proxies.contains(proxy.as_str()))?;
     Some(format!(
         "has a fault for the proxy `{missing}`, which is not connected; start it with `fracas proxy --join`"
     ))
@@ -240,7 +245,7 @@ mod tests {
         assert_eq!(queue.pop(&two), None);
         let drained = Available { drained_nodes: 1, ..two.clone() };
         assert_eq!(queue.pop(&drained), None, "a drained node is nobody's");
-        let back = Available { proxies: vec!["cache".into()], ..two };
+        let back = Available { proxies: ["cache".into()].into(), ..two };
         assert_eq!(queue.pop(&back).unwrap().run, "gone");
         queue.push(waiting("late", 1)).unwrap();
         assert_eq!(queue.pop(&available(&["x", "y"], 1)), None, "the large one is first again");
@@ -291,7 +296,7 @@ mod tests {
             "needs 2 nodes: 2 connected, 1 free, 1 drained; start more with `fracas agent --join`"
         );
         let joined =
-            |free: &[&str], busy| Available { proxies: vec!["cache".into()], ..available(free, busy) };
+            |free: &[&str], busy| Available { proxies: ["cache".into()].into(), ..available(free, busy) };
         let busy = reasons(joined(&["x"], 1));
         assert_eq!(busy[0], "needs 2 nodes: 2 connected, 1 free, the others carry a run");
         assert_eq!(busy[1..], ["waits for 1 run before it", "waits for 2 runs before it"]);

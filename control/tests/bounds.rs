@@ -160,7 +160,8 @@ async fn a_message_of_a_node_that_is_long_is_read_and_one_that_is_none_ends_its_
     let long = "x".repeat(1 << 20);
     let error = say(Message::Error(v1::SessionError { message: long, ..Default::default() }));
     let interval_v1 = vec![0; 1 << 20];
-    let broken = say(Message::Interval(v1::Interval { interval_v1, ..Default::default() }));
+    let of_no_run = say(Message::Interval(v1::Interval { interval_v1, ..Default::default() }));
+    let none = v1::JoinRequest { message: None };
     let (said, words) = mpsc::channel(4);
     said.send(hello).await.unwrap();
     let mut told = client.join(ReceiverStream::new(words)).await.unwrap().into_inner();
@@ -169,6 +170,7 @@ async fn a_message_of_a_node_that_is_long_is_read_and_one_that_is_none_ends_its_
     let mut nodes = NodeServiceClient::connect(format!("http://{}", controller.api)).await.unwrap();
     let listed = nodes.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner().nodes;
     assert_eq!(listed.len(), 1);
-    said.send(broken).await.unwrap();
+    said.send(of_no_run).await.unwrap();
+    said.send(none).await.unwrap();
     while let Ok(Some(_)) = told.message().await {}
 }

@@ -14,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::backoff;
-use super::pace::Pace;
 use crate::grpc::session_proto::{self, line};
+use crate::pace::Pace;
 use crate::session::{FromNode, Timings, ToNode};
 use crate::wire::dial::{Dial, DialError};
 use crate::wire::server::MESSAGE_BYTES_MAX;
@@ -25,6 +25,9 @@ use crate::wire::server::MESSAGE_BYTES_MAX;
 const OUTGOING_MAX: usize = 2_048;
 /// How long a controller may take to answer the call, and then to say its welcome.
 const WELCOME_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a controller may say, far above what a fleet needs; what comes faster waits in the socket.
+const MESSAGES_PER_SECOND: u32 = 10_000;
 
 /// Where to say things in a session.
 #[derive(Clone, Debug)]
@@ -138,7 +141,7 @@ async fn session(controller: &Dial, hello: v1::JoinRequest, events: &mpsc::Sende
     let mut timings = Timings::default();
     let mut heartbeat = tokio::time::interval(timings.heartbeat);
     let mut silent_at = tokio::time::Instant::now() + WELCOME_WITHIN;
-    let mut pace = Pace::default();
+    let mut pace = Pace::per_second(MESSAGES_PER_SECOND);
     let mut welcomed = false;
     loop {
         let message = tokio::select! {

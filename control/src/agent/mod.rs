@@ -14,7 +14,6 @@ pub mod load;
 mod member;
 mod opening;
 mod outbox;
-mod pace;
 pub mod proxy_session;
 
 use std::future::Future;

@@ -27,6 +27,7 @@ impl Controller {
         let name = identity.name.clone();
         let joined = self.registry.join(identity, role, peer, now)?;
         let session = joined.session;
+        self.effects.extend(joined.ended.map(|session| Effect::EndSession { session }));
         if joined.replaced.is_some() {
             self.lose(&name, "another process took its name", now);
         }
@@ -62,18 +63,28 @@ impl Controller {
             }
             FromNode::Ready { attempt, result } => self.on_ready(name, &attempt, result, now),
             FromNode::Delta(delta) => {
-                let execution = self.executions.get_mut(&delta.attempt.run);
-                if let Some(sequence) = execution.and_then(|execution| execution.on_delta(name, &delta, now))
-                {
+                if !self.expects_results(name, &delta.attempt) {
+                    return true;
+                }
+                let run = delta.attempt.run.clone();
+                let execution = self.executions.get_mut(&run).expect("it expects results");
+                if execution.tells_of_the_future(&delta, now) {
+                    let reason = "it told of seconds that have not come".to_owned();
+                    execution.on_lost(name, &reason, now);
+                    self.send(name, ToNode::Cancel { attempt: delta.attempt, reason });
+                    self.move_on(&run, now);
+                } else if let Some(sequence) = execution.on_delta(name, &delta, now) {
                     self.send(name, ToNode::IntervalAck { attempt: delta.attempt, sequence });
                 }
             }
             FromNode::Finished(finished) => {
                 let run = finished.attempt.run.clone();
-                if let Some(execution) = self.executions.get_mut(&run) {
+                if self.expects_results(name, &finished.attempt)
+                    && let Some(execution) = self.executions.get_mut(&run)
+                {
                     execution.on_finished(name, *finished, now);
+                    self.move_on(&run, now);
                 }
-                self.move_on(&run, now);
             }
             FromNode::FaultAccepted { fault, result } => {
                 let Some(run) = self.run_of_fault(&fault) else { return true };
@@ -106,6 +117,14 @@ impl Controller {
             }
         }
         true
+    }
+
+    /// Whether a node has results of an attempt to tell: it carries it, and its load has begun.
+    pub fn expects_results(&self, name: &str, attempt: &Attempt) -> bool {
+        let execution = self.executions.get(&attempt.run);
+        execution.is_some_and(|execution| {
+            execution.attempt() == attempt && execution.start_at().is_some() && execution.carries(name)
+        })
     }
 
     /// The stream of a session broke off. The node has until `lost_after` to return.

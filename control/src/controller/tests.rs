@@ -1,5 +1,7 @@
 //! Whole runs in virtual time: nodes and proxies are played by the tests.
 
+mod strange_nodes;
+
 use fracas_loadgen::measure::{Counts, Distribution, Interval, Timeline};
 use fracas_loadgen::scenario::parse;
 
@@ -22,6 +24,8 @@ pub struct World {
     /// Everything sent so far, by node.
     sent: BTreeMap<String, Vec<ToNode>>,
     reports: Vec<(String, Findings)>,
+    /// Sessions that others took the place of.
+    ended: Vec<u64>,
 }
 
 impl World {
@@ -36,7 +40,14 @@ impl World {
             wall: (now, 1_760_000_000_000),
         };
         let controller = Controller::new(settings, Box::new(MemoryStore::default()));
-        World { controller, now, sessions: BTreeMap::new(), sent: BTreeMap::new(), reports: Vec::new() }
+        World {
+            controller,
+            now,
+            sessions: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            reports: Vec::new(),
+            ended: Vec::new(),
+        }
     }
 
     pub fn with_agents(names: &[&str]) -> World {
@@ -93,6 +104,7 @@ impl World {
                             self.sent.entry(node).or_default().push(message);
                         }
                     }
+                    Effect::EndSession { session } => self.ended.push(session),
                     Effect::WriteReport { run, findings, .. } => self.reports.push((run, *findings)),
                 }
             }

@@ -9,16 +9,19 @@ use fracas_dataplane::clock::Instant;
 use fracas_proto::v1;
 use fracas_proto::v1::agent_service_server::AgentService;
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::control_plane::ControlPlane;
 use super::session_proto;
-use crate::controller::Session;
+use crate::controller::{Controller, Session};
 use crate::node_registry::JoinError;
+use crate::pace::Pace;
 use crate::session::{FromNode, ToNode};
 
+/// What a node may say: a proxy tells of each of its 1,000 faults once a second. What comes faster waits in the socket.
+const MESSAGES_PER_SECOND: u32 = 4_000;
 /// How long a node may take to say hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 
@@ -59,27 +62,46 @@ impl AgentService for Agents {
             self.0.tell(|controller, now| controller.on_message(&name, Session(session), proxies, now));
         }
         let heartbeat = self.0.read(|controller, _| controller.timings().heartbeat);
-        tokio::spawn(listen(self.0.clone(), name, session, stream));
+        let (outgoing, over) = oneshot::channel();
+        let plane = self.0.clone();
+        tokio::spawn(async move {
+            // What is sent ends when another session takes the place of this one, or its node does not read.
+            tokio::select! {
+                () = listen(&plane, &name, session, stream) => {}
+                _ = over => {}
+            }
+            plane.close(session);
+            plane.tell(|controller, _| controller.left(&name, Session(session)));
+        });
         let heartbeats = tokio::time::interval(heartbeat.max(Duration::from_millis(10)));
-        Ok(Response::new(Outgoing { messages, heartbeats }))
+        Ok(Response::new(Outgoing { messages, heartbeats, _over: outgoing }))
     }
 }
 
 /// Takes in what a node says until its stream or its session ends.
-async fn listen(
-    plane: Arc<ControlPlane>,
-    name: String,
-    session: u64,
-    mut stream: Streaming<v1::JoinRequest>,
-) {
+async fn listen(plane: &Arc<ControlPlane>, name: &str, session: u64, mut stream: Streaming<v1::JoinRequest>) {
+    let mut pace = Pace::per_second(MESSAGES_PER_SECOND);
     while let Ok(Some(message)) = stream.message().await {
+        let wait = pace.wait(Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        // Results that nobody waits for are not even read.
+        let run = session_proto::results_of(&message);
+        if run.is_some_and(|run| !plane.read(|controller, _| controller.expects_results(name, &run))) {
+            let heard = |controller: &mut Controller, now| {
+                controller.on_message(name, Session(session), FromNode::Heartbeat, now)
+            };
+            if plane.tell(heard) {
+                continue;
+            }
+            break;
+        }
         let Ok(said) = read(message).await else { break };
-        if !plane.tell(|controller, now| controller.on_message(&name, Session(session), said, now)) {
+        if !plane.tell(|controller, now| controller.on_message(name, Session(session), said, now)) {
             break;
         }
     }
-    plane.close(session);
-    plane.tell(|controller, _| controller.left(&name, Session(session)));
 }
 
 /// Messages with more bytes are read on a thread that may take its time: a node that means harm can put a hundred thousand
@@ -100,6 +122,8 @@ async fn read(message: v1::JoinRequest) -> Result<FromNode, String> {
 pub struct Outgoing {
     messages: mpsc::Receiver<ToNode>,
     heartbeats: tokio::time::Interval,
+    /// Dropped with the stream: it tells the one who listens.
+    _over: oneshot::Sender<()>,
 }
 
 impl Stream for Outgoing {

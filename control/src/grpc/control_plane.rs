@@ -101,6 +101,8 @@ impl ControlPlane {
                         inner.sessions.remove(&session);
                     }
                 }
+                // Dropping the sender ends its stream.
+                Effect::EndSession { session } => _ = inner.sessions.remove(&session),
                 Effect::WriteReport { run, directory, findings } => {
                     let plane = self.clone();
                     tokio::task::spawn_blocking(move || {

@@ -23,6 +23,9 @@ pub const EPOCH: u64 = 1;
 /// What a node says in words is kept with its run, within these limits.
 const LINE_BYTES_MAX: usize = 2_048;
 const REASONS_MAX: usize = 32;
+/// The largest count that a node may tell of one thing, and the largest share of a CPU, which clocks may put above 1.
+const COUNT_MAX: u64 = 1 << 48;
+const RATIO_MAX: f64 = 2.0;
 /// Bytes of the id of a run or of a fault, or of the name of a proxy, that a controller says.
 const ID_BYTES_MAX: usize = 256;
 
@@ -78,6 +81,16 @@ pub fn proxy_hello(
     request(Said::ProxyHello(v1::ProxyHello { identity, proxies, api: api.to_owned(), runs }))
 }
 
+/// The run whose results a message has, if it has any.
+pub fn results_of(message: &v1::JoinRequest) -> Option<Attempt> {
+    match &message.message {
+        Some(Said::Interval(interval)) => {
+            named(&interval.run_id, interval.attempt).or(Some(Attempt::default()))
+        }
+        _ => None,
+    }
+}
+
 /// Reads what a node said in a session; `arrived_at` is the controller's clock.
 ///
 /// # Errors
@@ -102,8 +115,8 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
             attempt: attempt(&interval.run_id, interval.attempt),
             sequence: interval.sequence,
             timeline: Timeline::decode(&interval.interval_v1).map_err(|why| why.to_string())?,
-            connections_open: interval.connections_open,
-            cpu_ratio_max: interval.cpu_ratio_max,
+            connections_open: count(interval.connections_open),
+            cpu_ratio_max: ratio(interval.cpu_ratio_max),
         }),
         Said::Finished(finished) => {
             let verdict = grade(finished.verdict());
@@ -127,8 +140,8 @@ pub fn from_node(message: v1::JoinRequest, arrived_at: Instant) -> Result<FromNo
             fault: line(window.fault_id),
             started_at: nanos(window.started_at_ns),
             ended_at: (window.ended_at_ns != 0).then(|| nanos(window.ended_at_ns)),
-            injected: window.injected,
-            failures: Failure::ALL.map(|kind| window.failures.get(kind.name()).copied().unwrap_or(0)),
+            injected: count(window.injected),
+            failures: Failure::ALL.map(|kind| count(window.failures.get(kind.name()).copied().unwrap_or(0))),
             listen: window.listen.parse().ok(),
             proxy: line(window.proxy),
             behavior: line(window.behavior),
@@ -388,10 +401,20 @@ fn counts(counts: &v1::Counts) -> Counts {
 
 fn worker(worker: &v1::WorkerUsage) -> WorkerUsage {
     WorkerUsage {
-        busy_ratio: worker.busy_ratio,
-        cpu_ratio: worker.cpu_ratio,
-        cq_overflows: worker.completion_queue_overflows,
+        busy_ratio: ratio(worker.busy_ratio),
+        cpu_ratio: ratio(worker.cpu_ratio),
+        cq_overflows: count(worker.completion_queue_overflows),
     }
+}
+
+/// A count of a node's; far above any true one, so that sums over nodes and time do not overflow.
+fn count(told: u64) -> u64 {
+    told.min(COUNT_MAX)
+}
+
+/// A share of time of a node's; one that is no number is none.
+fn ratio(told: f64) -> f64 {
+    if told.is_finite() { told.clamp(0.0, RATIO_MAX) } else { 0.0 }
 }
 
 fn worker_proto((number, usage): (usize, &WorkerUsage)) -> v1::WorkerUsage {
