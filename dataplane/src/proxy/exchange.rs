@@ -155,6 +155,11 @@ impl Exchanges {
         nothing_waits && !self.in_request && self.requests.held_bytes() == 0 && self.replies.is_idle()
     }
 
+    /// Whether bytes of a reply have come, and not its end.
+    pub fn reply_has_begun(&self) -> bool {
+        !self.replies.is_idle()
+    }
+
     /// Whether the rest of a request is needed: of its head, or of a body whose reply is due from the upstream.
     fn needs_the_rest(&self) -> bool {
         let is_due = matches!(self.waiting.back(), Some(Waiting::Upstream(_)));
@@ -217,6 +222,7 @@ impl Connection {
     /// The upstream sent its FIN, which may be the end of a reply.
     pub(super) fn on_upstream_end<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
         let Some(mut exchanges) = self.exchanges.take() else { return };
+        let has_begun = exchanges.reply_has_begun();
         let end = exchanges.replies.close();
         if end == Event::End {
             self.on_reply_end(&mut exchanges, cx, proxy);
@@ -225,7 +231,8 @@ impl Connection {
         let is_due = matches!(exchanges.waiting.front(), Some(Waiting::Upstream(_)));
         let is_cut =
             is_due && exchanges.doubt.is_none() && matches!(end, Event::NeedMore | Event::Invalid(_));
-        if is_cut && !self.request.holds_any(cx.now) && !self.is_closing() {
+        let waits = !has_begun && self.holds_any(Direction::Request, cx.now);
+        if is_cut && !waits && !self.is_closing() {
             self.failed_by_itself(Direction::Reply, CUT_REPLY, cx, proxy);
         }
         (exchanges.abort_is_ripe, exchanges.is_over) = (true, true);

@@ -142,6 +142,80 @@ fn simulation_of_an_upstream_that_ends_where_a_rule_withholds_its_reply_is_no_na
 }
 
 #[test]
+fn simulation_of_an_upstream_that_gives_up_on_a_request_that_a_rule_holds_is_no_natural_failure() {
+    for (behavior, options, expected) in [
+        ("throttle", &[("rate", "0")][..], 0),
+        ("throttle", &[("rate", "0"), ("side", "request")], 0),
+        ("throttle", &[("rate", "1B/s")], 0),
+        ("throttle", &[("rate", "1B/s"), ("side", "request")], 0),
+        ("delay", &[("time", "60s")], 0),
+        ("delay", &[("time", "60s"), ("side", "both")], 0),
+        ("hang", &[], 0),
+        // It has what was asked, and owes the reply.
+        ("throttle", &[("rate", "0"), ("side", "reply")], 1),
+        ("throttle", &[("rate", "100MB/s")], 1),
+        ("delay", &[("time", "60s"), ("side", "reply")], 1),
+        ("delay", &[("time", "1ms")], 1),
+    ] {
+        for protocol in [Protocol::Tcp, Protocol::Http] {
+            for closes in [false, true] {
+                let mut world = World::new(1, Faults::NONE, protocol, Vec::new());
+                let client = world.network.dial(world.proxy);
+                client.write(GET);
+                world.pause();
+                let server = world.server.accept().unwrap();
+                server.write(OK);
+                world.pause();
+                world.set_rules(vec![one("r", behavior, options)]);
+                client.write(GET);
+                world.run(Duration::from_secs(2));
+                if closes {
+                    server.close();
+                } else {
+                    server.reset();
+                }
+                world.run(Duration::from_secs(4));
+                let case = format!("{behavior} {options:?} {protocol:?} closes: {closes}");
+                // On plain bytes a FIN in order is no failure.
+                let expected = if closes && protocol == Protocol::Tcp { 0 } else { expected };
+                assert_eq!(world.natural(), (0, expected), "{case}");
+                client.close();
+                world.set_rules(Vec::new());
+                world.run(Duration::from_secs(61));
+                assert_eq!(world.natural(), (0, expected), "later: {case}");
+                world.ends(&[]);
+            }
+        }
+    }
+}
+
+#[test]
+fn simulation_of_an_upstream_that_breaks_off_in_its_reply_fails_though_a_rate_holds_the_rest_of_the_request()
+{
+    for closes in [false, true] {
+        let mut world =
+            plain_http_world(vec![one("r", "throttle", &[("rate", "100B/s"), ("side", "request")])]);
+        let client = world.network.dial(world.proxy);
+        client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+        client.write(&[b'x'; 1000]);
+        world.run(Duration::from_secs(2));
+        let server = world.server.accept().unwrap();
+        server.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc");
+        world.pause();
+        if closes {
+            server.close();
+        } else {
+            server.reset();
+        }
+        world.run(Duration::from_secs(4));
+        assert_eq!(world.natural(), (0, 1), "closes: {closes}");
+        client.close();
+        world.run(Duration::from_secs(61));
+        world.ends(&[]);
+    }
+}
+
+#[test]
 fn simulation_of_a_client_that_ends_inside_a_request_is_a_natural_failure() {
     const HEAD: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
     let whole = [HEAD, b"1234567890"].concat();

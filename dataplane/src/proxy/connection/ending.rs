@@ -28,7 +28,10 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        let asked_for = direction == Direction::Reply && self.holds_back(cx.now);
+        let asked_for = match direction {
+            Direction::Reply => self.holds_back(cx.now),
+            Direction::Request => self.keeps_upstream_waiting(cx.now),
+        };
         let (pipe, _, sink) = self.parts(direction);
         sink.sending = false;
         sink.explained |= asked_for;
@@ -103,6 +106,7 @@ impl Connection {
                 if direction == Direction::Request && self.holds_back(cx.now) {
                     self.downstream.explained = true;
                 }
+                let kept_waiting = direction == Direction::Reply && self.keeps_upstream_waiting(cx.now);
                 self.changed_at = cx.now;
                 if self.hung {
                     return self.on_fin_while_hung(direction, cx, proxy);
@@ -111,6 +115,8 @@ impl Connection {
                     Direction::Request => self.on_client_end(cx, proxy),
                     Direction::Reply => self.on_upstream_end(cx, proxy),
                 }
+                // What comes for it later may meet a RST.
+                self.upstream.explained |= kept_waiting;
                 if self.closing {
                     return;
                 }
@@ -188,6 +194,9 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
+        if direction == Direction::Reply && self.keeps_upstream_waiting(cx.now) {
+            self.upstream.explained = true;
+        }
         let who = if direction == Direction::Request { "client" } else { "upstream" };
         self.failed_by_itself(direction, Detail::Failed(who, errno), cx, proxy);
     }
@@ -215,12 +224,21 @@ impl Connection {
     /// Whether a rule holds bytes of this connection back: a hang all of them, a delay those whose time has not come, a
     /// rate those that wait for it.
     pub(in crate::proxy) fn holds_back(&self, now: Instant) -> bool {
-        let pipes = [(Direction::Request, &self.request), (Direction::Reply, &self.reply)];
-        self.hung
-            || pipes.iter().any(|(_, pipe)| pipe.holds_any(now))
-            || self.throttles.as_ref().is_some_and(|rates| {
-                pipes.iter().any(|(direction, pipe)| rates.limits(*direction) && !pipe.queue.is_empty())
-            })
+        self.hung || self.holds_any(Direction::Request, now) || self.holds_any(Direction::Reply, now)
+    }
+
+    /// Whether a delay or a rate holds bytes of a direction back.
+    pub(in crate::proxy) fn holds_any(&self, direction: Direction, now: Instant) -> bool {
+        let pipe = if direction == Direction::Request { &self.request } else { &self.reply };
+        let by_rate =
+            || self.throttles.as_ref().is_some_and(|rates| rates.limits(direction) && !pipe.queue.is_empty());
+        pipe.holds_any(now) || by_rate()
+    }
+
+    /// Whether a rule keeps bytes from an upstream that has begun no reply, and may give up on them.
+    fn keeps_upstream_waiting(&self, now: Instant) -> bool {
+        let has_begun = self.exchanges.as_ref().is_some_and(|exchanges| exchanges.reply_has_begun());
+        (self.hung || self.holds_any(Direction::Request, now)) && !has_begun
     }
 
     /// A client that has sent its FIN may still wait for its reply, which hangs; of an upstream nothing is expected.
