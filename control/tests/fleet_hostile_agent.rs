@@ -83,7 +83,7 @@ impl Session {
     }
 
     /// Reads until the controller ends the session.
-    async fn is_ended(mut self) {
+    async fn ends(mut self) {
         while let Ok(Some(_)) = self.told.message().await {}
     }
 }
@@ -126,9 +126,9 @@ async fn joins_without_end_under_one_name_leave_one_session() {
         others.push(controller.join(hello("a")).await.unwrap());
     }
     let last = others.pop().unwrap();
-    first.is_ended().await;
+    first.ends().await;
     for other in others {
-        other.is_ended().await;
+        other.ends().await;
     }
     let resident_kib = controller.resident_kib();
     for _ in 0..3_000 {
@@ -138,7 +138,7 @@ async fn joins_without_end_under_one_name_leave_one_session() {
     assert_eq!(controller.nodes().await, ["a"]);
     let grown_kib = controller.resident_kib().saturating_sub(resident_kib);
     assert!(grown_kib < GROWTH_KIB_MAX, "{grown_kib} KiB");
-    last.is_ended().await;
+    last.ends().await;
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn storms_of_messages_about_nothing_cost_little_and_others_are_answered() 
         let finished = v1::Finished {
             run_id: "none".into(),
             reasons: vec!["x".repeat(1_000); 1_000],
-            workers: vec![worker.clone(); 10_000],
+            workers: vec![worker; 10_000],
             ended_at_ns: u64::MAX,
             last_sequence: u64::MAX,
             ..Default::default()
@@ -200,6 +200,6 @@ async fn storms_of_messages_about_nothing_cost_little_and_others_are_answered() 
     let grown_kib = controller.resident_kib().saturating_sub(resident_kib);
     assert!(grown_kib < GROWTH_KIB_MAX, "{grown_kib} KiB");
     session.say(hello("c")).await;
-    session.is_ended().await;
+    session.ends().await;
     drop(second);
 }

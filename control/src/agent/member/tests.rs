@@ -309,8 +309,9 @@ fn each_message_does_in_each_state_what_the_table_says() {
     const LATE: &str = "error: it heard of the start 1.0 ms too late";
     const FAR: &str = "error: it was told to start too far ahead, in 61 s; at most 60 s";
     type Act = fn(&mut Member, &Fake) -> Vec<FromNode>;
-    // Per state: what is said, and the state after it.
-    let table: [(&str, Act, [(&[&str], &str); 6]); 15] = [
+    /// Per state: what is said, and the state after it.
+    type Row = [(&'static [&'static str], &'static str); 6];
+    let table: [(&str, Act, Row); 15] = [
         (
             "Prepare, its own",
             |member, _| member.on_told(order("r"), at(1_000)),
