@@ -104,6 +104,58 @@ fn a_name_may_be_unknown_at_first_and_may_move() {
     assert_eq!(handle.generation(), generation, "nobody changed anything");
 }
 
+/// Answers each byte with its own.
+fn who_answers(word: &'static [u8; 1]) -> SocketAddr {
+    serve(Default::default(), move |mut stream| {
+        let mut asked = [0];
+        while stream.read_exact(&mut asked).is_ok() && stream.write_all(word).is_ok() {}
+    })
+}
+
+fn ask(client: &mut TcpStream) -> u8 {
+    let mut answer = [0];
+    client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    client.write_all(b"?").unwrap();
+    client.read_exact(&mut answer).unwrap();
+    answer[0]
+}
+
+#[test]
+fn connections_that_are_open_stay_where_they_are_when_their_name_moves_or_is_gone() {
+    let names = Names::default();
+    let dataplane = start(names.upstreams());
+    let handle = dataplane.handle();
+    let failures = || handle.stats().unwrap().proxies["moving"].counters.resolve_failures;
+    names.set(&[who_answers(b"1")]);
+    let proxy = to_name(&handle, "moving", "backend:80");
+    assert!(handle.wait_for_upstreams(Duration::from_secs(30)).is_empty());
+    let mut old = TcpStream::connect(proxy).unwrap();
+    assert_eq!(ask(&mut old), b'1');
+    names.set(&[who_answers(b"2")]);
+    let limit = Instant::now() + Duration::from_secs(30);
+    let mut new = TcpStream::connect(proxy).unwrap();
+    while ask(&mut new) != b'2' {
+        assert!(Instant::now() < limit, "new connections follow the name");
+        new = TcpStream::connect(proxy).unwrap();
+    }
+    assert_eq!(ask(&mut old), b'1', "an open one does not");
+    let failed_before = failures();
+    names.set(&[]);
+    while failures() == failed_before {
+        assert!(Instant::now() < limit, "the name is looked up again");
+        std::thread::yield_now();
+    }
+    assert_eq!((ask(&mut old), ask(&mut new)), (b'1', b'2'));
+    assert_eq!(ask(&mut TcpStream::connect(proxy).unwrap()), b'2', "the last address is kept");
+    names.set(&[who_answers(b"3")]);
+    let mut newest = TcpStream::connect(proxy).unwrap();
+    while ask(&mut newest) != b'3' {
+        assert!(Instant::now() < limit, "a name that is back is followed again");
+        newest = TcpStream::connect(proxy).unwrap();
+    }
+    assert_eq!((ask(&mut old), ask(&mut new)), (b'1', b'2'));
+}
+
 #[test]
 fn a_name_that_comes_to_lead_back_is_not_followed() {
     let names = Names::default();
