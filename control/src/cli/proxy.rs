@@ -24,8 +24,8 @@ use self::reload::Reloader;
 use super::access::{Beside, ServerArgs, TokenArgs, TrustArgs};
 use super::exit::{self, PolicyError, UsageError};
 use super::options::BehaviorOptions;
-use super::plain;
 use super::signals::{Asked, Signals};
+use super::{numbers, plain};
 use crate::agent::{identity, proxy_session};
 use crate::checked::{CheckError, Checked};
 use crate::grpc::proxy_service::Proxies;
@@ -68,7 +68,7 @@ pub struct Args {
     #[arg(long, value_name = "PREFIX")]
     statsd_prefix: Option<String>,
     /// What every random draw comes from [default: from the clock, and printed]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = numbers::seed)]
     seed: Option<u64>,
     /// Worker threads, each with its ring [default: one per core]
     #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX as i64))]

@@ -367,15 +367,23 @@ fn acted(times: u64) -> String {
 
 /// Who made the failures and timeouts, if there were any.
 fn causes_line(causes: &v1::FailureCauses) -> Option<String> {
+    let own = match causes.own {
+        0 => String::new(),
+        own => format!(", {} were the generator's own", count(own)),
+    };
+    let unknown = match causes.unknown {
+        0 => String::new(),
+        unknown => format!(", {} are not known: {}", count(unknown), causes.unknown_because),
+    };
     match (causes.injected, causes.natural) {
-        (Some(0), Some(0)) => None,
+        (Some(0), Some(0)) if own.is_empty() && unknown.is_empty() => None,
         (Some(injected), Some(natural)) => Some(format!(
-            "of the failures and timeouts {} were injected by a proxy, {} came by themselves",
+            "of the failures and timeouts {} were injected by a proxy, {} came by themselves{own}{unknown}",
             count(injected),
             count(natural)
         )),
         _ if causes.unknown_because.is_empty() => None,
-        _ => Some(format!("injected or natural: not known, {}", causes.unknown_because)),
+        _ => Some(format!("injected or natural: not known, {}{own}", causes.unknown_because)),
     }
 }
 
@@ -524,7 +532,7 @@ mod tests {
             failure_causes: Some(v1::FailureCauses {
                 injected: Some(1_334),
                 natural: Some(4),
-                unknown_because: String::new(),
+                ..v1::FailureCauses::default()
             }),
             fault_windows: vec![fault("100:reset", 1_334), fault("5:error", 1), fault("1:hang", 0)],
             report_path: "runs/r-1".into(),
@@ -551,7 +559,9 @@ mod tests {
             injected,
             natural,
             unknown_because: why.to_owned(),
+            ..v1::FailureCauses::default()
         };
+        let parts = |own, unknown, causes| v1::FailureCauses { own, unknown, ..causes };
         for (causes, line) in [
             (causes(Some(0), Some(0), ""), None),
             (causes(None, None, ""), None),
@@ -562,6 +572,22 @@ mod tests {
             (
                 causes(None, None, "no proxy was watched"),
                 Some("injected or natural: not known, no proxy was watched"),
+            ),
+            (
+                parts(7, 0, causes(None, None, "no proxy was watched")),
+                Some("injected or natural: not known, no proxy was watched, 7 were the generator's own"),
+            ),
+            (
+                parts(7, 30, causes(Some(5), Some(2), "events were lost")),
+                Some(
+                    "of the failures and timeouts 5 were injected by a proxy, 2 came by themselves, 7 were the generator's own, 30 are not known: events were lost",
+                ),
+            ),
+            (
+                parts(7, 0, causes(Some(0), Some(0), "")),
+                Some(
+                    "of the failures and timeouts 0 were injected by a proxy, 0 came by themselves, 7 were the generator's own",
+                ),
             ),
         ] {
             assert_eq!(causes_line(&causes).as_deref(), line, "{causes:?}");

@@ -429,6 +429,8 @@ fn run_proto(controller: &Controller, run: &Run) -> v1::Run {
             injected: summary.causes.injected,
             natural: summary.causes.natural,
             unknown_because: summary.causes.unknown_because.clone().unwrap_or_default(),
+            own: summary.causes.own,
+            unknown: summary.causes.unknown,
         }),
     }
 }

@@ -59,19 +59,21 @@ impl OptionKind {
     /// Says which values are valid, for errors, help and docs.
     pub fn describe(&self) -> String {
         match self {
-            OptionKind::Duration => "a duration such as 150ms or 2s".to_owned(),
+            OptionKind::Duration => "a duration up to 24h such as 150ms or 2s".to_owned(),
             OptionKind::Distribution => {
-                "a duration such as 150ms, or uniform(10ms,50ms), or normal(50ms,10ms)".to_owned()
+                "a duration up to 24h such as 150ms, or uniform(10ms,50ms), or normal(50ms,10ms)".to_owned()
             }
-            OptionKind::Rate => "bytes or bits per second such as 1MB/s, 64KiB/s or 8Mbit/s".to_owned(),
-            OptionKind::Bytes => "a number of bytes such as 1000, 64KiB or 1MB".to_owned(),
+            OptionKind::Rate => {
+                "bytes or bits per second, up to 9000000000GB/s, such as 1MB/s, 64KiB/s or 8Mbit/s".to_owned()
+            }
+            OptionKind::Bytes => "a number of bytes up to 9000000000GB such as 1000, 64KiB or 1MB".to_owned(),
             OptionKind::DurationOrBytes => {
-                "a duration such as 150ms or a number of bytes such as 64KiB".to_owned()
+                "a duration up to 24h such as 150ms, or bytes up to 9000000000GB such as 64KiB".to_owned()
             }
-            OptionKind::Count => "a whole number from 0".to_owned(),
+            OptionKind::Count => format!("a whole number from 0 to {}", u64::MAX),
             OptionKind::Bool => "true or false".to_owned(),
             OptionKind::Codes => "status codes from 200 to 599 such as 500,503".to_owned(),
-            OptionKind::Percent => "a percentage such as 5%".to_owned(),
+            OptionKind::Percent => "a percentage from 0% to 100% such as 5%".to_owned(),
             OptionKind::OneOf(words) => format!("one of {}", words.join(", ")),
             OptionKind::File => "a file name".to_owned(),
         }

@@ -156,7 +156,7 @@ impl Config {
     }
 }
 
-const DURATION: &str = "a duration such as 150ms or 2s";
+const DURATION: &str = "a duration up to 24h such as 150ms or 2s";
 
 fn config(root: &Node) -> Result<Config, Mistake> {
     let fields = root.fields("the config", &["api", "statsd", "seed", "threads", "drain", "proxies"])?;
@@ -188,7 +188,7 @@ fn config(root: &Node) -> Result<Config, Mistake> {
         api: optional(&fields, "api", |node| address(node, "api"))?,
         statsd: optional(&fields, "statsd", |node| host_port(node, "statsd"))?,
         seed: optional(&fields, "seed", |node| {
-            node.read("seed", "a whole number from 0", |text| text.parse().ok())
+            node.read("seed", "a whole number from 0 to 18446744073709551615", |text| text.parse().ok())
         })?,
         threads: optional(&fields, "threads", |node| {
             node.read("threads", "a number of threads from 1 to 1024", |text| {

@@ -98,7 +98,7 @@ fn every_mistake_names_file_line_column_and_key() {
         ("proxies: []".to_owned(), "fracas.yml:1:10: `proxies` is empty; give at least one proxy"),
         (
             "seed: -1\nproxies: [{listen: 127.0.0.1:1, upstream: a:1}]".to_owned(),
-            "fracas.yml:1:7: `seed` cannot be `-1`; give a whole number from 0",
+            "fracas.yml:1:7: `seed` cannot be `-1`; give a whole number from 0 to 18446744073709551615",
         ),
         (
             one("behaviour: 20:delay"),
@@ -115,7 +115,7 @@ fn every_mistake_names_file_line_column_and_key() {
         ),
         (
             one("behavior: 20:delay\n    options: {latency: {sleep: fast}}"),
-            "fracas.yml:5:32: option `time` of behavior `delay` cannot be `fast`; give a duration such as 150ms, or uniform(10ms,50ms), or normal(50ms,10ms)",
+            "fracas.yml:5:32: option `time` of behavior `delay` cannot be `fast`; give a duration up to 24h such as 150ms, or uniform(10ms,50ms), or normal(50ms,10ms)",
         ),
         (
             one("options: {delay: {time: 2s}}"),

@@ -65,12 +65,18 @@ pub struct FailureCauses {
     /// Injected by a proxy. Unset: not known.
     #[prost(uint64, optional, tag = "1")]
     pub injected: ::core::option::Option<u64>,
-    /// Not injected. Unset: not known.
+    /// Neither injected nor the generator's own. Unset: not known.
     #[prost(uint64, optional, tag = "2")]
     pub natural: ::core::option::Option<u64>,
-    /// Why it is not known, in a few words; empty if it is.
+    /// Why it is not known, of any or of the `unknown` ones, in a few words; empty if it is.
     #[prost(string, tag = "3")]
     pub unknown_because: ::prost::alloc::string::String,
+    /// Timeouts that the generator made itself, which is always known.
+    #[prost(uint64, tag = "4")]
+    pub own: u64,
+    /// Of which it is not known, where it is of others: injected, natural, own and unknown add up to all.
+    #[prost(uint64, tag = "5")]
+    pub unknown: u64,
 }
 /// The three series of a run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
