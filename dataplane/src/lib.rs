@@ -10,4 +10,5 @@ pub mod protocol;
 pub mod proxy;
 pub mod ring;
 pub mod rng;
+mod short_queue;
 pub mod timers;

@@ -22,7 +22,6 @@ mod replies;
 mod requests;
 mod rest;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use self::parked::Parked;
@@ -35,6 +34,7 @@ use crate::behavior::{Direction, RuleMask, RuleSet};
 use crate::clock::Instant;
 use crate::protocol::http::{Event, ReplyFramer, RequestFramer};
 use crate::ring::{Chunk, Ring};
+use crate::short_queue::ShortQueue;
 use crate::timers::TimerId;
 
 /// Requests of one connection whose replies are due; a client that pipelines more is not read on until half of them
@@ -56,7 +56,7 @@ const DOUBT_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Exchanges {
     requests: RequestFramer,
     replies: ReplyFramer,
-    waiting: VecDeque<Waiting>,
+    waiting: ShortQueue<Waiting>,
     ordinal: u64,
     route: Route,
     /// A part of the newest request is still to come.
@@ -115,7 +115,7 @@ impl Default for Exchanges {
         Exchanges {
             requests: RequestFramer::new(),
             replies: ReplyFramer::new(),
-            waiting: VecDeque::new(),
+            waiting: ShortQueue::default(),
             ordinal: 0,
             route: Route::Discard,
             in_request: false,

@@ -522,10 +522,10 @@ impl<R: Ring> Worker<R> {
             let token = self.cx.ring.upcoming(ahead).filter(|token| token.role != LISTENER)?;
             self.connections.get(token.slot as usize)?.as_deref()
         };
-        if let Some(connection) = connection(3) {
+        if let Some(connection) = connection(5) {
             prefetch(connection);
         }
-        if let Some(exchanges) = connection(1).and_then(|connection| connection.exchanges.as_deref()) {
+        if let Some(exchanges) = connection(2).and_then(|connection| connection.exchanges.as_deref()) {
             prefetch(exchanges);
         }
     }

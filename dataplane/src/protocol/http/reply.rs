@@ -1,11 +1,10 @@
 //! Frames replies, which takes knowing what was asked; see the drawing in `protocol::http`.
 
-use std::collections::VecDeque;
-
 use super::body::{Body, Judgement, Progress};
 use super::head::{Asked, Framing};
 use super::reply_head::{BEGINNING_BYTES_MAX, Begins, ReplyHead, begins};
 use super::{Event, Step};
+use crate::short_queue::ShortQueue;
 
 /// Finds the replies in what a backend sends. It holds nothing back.
 #[derive(Debug, Default)]
@@ -13,7 +12,7 @@ pub struct ReplyFramer {
     state: State,
     head: ReplyHead,
     /// The requests that wait for their replies, oldest first; the proxy bounds how many it lets through.
-    asked: VecDeque<Asked>,
+    asked: ShortQueue<Asked>,
     /// A body that the last reply announced and must not have (to HEAD, 204, 304); some servers send it nevertheless.
     surplus: Option<Body>,
     unasked: bool,

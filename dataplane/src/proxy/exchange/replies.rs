@@ -67,7 +67,7 @@ impl Connection {
                     rest.take(step.used, held, self, cx, proxy);
                     // What is made here follows it, or the end.
                     let next_is_theirs =
-                        matches!(exchanges.waiting.get(1), None | Some(Waiting::Upstream(_)));
+                        matches!(exchanges.waiting.second(), None | Some(Waiting::Upstream(_)));
                     if !next_is_theirs || exchanges.last || exchanges.replies.is_unasked() {
                         rest.hand_on(self, cx, proxy);
                     }
