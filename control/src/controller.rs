@@ -25,6 +25,7 @@ use crate::run::{Run, RunResult, RunState};
 use crate::run_queue::{Available, QueueFull, RunQueue, Waiting};
 use crate::session::{Attempt, Timings, ToNode};
 use crate::store::{RunFilter, Store};
+use crate::wire::server::MESSAGE_BYTES_MAX;
 
 /// How long nodes may take to get ready, beside opening their connections.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -71,6 +72,14 @@ pub enum SubmitError {
     /// Too much waits.
     #[error(transparent)]
     Full(#[from] QueueFull),
+    /// No message to a node could carry its plan.
+    #[error("the plan takes {bytes} bytes as a message to a node, which may have {most}; make it shorter")]
+    PlanTooLong {
+        /// As JSON.
+        bytes: usize,
+        /// What fits.
+        most: usize,
+    },
     /// It could never start.
     #[error(
         "the run has a fault for the proxy `{proxy}`, which nobody has joined with{}; {known}; \
@@ -85,6 +94,9 @@ pub enum SubmitError {
         known: String,
     },
 }
+
+/// Bytes of a plan as JSON: with what stands beside it, it is one message to a node.
+const PLAN_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64 * 1024;
 
 /// Names of proxies that a refusal tells.
 const KNOWN_TOLD_MAX: usize = 5;
@@ -207,6 +219,9 @@ impl Controller {
         let proxies: BTreeSet<String> = plan.faults.iter().map(|fault| fault.proxy.clone()).collect();
         self.check_known(&proxies)?;
         let plan_json: Arc<[u8]> = serde_json::to_vec(&plan).unwrap_or_default().into();
+        if plan_json.len() > PLAN_BYTES_MAX {
+            return Err(SubmitError::PlanTooLong { bytes: plan_json.len(), most: PLAN_BYTES_MAX });
+        }
         let unix_ms = self.unix_ms(now);
         self.last_id_ms = unix_ms.max(self.last_id_ms + 1);
         let id = run_id(self.last_id_ms);

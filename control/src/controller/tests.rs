@@ -658,6 +658,11 @@ fn a_run_that_can_never_start_is_refused_or_gives_up_and_holds_up_nobody() {
     assert_eq!(refused, expected);
     assert!(refused.to_string().contains("did you mean `cache`"), "{refused}");
 
+    // No node could be told.
+    let mut long = submission(PLAN, None);
+    long.plan.headers = vec![("a".into(), "x".repeat(5 << 20))];
+    let refused = world.controller.submit(long, world.now).unwrap_err();
+    assert!(matches!(refused, SubmitError::PlanTooLong { bytes, most } if bytes > 5 << 20 && most < 4 << 20));
     let session = world.sessions["p"];
     world.controller.left("p", session);
     let gone = world.submit(&fault("cache"));

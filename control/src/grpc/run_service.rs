@@ -129,6 +129,7 @@ impl From<SubmitError> for Status {
         let message = error.to_string();
         match error {
             SubmitError::Full(_) => reasoned(Code::ResourceExhausted, &message, "QUEUE_FULL"),
+            SubmitError::PlanTooLong { .. } => reasoned(Code::InvalidArgument, &message, "PLAN_TOO_LONG"),
             SubmitError::NoSuchProxy { .. } => {
                 reasoned(Code::FailedPrecondition, &message, "PROXY_NOT_JOINED")
             }

@@ -245,6 +245,8 @@ const NAME_BYTES_MAX: usize = 256;
 /// Headers, and what they may have together: servers take no more, and each request carries them.
 const HEADERS_MAX: usize = 256;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// `Host` with the longest name of a target and its port.
+const HOST_BYTES: usize = 4 + 253 + 6;
 /// Addresses to connect from: each gives some 28,000 ports, and each worker goes through them.
 const SOURCE_ADDRESSES_MAX: usize = 1_024;
 /// Faults of one run, and objectives: each is a line of the report.
@@ -302,15 +304,19 @@ impl Plan {
         ensure(!self.name.contains(char::is_control), "name", || {
             "has a control character, such as a line break; it stands in lists".into()
         })?;
+        let bytes = |(name, value): &(String, String)| name.len() + value.len();
+        // A node that is given an address in place of the target's name adds the name as a header: it has room beside.
+        let host = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let beside = host.map_or(0, |host| bytes(host).min(HOST_BYTES));
         for (key, what, count, most) in [
-            ("headers", "headers", self.headers.len(), HEADERS_MAX),
+            ("headers", "headers", self.headers.len() - usize::from(host.is_some()), HEADERS_MAX),
             ("source_addresses", "addresses", self.source_addresses.len(), SOURCE_ADDRESSES_MAX),
             ("faults", "faults", self.faults.len(), FAULTS_MAX),
             ("slo", "objectives", self.slo.len(), SLO_MAX),
         ] {
             ensure(count <= most, key, || format!("{count} {what} are too many; give at most {most}"))?;
         }
-        let header_bytes: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let header_bytes = self.headers.iter().map(bytes).sum::<usize>() - beside;
         ensure(header_bytes <= HEADER_BYTES_MAX, "headers", || {
             format!("have {header_bytes} bytes; give at most {HEADER_BYTES_MAX} in names and values")
         })?;
@@ -482,6 +488,8 @@ mod tests {
             let mut plan = plan();
             plan.headers = vec![("a".into(), "b".into()); count];
             assert_eq!(plan.validate().is_ok(), fits, "{count} headers");
+            plan.headers.insert(0, ("Host".into(), "shop.test".into()));
+            assert_eq!(plan.validate().is_ok(), fits, "{count} headers beside the host");
         }
         assert_eq!(
             refusal(|p| p.source_addresses = vec!["127.0.0.2".parse().unwrap(); 90_000]),

@@ -402,8 +402,7 @@ pub mod join_request {
 /// What the controller says.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JoinResponse {
-    /// Rises with every change of leadership among controllers; a node refuses commands with a lower one than it has
-    /// seen. 1 with a single controller.
+    /// Always 1: there is one controller. Nodes do not read it yet; with several, it will rise when another one leads.
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
     /// Exactly one is set.
