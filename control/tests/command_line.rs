@@ -177,6 +177,12 @@ fn a_wrong_command_line_is_answered_in_one_line() {
             // origin, controller, agent.
             ("origin --listen 8080", USAGE, "`8080` has no port"),
             ("origin --threads 0", USAGE, "write a whole number from 1 to 1024"),
+            ("origin --threads -1", USAGE, "write a whole number from 1 to 1024"),
+            ("origin --connections-max x", USAGE, "write a whole number from 1 to 4294967295"),
+            ("origin --service-time 1ms --workers 1000001", USAGE, "write a whole number from 1 to 1000000"),
+            ("proxy --api-connections 0", USAGE, "write a whole number from 1 to 4294967295"),
+            ("proxy --threads 99999999999999999999", USAGE, "write a whole number from 1 to 1024"),
+            ("proxy --seed -1", USAGE, "write a whole number from 0 to 18446744073709551615"),
             ("origin --echo --body-bytes 5", USAGE, "cannot be used with"),
             ("origin --body-bytes 64K", USAGE, "did you mean 64KiB?"),
             ("controller --out good.yml", USAGE, "--out: cannot write good.yml"),

@@ -14,6 +14,7 @@ use crate::wire::token::Token;
 use crate::wire::visitor::Names;
 
 use super::exit::UsageError;
+use super::numbers;
 
 /// Heads these flags in every `--help`.
 const HEADING: &str = "TLS and token of the API";
@@ -105,7 +106,7 @@ pub struct ServerArgs {
     #[arg(long = "allow-host", value_name = "NAME", help_heading = HEADING)]
     allowed_hosts: Vec<String>,
     /// Connections of the API at a time [default: 256 of a proxy, 10000 of a controller, as open files allow]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = HEADING)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::whole(1..=u32::MAX), help_heading = HEADING)]
     api_connections: Option<u32>,
     /// Close connections of the API on which no call is under way for this long [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = super::times::within(&super::times::API_IDLE), help_heading = HEADING)]

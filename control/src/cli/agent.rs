@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use fracas_dataplane::config::THREADS_MAX;
-
 use crate::agent::generator::RingGenerator;
 use crate::agent::{self, Settings, identity};
 use crate::wire::dial::Dial;
@@ -13,6 +11,7 @@ use crate::wire::dial::Dial;
 use super::access::AccessArgs;
 use super::controller::runtime;
 use super::joined::teller;
+use super::numbers;
 use super::signals::asked_to_stop;
 
 /// Flags of `fracas agent`.
@@ -29,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     name: String,
     /// Worker threads for each load [default: what the run file says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX as i64))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::threads)]
     threads: Option<u32>,
     #[command(flatten)]
     access: AccessArgs,

@@ -8,8 +8,8 @@ use fracas_dataplane::origin::{BODY_BYTES_MAX, Counts, Limits, Origin, OriginSet
 use fracas_loadgen::report::plural;
 use fracas_loadgen::scenario::units;
 
-use super::plain;
 use super::signals::asked_to_stop;
+use super::{numbers, plain};
 
 /// Flags of `fracas origin`.
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080", value_parser = super::address::listen)]
     listen: SocketAddr,
     /// Threads, each with its ring
-    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, short, default_value_t = 1, allow_negative_numbers = true, value_parser = numbers::whole(1u16..=1_024))]
     threads: u16,
     /// Send back what comes, instead of HTTP
     #[arg(long, conflicts_with = "body_bytes")]
@@ -44,8 +44,8 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::parse_duration)]
     delay: Duration,
     /// Requests that are served at the same time; more wait in one queue, first come, first served
-    #[arg(long, value_name = "N", requires = "service_time",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", requires = "service_time", allow_negative_numbers = true,
+          value_parser = numbers::whole(1u32..=1_000_000))]
     workers: Option<u32>,
     /// How long one of the --workers (1 unless told) is busy with a request; needs --threads 1
     #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long)]
     precise: bool,
     /// Connections at once [default: the open-files limit less 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = numbers::whole(1..=u32::MAX))]
     connections_max: Option<u32>,
     /// Closes a connection whose request head is not whole after this; 0 for never
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]

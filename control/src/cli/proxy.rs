@@ -71,7 +71,7 @@ pub struct Args {
     #[arg(long, allow_negative_numbers = true, value_parser = numbers::seed)]
     seed: Option<u64>,
     /// Worker threads, each with its ring [default: one per core]
-    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=THREADS_MAX as i64))]
+    #[arg(long, short, allow_negative_numbers = true, value_parser = numbers::whole(1..=THREADS_MAX as u16))]
     threads: Option<u16>,
     /// End delays within microseconds by spinning, at the cost of a core per thread
     #[arg(long)]

@@ -271,7 +271,7 @@ impl<R: Ring> Worker<R> {
 
     /// Takes in all that came while the thread stood still. The kernel tells of it in pieces (a wait that a signal ended
     /// of nothing, one that was woken of its wake alone, any other of some 20), and what is left for the next turn would
-    /// seem to have come in time. Nothing is sent meanwhile, so it ends; a target that streams is bounded.
+    /// seem to have come in time. Nothing new becomes due meanwhile, so it ends; a target that streams is bounded.
     fn take_in_all(&mut self) -> io::Result<bool> {
         let max = 4 * (self.open + 64);
         let mut all = 0;
