@@ -15,7 +15,7 @@ use std::time::Duration;
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::ring::{
     BufferSize, Chunk, Completion, Errno, Features, KernelRing, Outcome, PoolSettings, ReceiveEnd, Ring,
-    RingSettings, Socket, SocketOptions, Token,
+    RingSettings, Socket, SocketOptions, Token, Upcoming,
 };
 use fracas_dataplane::rng::Rng;
 use rand::Rng as _;
@@ -790,7 +790,7 @@ fn what_is_to_come_is_known_ahead() {
             let first = next(&mut ring);
             // Before anything is taken out of the queue nothing is known of it.
             if let [Some(one), two] = ahead {
-                assert_eq!(one, first.token);
+                assert_eq!(one, Upcoming { token: first.token, brings_bytes: true });
                 assert!(two.is_none() || ring.upcoming(0) == two);
                 known += 1;
             }

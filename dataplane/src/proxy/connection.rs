@@ -97,6 +97,8 @@ pub(super) struct Connection {
     hung: bool,
     /// Closes both sides once the request has been handed on: on plain bytes this one, else the next one.
     pub(super) abort: bool,
+    /// One of its messages is to end it: so that the others need not be looked at when a send has ended.
+    pub(super) aborts_a_message: bool,
     /// Whose hang or abort that is, of the connection as a whole, until it has met a byte or an end: then it is counted.
     armed: Option<Box<Cause>>,
     /// Both sides are let go ([`Leaving`]), each for at most so long.
@@ -142,6 +144,7 @@ impl Connection {
             attempt: 0,
             hung: false,
             abort: false,
+            aborts_a_message: false,
             armed: None,
             closing: false,
             linger: Duration::ZERO,

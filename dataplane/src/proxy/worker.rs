@@ -19,7 +19,7 @@ use super::room::Room;
 use super::stats::{Counters, RuleStats, WorkerSnapshot};
 use crate::behavior::{Direction, RuleSet};
 use crate::clock::Instant;
-use crate::ring::{Errno, Outcome, Ring, Socket, SocketOptions, Token, prefetch};
+use crate::ring::{Errno, Outcome, Ring, Socket, SocketOptions, Token, Upcoming, prefetch};
 use crate::timers::Timers;
 
 /// The role of a listener in its tokens; its slot is the proxy's number.
@@ -519,13 +519,16 @@ impl<R: Ring> Worker<R> {
     /// that wait would be the most of it.
     fn fetch_ahead(&self) {
         let connection = |ahead| {
-            let token = self.cx.ring.upcoming(ahead).filter(|token| token.role != LISTENER)?;
-            self.connections.get(token.slot as usize)?.as_deref()
+            let Upcoming { token, brings_bytes } = self.cx.ring.upcoming(ahead)?;
+            let slot = Some(token.slot).filter(|_| token.role != LISTENER)?;
+            Some((self.connections.get(slot as usize)?.as_deref()?, brings_bytes))
         };
-        if let Some(connection) = connection(5) {
+        if let Some((connection, _)) = connection(5) {
             prefetch(connection);
         }
-        if let Some(exchanges) = connection(2).and_then(|connection| connection.exchanges.as_deref()) {
+        if let Some((connection, true)) = connection(2)
+            && let Some(exchanges) = connection.exchanges.as_deref()
+        {
             prefetch(exchanges);
         }
     }

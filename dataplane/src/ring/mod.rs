@@ -87,6 +87,15 @@ impl SocketOptions {
     }
 }
 
+/// What a completion that was not taken yet is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upcoming {
+    /// The token of its operation.
+    pub token: Token,
+    /// It is of a receive.
+    pub brings_bytes: bool,
+}
+
 /// One thing that happened.
 #[derive(Debug)]
 pub struct Completion {
@@ -229,7 +238,7 @@ pub trait Ring {
 
     /// What a completion behind the next one is about, `ahead` places further on, if that is known: so that what belongs
     /// to it can be fetched into the cache meanwhile. It may also be about the ring itself.
-    fn upcoming(&self, _ahead: usize) -> Option<Token> {
+    fn upcoming(&self, _ahead: usize) -> Option<Upcoming> {
         None
     }
 

@@ -21,6 +21,7 @@ use super::sends::{Blocks, Bytes, Send, Vectored};
 use super::user_data::{Kind, Token, pack, unpack};
 use super::{
     Completion, Errno, KEEPALIVE_PROBES, Outcome, ReceiveEnd, Ring, SEND_CHUNKS_MAX, Socket, SocketOptions,
+    Upcoming,
 };
 use crate::clock::Instant;
 
@@ -275,9 +276,10 @@ impl KernelRing {
 
     /// Takes the next completion of the kernel.
     fn next_entry(&mut self) -> Option<cqueue::Entry> {
-        if self.batch_read == self.batch.len() {
-            self.batch.clear();
-            self.batch.extend(self.cq.by_ref().take(BATCH));
+        // Before the last is read, so that the first of the next are known ahead, too.
+        if self.batch.len() - self.batch_read <= AHEAD_MIN {
+            self.batch.drain(..self.batch_read);
+            self.batch.extend(self.cq.by_ref().take(BATCH - self.batch.len()));
             self.batch_read = 0;
         }
         let entry = self.batch.get(self.batch_read).cloned()?;
@@ -573,8 +575,9 @@ impl Ring for KernelRing {
         }
     }
 
-    fn upcoming(&self, ahead: usize) -> Option<Token> {
-        unpack(self.batch.get(self.batch_read + ahead)?.user_data()).map(|(_, token, _)| token)
+    fn upcoming(&self, ahead: usize) -> Option<Upcoming> {
+        let (kind, token, _) = unpack(self.batch.get(self.batch_read + ahead)?.user_data())?;
+        Some(Upcoming { token, brings_bytes: kind == Kind::Receive })
     }
 
     fn give_back_memory(&mut self) -> bool {
@@ -644,6 +647,8 @@ const SWEEP_BYTES: usize = 1 << 20;
 
 /// Completions that are taken out of the kernel's queue together.
 const BATCH: usize = 32;
+/// More are taken out when no more than these are left of them.
+const AHEAD_MIN: usize = 8;
 const SMALL_GROUP: u16 = 0;
 const LARGE_GROUP: u16 = 1;
 

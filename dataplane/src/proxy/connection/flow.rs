@@ -268,7 +268,7 @@ impl Connection {
     fn abort_is_due(&self, direction: Direction) -> bool {
         let requests_are_sent = self.request.bytes() == 0;
         match &self.exchanges {
-            Some(exchanges) => exchanges.abort_is_due(requests_are_sent),
+            Some(exchanges) => self.aborts_a_message && exchanges.abort_is_due(requests_are_sent),
             None => self.abort && direction == Direction::Request && requests_are_sent,
         }
     }

@@ -245,13 +245,14 @@ impl Connection {
 
     /// Notes that both sides are closed when this request has been handed on, and the replies before it.
     fn abort_request<R: Ring>(
-        &self,
+        &mut self,
         exchanges: &mut Exchanges,
         cause: Cause,
         hold: Duration,
         question: &Question,
         cx: &mut Context<R>,
     ) {
+        self.aborts_a_message = true;
         exchanges.waiting.push_back(Waiting::Abort(cause));
         if question.waits {
             self.set_deadline(exchanges, hold + CONTINUE_WAIT, cx);
