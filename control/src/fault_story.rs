@@ -6,7 +6,7 @@ mod kept;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fracas_dataplane::behavior::Kind;
+use fracas_dataplane::behavior::{Holds, Kind};
 use fracas_loadgen::measure::{Failure, FaultWindow, Faults, Injected, Injections, Span};
 use fracas_loadgen::scenario::{behaviors_of, is_cause};
 use fracas_proto::v1::{self, Event, EventKind, LeaseState};
@@ -16,6 +16,11 @@ use kept::{Kept, Room, Tally, take};
 
 /// The behavior that swallows what comes.
 const HANG: &str = "hang";
+
+/// Whether a behavior is told of once for a connection, any of whose requests it may hold.
+fn is_held_untold(behavior: &str) -> bool {
+    Kind::find(behavior).is_some_and(|kind| kind.client.holds == Holds::Untold)
+}
 /// What a window of a listener that was closed by hand is called.
 const SWITCHED_OFF: &str = "switched off";
 
@@ -237,7 +242,7 @@ impl Story {
                     let half_ns = if is_cut { timeout_ns / 2 } else { 0 };
                     let (untold_from, untold_to) = (untold_from + half_ns, to - half_ns);
                     injections.spread(Failure::Silent, figures.untold, untold_from, untold_to);
-                    if window.behavior.contains("throttle") {
+                    if behaviors_of(&window.behavior).any(is_held_untold) {
                         // It is told once for a connection, and may keep any of its requests waiting.
                         injections.spread(Failure::Silent, NO_LIMIT, from, to);
                     }

@@ -3,13 +3,17 @@
 //! Order is kept and the hold counts from arrival, so bandwidth is unchanged until the pipe holds its bound.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rand::RngExt as _;
 use rand_distr::StandardNormal;
 
 use super::options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, Options, duration};
-use super::{BehaviorError, Kind, LiveChange, Side, When, duration_text};
+use super::{
+    BehaviorError, ClientView, Direction, Effect, Kind, LiveChange, Misbehave, Place, Side, Unit, When,
+    duration_text,
+};
 use crate::rng::Rng;
 
 /// The row of the table of behaviors.
@@ -44,6 +48,7 @@ pub(super) const KIND: Kind = Kind {
         },
     ],
     built: true,
+    client: ClientView::HELD,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
     lifted: "what is held leaves when it was due",
 };
@@ -68,8 +73,8 @@ pub enum Distribution {
     Normal(Duration, Duration),
 }
 
-impl Delay {
-    pub(super) fn parse(options: &Options<'_>) -> Result<Delay, BehaviorError> {
+impl Misbehave for Delay {
+    fn parse(options: &Options<'_>) -> Result<Delay, BehaviorError> {
         let mut time = options.distribution("time")?;
         let jitter = options.duration("jitter")?;
         if jitter > Duration::ZERO {
@@ -90,13 +95,35 @@ impl Delay {
         Ok(Delay { time, side: options.one_of("side", &[Side::Request, Side::Reply, Side::Both])? })
     }
 
-    pub(super) fn option_text(&self, option: &str) -> String {
+    fn option_text(&self, option: &str) -> String {
         match option {
             "time" => self.time.to_string(),
             // It has become a part of the time.
             "jitter" => "0".to_owned(),
             "side" => self.side.word().to_owned(),
             other => unreachable!("`delay` has no option `{other}`"),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place::Holds(self.side)
+    }
+
+    fn decide(&self, unit: Unit, rng: &mut Rng, _: &AtomicU64) -> Effect {
+        // Both draws are made in any case, so that changing the side does not change the times.
+        let mut hold = |direction| {
+            let time = self.time.sample(rng);
+            if self.side.covers(direction) { time } else { Duration::ZERO }
+        };
+        match unit {
+            Unit::Connection => Effect::Nothing,
+            Unit::Chunk(direction) => {
+                let time = hold(direction);
+                Effect::Hold { request: time, reply: time }
+            }
+            Unit::Exchange => {
+                Effect::Hold { request: hold(Direction::Request), reply: hold(Direction::Reply) }
+            }
         }
     }
 }

@@ -3,10 +3,14 @@
 //! With a protocol the upstream is not contacted. On plain bytes the request passes, and each reply chunk is
 //! replaced by 1000 random bytes or, with `inject`, gets 100 random bytes in its middle.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rand::Rng as _;
 
 use super::options::{OptionKind, OptionSpec, Options};
-use super::{BehaviorError, Kind, LiveChange, When};
+use super::{
+    Action, BehaviorError, ClientView, Effect, Kind, LiveChange, Misbehave, Place, Side, Unit, When,
+};
 use crate::rng::Rng;
 
 /// Random bytes that replace a reply chunk (Vaurien's figure).
@@ -21,6 +25,7 @@ pub(super) const KIND: Kind = Kind {
     summary: "answers with a correct error of the protocol; on plain bytes with random bytes",
     options: &[CODES, INJECT, WARMUP],
     built: true,
+    client: ClientView::ERRORS,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
     lifted: "a reply that was decided already stays an error",
 };
@@ -61,8 +66,8 @@ pub struct ErrorReply {
     pub warmup: u64,
 }
 
-impl ErrorReply {
-    pub(super) fn parse(options: &Options<'_>) -> Result<ErrorReply, BehaviorError> {
+impl Misbehave for ErrorReply {
+    fn parse(options: &Options<'_>) -> Result<ErrorReply, BehaviorError> {
         Ok(ErrorReply {
             codes: options.codes("codes")?,
             inject: options.bool("inject")?,
@@ -70,7 +75,7 @@ impl ErrorReply {
         })
     }
 
-    pub(super) fn option_text(&self, option: &str) -> String {
+    fn option_text(&self, option: &str) -> String {
         match option {
             "codes" => self.codes.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
             "inject" => self.inject.to_string(),
@@ -79,12 +84,38 @@ impl ErrorReply {
         }
     }
 
+    fn place(&self) -> Place {
+        Place::Units(Side::Reply)
+    }
+
+    fn decide(&self, unit: Unit, rng: &mut Rng, calls: &AtomicU64) -> Effect {
+        let fails = self.warmup == 0 || self.fails(calls.fetch_add(1, Ordering::Relaxed) + 1);
+        if fails { self.fail(unit, rng) } else { Effect::Nothing }
+    }
+
+    fn rests(&self, calls: u64) -> bool {
+        self.warmup > 0 && !self.fails(calls + 1)
+    }
+}
+
+impl ErrorReply {
+    /// What a call that fails gets.
+    pub(super) fn fail(&self, unit: Unit, rng: &mut Rng) -> Effect {
+        Effect::Act(match unit {
+            Unit::Connection => return Effect::Nothing,
+            Unit::Exchange => {
+                Action::ErrorReply { code: self.draw_code(rng.next_u64()), draw: rng.next_u64() }
+            }
+            Unit::Chunk(_) => Action::Garbage { inject: self.inject, draw: rng.next_u64() },
+        })
+    }
+
     /// Whether call number `call` (from 1) fails.
     pub(super) fn fails(&self, call: u64) -> bool {
         call > self.warmup
     }
 
-    pub(super) fn draw_code(&self, draw: u64) -> u16 {
+    fn draw_code(&self, draw: u64) -> u16 {
         self.codes[(draw % self.codes.len() as u64) as usize]
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Behavior, BehaviorError, RULES_MAX, Rule, Share};
+use super::{Behavior, BehaviorError, Place, RULES_MAX, Rule, Share};
 
 /// The group that the rules of a mix share.
 pub const MIX_GROUP: &str = "mix";
@@ -97,7 +97,7 @@ pub fn parse(
             return Err(MixError::UnusedOptions { option: option.clone(), mix: text.to_owned() });
         }
     }
-    if rules.iter().all(|rule| rule.behavior == Behavior::Normal) {
+    if rules.iter().all(|rule| rule.behavior.place() == Place::Nowhere) {
         rules.clear();
     }
     Ok(rules)

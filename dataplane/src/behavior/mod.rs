@@ -11,15 +11,20 @@
 //! so the same seed and traffic replay the same faults, and adding a rule never changes another's draws.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+
+use options::Options;
+
+use crate::rng::Rng;
 
 mod abort;
 mod blackout;
 mod delay;
+mod effect;
 mod error_reply;
+mod gate;
 mod hang;
+mod kind;
 pub mod manual;
 mod matching;
 pub mod mix;
@@ -33,139 +38,151 @@ mod throttle;
 mod transient;
 mod unbuilt;
 
+pub use abort::Abort;
+pub use blackout::Blackout;
 pub use delay::{Delay, Distribution};
+pub use effect::{
+    Act, Action, After, ConnectionFacts, ConnectionPlan, Decision, Drawn, Effect, Finish, GatePlan, Hold,
+    Place, Unit,
+};
 pub use error_reply::{ErrorReply, GARBAGE_INJECT_BYTES, GARBAGE_REPLACE_BYTES, Garbage, garbage};
+pub use gate::{Amount, Deed, Gate, Passage};
+pub use hang::Hang;
+pub use kind::{ClientView, Holds, Kind, LiveChange, Seen, When};
 pub use matching::{ClientRange, HeaderMatch, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, Match, PathPattern, Shape};
+pub use normal::Normal;
 pub use options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, bytes, duration, nearest, rate};
-pub use reset::{Reset, ResetSide};
+pub use reset::{Countdown, Reset, ResetSide};
 pub use rule::{NAME_BYTES_MAX, Rule, RuleError, Scope, Share, Triggers};
 pub use rule_set::{CompiledRule, RuleSet};
 pub use text::{bytes_text, duration_text, rate_text};
 pub use throttle::{
-    Bucket, Per, SharedBucket, THROTTLE_LATE_MAX, THROTTLE_SLICE_BYTES_MAX, THROTTLE_SLICE_BYTES_MIN,
-    Throttle, max_slice,
+    Bucket, Per, SharedBucket, SharedRate, THROTTLE_LATE_MAX, THROTTLE_SLICE_BYTES_MAX,
+    THROTTLE_SLICE_BYTES_MIN, Throttle, max_slice,
 };
 pub use transient::Transient;
 
-/// Every behavior, built or not, in the order of the manual.
-pub const KINDS: &[Kind] = &[
-    normal::KIND,
-    delay::KIND,
-    error_reply::KIND,
-    transient::KIND,
-    hang::KIND,
-    blackout::KIND,
-    abort::KIND,
-    reset::KIND,
-    throttle::KIND,
-    unbuilt::SLICE,
-    unbuilt::LIMIT,
-    unbuilt::SLOW_CLOSE,
-    unbuilt::TIMEOUT,
-    unbuilt::STALL,
-    unbuilt::CORRUPT,
-    unbuilt::REFUSE,
-    unbuilt::SLOW_READ,
-    unbuilt::SCRIPT,
-];
+/// What each behavior says of itself; where most say the same, it stands here. With this, and a row of the table, a
+/// behavior is one file: whoever compiles rules, draws, and moves bytes knows places, effects and gates alone.
+trait Misbehave: Sized {
+    /// Reads its settings.
+    ///
+    /// # Errors
+    /// One line that names the option and the valid values.
+    fn parse(options: &Options<'_>) -> Result<Self, BehaviorError>;
 
-/// Describes one behavior; flags, config, API and docs are generated from it.
-#[derive(Debug)]
-pub struct Kind {
-    /// The name in our words.
-    pub name: &'static str,
-    /// Names that users of earlier tools know.
-    pub aliases: &'static [&'static str],
-    /// What it does, in one line.
-    pub summary: &'static str,
-    /// Its options.
-    pub options: &'static [OptionSpec],
-    /// Whether it can be used, or only answers that it is not built yet.
-    pub built: bool,
-    /// When a change to or from it reaches a connection that is already open.
-    pub live_change: LiveChange,
-    /// What happens to what is under way when it is taken away.
-    pub lifted: &'static str,
-}
+    /// One setting as text, which [`Misbehave::parse`] reads back to the same.
+    fn option_text(&self, option: &str) -> String;
 
-impl Kind {
-    /// The behavior of this name or alias; `-` and `_` are the same.
-    pub fn find(name: &str) -> Option<&'static Kind> {
-        let name = name.replace('-', "_");
-        KINDS.iter().find(|kind| kind.name == name || kind.aliases.contains(&name.as_str()))
+    /// Where it acts.
+    fn place(&self) -> Place;
+
+    /// What happens to a unit of traffic that its rule chose. `rng` belongs to this unit alone; `calls` counts over the
+    /// whole proxy, for behaviors whose first calls are not like the rest.
+    fn decide(&self, _unit: Unit, _rng: &mut Rng, _calls: &AtomicU64) -> Effect {
+        Effect::Nothing
     }
 
-    /// The option of this name or alias, with the unit a bare number has under that name (`""`: none).
-    pub fn option(&self, name: &str) -> Option<(&'static OptionSpec, &'static str)> {
-        let name = name.replace('-', "_");
-        let direct = self.options.iter().find(|spec| spec.name == name);
-        let aliases =
-            || self.options.iter().flat_map(|spec| spec.aliases.iter().map(move |alias| (spec, alias)));
-        // A name may be its own alias: then a bare number has the unit it had in the earlier tool.
-        let alias = aliases().find(|(_, alias)| alias.0 == name);
-        match (direct, alias) {
-            (_, Some((spec, alias))) => Some((spec, alias.1)),
-            (Some(spec), None) => Some((spec, "")),
-            (None, None) => None,
+    /// What it puts at the exits of a connection that its rule chose. `rng` belongs to this connection alone.
+    fn gate(&self, _shared: Option<&SharedRate>, _rng: Rng) -> Option<Gate> {
+        None
+    }
+
+    /// What its connections share, on all workers.
+    fn shared(&self) -> Option<SharedRate> {
+        None
+    }
+
+    /// Whether it would let the next call through, after so many.
+    fn rests(&self, _calls: u64) -> bool {
+        false
+    }
+
+    /// Whether no call after so many can be touched.
+    fn is_over(&self, _calls: u64) -> bool {
+        false
+    }
+}
+
+macro_rules! behaviors {
+    ($($file:ident::$Behavior:ident,)*) => {
+        /// Every behavior, built or not, in the order of the manual.
+        pub const KINDS: &[Kind] = &[
+            $($file::KIND,)*
+            unbuilt::SLICE,
+            unbuilt::LIMIT,
+            unbuilt::SLOW_CLOSE,
+            unbuilt::TIMEOUT,
+            unbuilt::STALL,
+            unbuilt::CORRUPT,
+            unbuilt::REFUSE,
+            unbuilt::SLOW_READ,
+            unbuilt::SCRIPT,
+        ];
+
+        /// A way of misbehaving, with its settings.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Behavior {
+            $(#[doc = concat!("See [`", stringify!($Behavior), "`].")] $Behavior($Behavior),)*
         }
-    }
-}
 
-/// When a changed rule reaches a connection that is already open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveChange {
-    /// On plain bytes.
-    pub bytes: When,
-    /// Where a protocol is known.
-    pub messages: When,
-}
+        impl Behavior {
+            /// Reads the options of a behavior that is built.
+            fn read(kind: &'static Kind, options: &Options<'_>) -> Result<Behavior, BehaviorError> {
+                Ok(match kind.name {
+                    $(name if name == $file::KIND.name => Behavior::$Behavior($Behavior::parse(options)?),)*
+                    other => unreachable!("`{other}` is marked as built and has no file"),
+                })
+            }
 
-/// The first thing on a live connection that a change touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// As soon as the worker has the new rules.
-    Now,
-    /// The next chunk that is read.
-    NextChunk,
-    /// The next message that begins.
-    NextMessage,
-    /// Only connections made later.
-    NextConnection,
-}
+            /// The behavior's name in our words.
+            pub fn name(&self) -> &'static str {
+                match self { $(Behavior::$Behavior(_) => $file::KIND.name,)* }
+            }
 
-impl When {
-    /// The word used in the manual.
-    pub fn words(self) -> &'static str {
-        match self {
-            When::Now => "now",
-            When::NextChunk => "next chunk",
-            When::NextMessage => "next message",
-            When::NextConnection => "next connection",
+            fn option_text(&self, option: &str) -> String {
+                match self { $(Behavior::$Behavior(it) => it.option_text(option),)* }
+            }
+
+            /// Where it acts.
+            pub fn place(&self) -> Place {
+                match self { $(Behavior::$Behavior(it) => it.place(),)* }
+            }
+
+            fn decide(&self, unit: Unit, rng: &mut Rng, calls: &AtomicU64) -> Effect {
+                match self { $(Behavior::$Behavior(it) => it.decide(unit, rng, calls),)* }
+            }
+
+            fn gate(&self, shared: Option<&SharedRate>, rng: Rng) -> Option<Gate> {
+                match self { $(Behavior::$Behavior(it) => it.gate(shared, rng),)* }
+            }
+
+            fn shared(&self) -> Option<SharedRate> {
+                match self { $(Behavior::$Behavior(it) => it.shared(),)* }
+            }
+
+            fn rests(&self, calls: u64) -> bool {
+                match self { $(Behavior::$Behavior(it) => it.rests(calls),)* }
+            }
+
+            fn is_over(&self, calls: u64) -> bool {
+                match self { $(Behavior::$Behavior(it) => it.is_over(calls),)* }
+            }
         }
-    }
+    };
 }
 
-/// A way of misbehaving, with its settings.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Behavior {
-    /// Passes everything.
-    Normal,
-    /// Holds messages or chunks.
-    Delay(Delay),
-    /// Answers with an error.
-    Error(ErrorReply),
-    /// Fails the first calls, then passes.
-    Transient(Transient),
-    /// Discards, never answers.
-    Hang,
-    /// Closes at once.
-    Blackout,
-    /// Forwards the request, then closes without a reply.
-    Abort,
-    /// Sends an RST.
-    Reset(Reset),
-    /// Limits the rate.
-    Throttle(Throttle),
+// The table: a behavior is its file and its line here, in the order of the manual.
+behaviors! {
+    normal::Normal,
+    delay::Delay,
+    error_reply::ErrorReply,
+    transient::Transient,
+    hang::Hang,
+    blackout::Blackout,
+    abort::Abort,
+    reset::Reset,
+    throttle::Throttle,
 }
 
 impl Behavior {
@@ -188,53 +205,13 @@ impl Behavior {
         if !kind.built {
             return Err(BehaviorError::NotBuilt { name: kind.name, built: built_names() });
         }
-        let options = options::Options::new(kind, options)?;
-        Ok(match kind.name {
-            "normal" => Behavior::Normal,
-            "delay" => Behavior::Delay(Delay::parse(&options)?),
-            "error" => Behavior::Error(ErrorReply::parse(&options)?),
-            "transient" => Behavior::Transient(Transient::parse(&options)?),
-            "hang" => Behavior::Hang,
-            "blackout" => Behavior::Blackout,
-            "abort" => Behavior::Abort,
-            "reset" => Behavior::Reset(Reset::parse(&options)?),
-            "throttle" => Behavior::Throttle(Throttle::parse(&options)?),
-            other => unreachable!("`{other}` is marked as built and has no parser"),
-        })
-    }
-
-    /// The behavior's name in our words.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Behavior::Normal => normal::KIND.name,
-            Behavior::Delay(_) => delay::KIND.name,
-            Behavior::Error(_) => error_reply::KIND.name,
-            Behavior::Transient(_) => transient::KIND.name,
-            Behavior::Hang => hang::KIND.name,
-            Behavior::Blackout => blackout::KIND.name,
-            Behavior::Abort => abort::KIND.name,
-            Behavior::Reset(_) => reset::KIND.name,
-            Behavior::Throttle(_) => throttle::KIND.name,
-        }
+        Behavior::read(kind, &Options::new(kind, options)?)
     }
 
     /// Every option of the table with its value as text, which [`Behavior::parse`] reads back to the same.
     pub fn options(&self) -> Vec<(&'static OptionSpec, String)> {
         let kind = Kind::find(self.name()).expect("every behavior is in the table");
         kind.options.iter().map(|spec| (spec, self.option_text(spec.name))).collect()
-    }
-
-    fn option_text(&self, option: &str) -> String {
-        match self {
-            Behavior::Delay(delay) => delay.option_text(option),
-            Behavior::Error(error) => error.option_text(option),
-            Behavior::Transient(transient) => transient.option_text(option),
-            Behavior::Reset(reset) => reset.option_text(option),
-            Behavior::Throttle(throttle) => throttle.option_text(option),
-            Behavior::Normal | Behavior::Hang | Behavior::Blackout | Behavior::Abort => {
-                unreachable!("`{}` has no option `{option}`", self.name())
-            }
-        }
     }
 }
 
@@ -340,123 +317,10 @@ pub type RuleMask = u64;
 /// The most rules that one proxy can have, leases included: a [`RuleMask`] has so many bits.
 pub const RULES_MAX: usize = 64;
 
-/// What a decision may know about a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionFacts {
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The connection's number in its proxy, from 0 in the order of accept; part of every draw.
-    pub ordinal: u64,
-}
-
-/// What the rules say about a connection as a whole.
-#[derive(Clone, Debug, Default)]
-pub struct ConnectionPlan {
-    /// The rules that can still touch this connection; 0: none, and none has to be asked.
-    pub active: RuleMask,
-    /// What to do with the connection at once.
-    pub act: Option<Act>,
-    /// The rates to keep, all of them.
-    pub throttles: Vec<ThrottlePlan>,
-    /// The rules that drew for this connection, and those of them that chose it.
-    pub drawn: Drawn,
-}
-
-/// Rules that met a unit of traffic: a connection, an exchange or a chunk, by their scope.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drawn {
-    /// The unit passed their match and triggers, and no warmup of theirs let it through.
-    pub matched: RuleMask,
-    /// Their draw chose it, and no earlier rule had taken it.
-    pub acted: RuleMask,
-}
-
-/// One rate that a connection must keep.
-#[derive(Clone, Debug)]
-pub struct ThrottlePlan {
-    /// The rule's index.
-    pub rule: u8,
-    /// Bytes per second in each limited direction; 0 stalls.
-    pub rate: u64,
-    /// Who shares the rate.
-    pub per: Per,
-    /// Which direction is limited.
-    pub side: Side,
-    /// Bytes that may wait in one direction before reading stops.
-    pub queue_bytes: u64,
-    /// With [`Per::Proxy`]: the buckets that all workers share, one per direction (`Direction as usize`).
-    pub shared: Option<[Arc<SharedBucket>; 2]>,
-}
-
-/// What the rules say about one exchange or chunk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// How long to hold the request.
-    pub request_hold: Hold,
-    /// How long to hold the reply.
-    pub reply_hold: Hold,
-    /// What else to do, after the hold of its direction.
-    pub act: Option<Act>,
-    /// The rules that drew for this exchange or chunk, and those of them that chose it.
-    pub drawn: Drawn,
-}
-
-/// A delay, the sum of those of several rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hold {
-    /// How long, from arrival.
-    pub time: Duration,
-    /// The rules that asked for it.
-    pub rules: RuleMask,
-    /// The number of the exchange in its connection, from 1; 0 on plain bytes.
-    pub exchange: u32,
-}
-
-/// Something to do, and the rule that says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Act {
-    /// The rule's index.
-    pub rule: u8,
-    /// What to do.
-    pub action: Action,
-}
-
-/// What a rule can do to a connection, an exchange or a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Answer with this status; the upstream is not contacted.
-    ErrorReply {
-        /// The status code.
-        code: u16,
-        /// Randomness for the reply, if it wants any.
-        draw: u64,
-    },
-    /// Put random bytes into this reply chunk, or in its place: see [`garbage`].
-    Garbage {
-        /// Insert instead of replacing.
-        inject: bool,
-        /// Randomness for [`garbage`].
-        draw: u64,
-    },
-    /// Read and discard, never answer.
-    Hang,
-    /// Close at once; nothing is forwarded.
-    Blackout,
-    /// Forward the request, then close both sides without a reply.
-    Abort,
-    /// Send an RST after a time or a number of bytes; both 0: at once.
-    Reset {
-        /// Time to wait first.
-        after_time: Duration,
-        /// Bytes of both directions to let pass first.
-        after_bytes: u64,
-        /// Who gets it.
-        side: ResetSide,
-    },
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -529,9 +393,9 @@ mod tests {
         for (name, pairs, expected) in [
             ("dealy", &[][..], "unknown behavior `dealy`; did you mean `delay`?"),
             (
-                "slicer",
+                "slow-read",
                 &[],
-                "behavior `slice` is not built yet; built: normal, delay, error, transient, hang, blackout, abort, reset, throttle",
+                "behavior `slow_read` is not built yet; built: normal, delay, error, transient, hang, blackout, abort, reset, throttle",
             ),
             ("delay", &[("tiem", "1s")], "behavior `delay` has no option `tiem`; did you mean `time`?"),
             (

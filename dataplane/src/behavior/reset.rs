@@ -1,9 +1,15 @@
 //! Ends the connection with a true RST, at once or after a time or a number of bytes.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::options::{OptionKind, OptionSpec, Options};
-use super::{BehaviorError, Kind, LiveChange, When, bytes_text, duration_text};
+use super::{
+    Action, After, Amount, BehaviorError, ClientView, Deed, Direction, Effect, Finish, Kind, LiveChange,
+    Misbehave, Passage, Place, Unit, When, bytes_text, duration_text,
+};
+use crate::clock::Instant;
+use crate::rng::Rng;
 
 /// The row of the table of behaviors.
 pub(super) const KIND: Kind = Kind {
@@ -29,6 +35,7 @@ pub(super) const KIND: Kind = Kind {
         },
     ],
     built: true,
+    client: ClientView::CUT,
     live_change: LiveChange { bytes: When::Now, messages: When::NextMessage },
     lifted: "a reset that waits for its time or its bytes is called off",
 };
@@ -55,20 +62,82 @@ pub enum ResetSide {
     Both,
 }
 
-impl Reset {
-    pub(super) fn parse(options: &Options<'_>) -> Result<Reset, BehaviorError> {
+impl Misbehave for Reset {
+    fn parse(options: &Options<'_>) -> Result<Reset, BehaviorError> {
         let (after_time, after_bytes) = options.duration_or_bytes("after")?;
         let sides = [ResetSide::Downstream, ResetSide::Upstream, ResetSide::Both];
         Ok(Reset { after_time, after_bytes, side: options.one_of("side", &sides)? })
     }
 
-    pub(super) fn option_text(&self, option: &str) -> String {
+    fn option_text(&self, option: &str) -> String {
         match option {
             "after" if self.after_bytes > 0 => bytes_text(self.after_bytes),
             "after" => duration_text(self.after_time),
             "side" => self.side.word().to_owned(),
             other => unreachable!("`reset` has no option `{other}`"),
         }
+    }
+
+    fn place(&self) -> Place {
+        Place::Whole
+    }
+
+    fn decide(&self, _: Unit, _: &mut Rng, _: &AtomicU64) -> Effect {
+        let after = match (self.after_time, self.after_bytes) {
+            (Duration::ZERO, 0) => After::Nothing,
+            (Duration::ZERO, bytes) => After::Bytes(bytes),
+            (time, _) => After::Time(time),
+        };
+        Effect::Act(Action::End { after, how: Finish::Reset(self.side) })
+    }
+}
+
+/// Lets a number of bytes of both directions together pass, and then ends the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Countdown {
+    bytes: u64,
+    left: u64,
+    how: Finish,
+}
+
+impl Countdown {
+    /// One that lets `bytes` pass.
+    pub fn new(bytes: u64, how: Finish) -> Countdown {
+        Countdown { bytes, left: bytes, how }
+    }
+}
+
+impl Passage for Countdown {
+    fn covers(&self, _: Direction) -> bool {
+        true
+    }
+
+    fn most(&mut self, _: Direction, waiting: usize) -> usize {
+        usize::try_from(self.left).map_or(waiting, |left| waiting.min(left))
+    }
+
+    fn passed(&mut self, _: Direction, bytes: usize, _: Instant) {
+        self.left = self.left.saturating_sub(bytes as u64);
+    }
+
+    fn finish(&self, _: Direction) -> Option<Finish> {
+        (self.left == 0).then_some(self.how)
+    }
+
+    fn stays_to_the_end(&self) -> bool {
+        false
+    }
+
+    fn end(&self) -> Option<Deed> {
+        Some(Deed { words: "reset after", amount: Amount::Bytes(self.bytes) })
+    }
+
+    fn goes_on_from(&mut self, earlier: &Countdown) -> bool {
+        let is_same = self.bytes == earlier.bytes && self.how == earlier.how;
+        if is_same {
+            self.left = earlier.left;
+        }
+        is_same
     }
 }
 

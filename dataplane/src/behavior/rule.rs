@@ -149,12 +149,24 @@ pub enum RuleError {
     /// A rule looks at requests of a protocol that the proxy does not know.
     #[error("rule `{0}` matches http requests but the proxy's protocol is tcp; set protocol: http")]
     NeedsHttp(String),
-    /// A throttle cannot be drawn for an exchange.
-    #[error("rule `{0}` throttles a connection; leave out scope: exchange")]
-    ThrottleScope(String),
-    /// A throttle cannot wait for a request.
-    #[error("rule `{0}` throttles a connection; leave out the match by method, path or header")]
-    ThrottleMatch(String),
+    /// What stands at the exits of a connection's pipes cannot be drawn for an exchange.
+    #[error("rule `{rule}`: {behavior} acts on a whole connection; leave out scope: exchange")]
+    PipesScope {
+        /// The rule.
+        rule: String,
+        /// Its behavior.
+        behavior: &'static str,
+    },
+    /// What stands at the exits of a connection's pipes cannot wait for a request.
+    #[error(
+        "rule `{rule}`: {behavior} acts on a whole connection; leave out the match by method, path or header"
+    )]
+    PipesMatch {
+        /// The rule.
+        rule: String,
+        /// Its behavior.
+        behavior: &'static str,
+    },
     /// More entries than [`MATCH_ENTRIES_MAX`], or more bytes than [`MATCH_BYTES_MAX`].
     #[error(
         "rule `{rule}` matches {entries} entries of {bytes} bytes; use at most {MATCH_ENTRIES_MAX} entries and \

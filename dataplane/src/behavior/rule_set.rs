@@ -7,17 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use rand::Rng as _;
+use std::time::Duration;
 
 use super::{
-    Act, Action, Behavior, ConnectionFacts, ConnectionPlan, Decision, Delay, Direction, Drawn, ErrorReply,
-    Hold, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, NAME_BYTES_MAX, Per, RULES_MAX, Rule, RuleError, RuleMask,
-    Scope, SharedBucket, ThrottlePlan, Triggers,
+    Act, ConnectionFacts, ConnectionPlan, Decision, Direction, Drawn, Effect, GatePlan, Hold,
+    MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, NAME_BYTES_MAX, Place, RULES_MAX, Rule, RuleError, RuleMask, Scope,
+    SharedRate, Side, Triggers, Unit,
 };
 use crate::protocol::Protocol;
 use crate::protocol::http::RequestHead;
 use crate::rng::Rng;
+
+/// The last step of the path of a rule's draws on a connection that are about no message: for its gate, and for what it
+/// does to the connection as a whole.
+const GATE: u64 = u64::MAX;
+const WHOLE: u64 = u64::MAX - 1;
 
 /// The rules of one proxy at one generation.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ pub struct CompiledRule {
     /// The slot in [0, 1) that the draw must hit.
     slot: std::ops::Range<f64>,
     needs_request: bool,
+    place: Place,
     state: Arc<State>,
 }
 
@@ -63,7 +68,7 @@ struct State {
     units: AtomicU64,
     /// Calls of the behavior; counted only if it has a warmup or an end.
     calls: AtomicU64,
-    shared: Option<[Arc<SharedBucket>; 2]>,
+    shared: Option<SharedRate>,
 }
 
 impl CompiledRule {
@@ -144,6 +149,7 @@ impl RuleSet {
                 key: hash(rule.group.as_deref().unwrap_or(&rule.name), rule.group.is_some()),
                 slot,
                 needs_request: rule.matcher.needs_request(),
+                place: rule.behavior.place(),
                 state: Arc::new(State::new(&rule)),
                 rule,
             });
@@ -220,7 +226,7 @@ impl RuleSet {
             }
             let path = [rule.key, connection.ordinal, ordinal];
             let Some(rng) = self.chooses(index, &path, &mut decision.drawn) else { continue };
-            let acts = rule.apply_to_exchange(index, rng, &mut decision);
+            let acts = rule.apply(Unit::Exchange, index, rng, &mut decision);
             decision.drawn.note(index, rule, acts);
         }
         let exchange = u32::try_from(ordinal + 1).unwrap_or(u32::MAX);
@@ -244,7 +250,7 @@ impl RuleSet {
             let rule = &self.rules[usize::from(index)];
             let path = [rule.key, connection.ordinal, ordinal, direction as u64];
             let Some(rng) = self.chooses(index, &path, &mut decision.drawn) else { continue };
-            let acts = rule.apply_to_chunk(index, rng, direction, &mut decision);
+            let acts = rule.apply(Unit::Chunk(direction), index, rng, &mut decision);
             decision.drawn.note(index, rule, acts);
         }
         decision
@@ -264,17 +270,16 @@ impl RuleSet {
                 continue;
             }
             plan.active |= 1 << index;
-            if let Behavior::Throttle(throttle) = &rule.rule.behavior {
-                plan.throttles.push(ThrottlePlan {
-                    rule: index,
-                    rate: throttle.rate,
-                    per: throttle.per,
-                    side: throttle.side,
-                    queue_bytes: throttle.queue_bytes,
-                    shared: rule.state.shared.clone(),
-                });
-            } else if self.masks.connection >> index & 1 == 1 && plan.act.is_none() {
-                plan.act = act_without_draw(&rule.rule.behavior).map(|action| Act { rule: index, action });
+            let rng = |what| Rng::stream(self.seed, &[rule.key, connection.ordinal, what]);
+            if rule.place == Place::Pipes {
+                let gate = rule.rule.behavior.gate(rule.state.shared.as_ref(), rng(GATE));
+                plan.gates.extend(gate.map(|gate| GatePlan { rule: index, gate }));
+            } else if self.masks.connection >> index & 1 == 1
+                && plan.act.is_none()
+                && let Effect::Act(action) =
+                    rule.rule.behavior.decide(Unit::Connection, &mut rng(WHOLE), &rule.state.calls)
+            {
+                plan.act = Some(Act { rule: index, action });
             }
         }
         plan
@@ -338,71 +343,44 @@ impl CompiledRule {
         let no_units_left = self.scope == Scope::Exchange
             && !triggers.is_empty()
             && triggers.is_over(self.state.units.load(Ordering::Relaxed));
-        no_units_left
-            || matches!(&self.rule.behavior, Behavior::Transient(transient)
-                if transient.is_over(self.state.calls.load(Ordering::Relaxed)))
+        no_units_left || self.rule.behavior.is_over(self.state.calls.load(Ordering::Relaxed))
     }
 
     /// Whether a warmup lets everything through now, or a `transient` has had its failures.
     fn rests(&self) -> bool {
-        let calls = || self.state.calls.load(Ordering::Relaxed);
-        match &self.rule.behavior {
-            Behavior::Error(error) => error.warmup > 0 && !error.fails(calls() + 1),
-            Behavior::Transient(transient) => !transient.fails(calls() + 1),
-            _ => false,
-        }
+        self.rule.behavior.rests(self.state.calls.load(Ordering::Relaxed))
     }
 
-    /// Does what the rule says to an exchange that it chose; whether it does anything.
-    fn apply_to_exchange(&self, index: u8, mut rng: Rng, decision: &mut Decision) -> bool {
-        if let Behavior::Delay(delay) = &self.rule.behavior {
-            // Both draws are made in any case, so that changing the side does not change the times.
-            hold(&mut decision.request_hold, index, delay, Direction::Request, &mut rng);
-            hold(&mut decision.reply_hold, index, delay, Direction::Reply, &mut rng);
-            true
-        } else if decision.act.is_none() {
-            let action = match self.failing() {
-                Some(error) => {
-                    let draw = rng.next_u64();
-                    Some(Action::ErrorReply { code: error.draw_code(draw), draw: rng.next_u64() })
+    /// Does what the rule says to a unit that it chose; whether it does anything.
+    fn apply(&self, unit: Unit, index: u8, mut rng: Rng, decision: &mut Decision) -> bool {
+        // Times add up; of what else may happen to a unit, the first does.
+        if decision.act.is_some() && !matches!(self.place, Place::Holds(_)) {
+            return false;
+        }
+        match self.rule.behavior.decide(unit, &mut rng, &self.state.calls) {
+            Effect::Nothing => false,
+            Effect::Hold { request, reply } => {
+                if unit != Unit::Chunk(Direction::Reply) {
+                    decision.request_hold.add(index, request);
                 }
-                None => act_without_draw(&self.rule.behavior),
-            };
-            decision.act = action.map(|action| Act { rule: index, action });
-            decision.act.is_some()
-        } else {
-            false
+                if unit != Unit::Chunk(Direction::Request) {
+                    decision.reply_hold.add(index, reply);
+                }
+                true
+            }
+            Effect::Act(action) => {
+                decision.act = Some(Act { rule: index, action });
+                true
+            }
         }
     }
+}
 
-    /// The same for a chunk of plain bytes.
-    fn apply_to_chunk(&self, index: u8, mut rng: Rng, direction: Direction, decision: &mut Decision) -> bool {
-        if let Behavior::Delay(delay) = &self.rule.behavior {
-            let place = match direction {
-                Direction::Request => &mut decision.request_hold,
-                Direction::Reply => &mut decision.reply_hold,
-            };
-            hold(place, index, delay, direction, &mut rng);
-            true
-        } else if decision.act.is_none() {
-            let action = match self.failing() {
-                Some(error) => Some(Action::Garbage { inject: error.inject, draw: rng.next_u64() }),
-                None => act_without_draw(&self.rule.behavior),
-            };
-            decision.act = action.map(|action| Act { rule: index, action });
-            decision.act.is_some()
-        } else {
-            false
-        }
-    }
-
-    /// Counts a call of an error or transient; gives the error if this call fails.
-    fn failing(&self) -> Option<&ErrorReply> {
-        let call = || self.state.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        match &self.rule.behavior {
-            Behavior::Error(error) => (error.warmup == 0 || error.fails(call())).then_some(error),
-            Behavior::Transient(transient) => transient.fails(call()).then_some(&transient.error),
-            _ => None,
+impl Hold {
+    fn add(&mut self, rule: u8, time: Duration) {
+        if !time.is_zero() {
+            self.time = self.time.saturating_add(time);
+            self.rules |= 1 << rule;
         }
     }
 }
@@ -419,39 +397,7 @@ impl Drawn {
 
 impl State {
     fn new(rule: &Rule) -> State {
-        let shared = match &rule.behavior {
-            Behavior::Throttle(throttle) if throttle.per == Per::Proxy => {
-                Some([(); 2].map(|()| Arc::new(SharedBucket::new(throttle.rate))))
-            }
-            _ => None,
-        };
-        State { units: AtomicU64::new(0), calls: AtomicU64::new(0), shared }
-    }
-}
-
-fn hold(place: &mut Hold, index: u8, delay: &Delay, direction: Direction, rng: &mut Rng) {
-    let time = delay.time.sample(rng);
-    if delay.side.covers(direction) && !time.is_zero() {
-        place.time = place.time.saturating_add(time);
-        place.rules |= 1 << index;
-    }
-}
-
-fn act_without_draw(behavior: &Behavior) -> Option<Action> {
-    match behavior {
-        Behavior::Hang => Some(Action::Hang),
-        Behavior::Blackout => Some(Action::Blackout),
-        Behavior::Abort => Some(Action::Abort),
-        Behavior::Reset(reset) => Some(Action::Reset {
-            after_time: reset.after_time,
-            after_bytes: reset.after_bytes,
-            side: reset.side,
-        }),
-        Behavior::Normal
-        | Behavior::Delay(_)
-        | Behavior::Error(_)
-        | Behavior::Transient(_)
-        | Behavior::Throttle(_) => None,
+        State { units: AtomicU64::new(0), calls: AtomicU64::new(0), shared: rule.behavior.shared() }
     }
 }
 
@@ -470,12 +416,13 @@ fn check(rule: &Rule, protocol: Protocol) -> Result<(), RuleError> {
     if needs_request && protocol != Protocol::Http {
         return Err(RuleError::NeedsHttp(rule.name.clone()));
     }
-    if matches!(rule.behavior, Behavior::Throttle(_)) {
+    if rule.behavior.place() == Place::Pipes {
+        let (rule_name, behavior) = (rule.name.clone(), rule.behavior.name());
         if rule.scope == Some(Scope::Exchange) {
-            return Err(RuleError::ThrottleScope(rule.name.clone()));
+            return Err(RuleError::PipesScope { rule: rule_name, behavior });
         }
         if needs_request {
-            return Err(RuleError::ThrottleMatch(rule.name.clone()));
+            return Err(RuleError::PipesMatch { rule: rule_name, behavior });
         }
     }
     let Triggers { first, nth, every, after: _ } = rule.triggers;
@@ -487,10 +434,10 @@ fn check(rule: &Rule, protocol: Protocol) -> Result<(), RuleError> {
     Ok(())
 }
 
-/// A throttle is about a connection; all else about an exchange, where one can be told.
+/// What stands at the exits of the pipes is about a connection; all else about an exchange, where one can be told.
 fn default_scope(rule: &Rule, protocol: Protocol) -> Scope {
-    match (protocol, &rule.behavior) {
-        (Protocol::Tcp, _) | (_, Behavior::Throttle(_)) => Scope::Connection,
+    match (protocol, rule.behavior.place()) {
+        (Protocol::Tcp, _) | (_, Place::Pipes) => Scope::Connection,
         (Protocol::Http, _) => Scope::Exchange,
     }
 }
@@ -509,9 +456,9 @@ fn group_scope<'a, I: Iterator<Item = &'a Rule>>(
         Scope::Exchange
     };
     let scope = given.unwrap_or(by_default);
-    let throttles = members().any(|rule| matches!(rule.behavior, Behavior::Throttle(_)));
+    let at_pipes = members().any(|rule| rule.behavior.place() == Place::Pipes);
     if members().any(|rule| rule.scope.is_some_and(|other| other != scope))
-        || throttles && scope == Scope::Exchange
+        || at_pipes && scope == Scope::Exchange
     {
         return Err(RuleError::GroupScope(group.to_owned()));
     }
@@ -522,29 +469,25 @@ fn masks(rules: &[CompiledRule], protocol: Protocol) -> Masks {
     let mut masks = Masks::default();
     for (index, rule) in rules.iter().enumerate() {
         let bit = 1 << index;
-        if rule.rule.behavior == Behavior::Normal || rule.slot.is_empty() {
+        if rule.place == Place::Nowhere || rule.slot.is_empty() {
             continue;
         }
         masks.live |= bit;
-        let (request, reply) = match &rule.rule.behavior {
-            Behavior::Normal | Behavior::Throttle(_) => continue,
-            Behavior::Delay(delay) => {
-                (delay.side.covers(Direction::Request), delay.side.covers(Direction::Reply))
+        let side = match rule.place {
+            Place::Nowhere | Place::Pipes => continue,
+            Place::Holds(side) | Place::Units(side) => side,
+            Place::Whole if rule.scope == Scope::Connection && !rule.needs_request => {
+                masks.connection |= bit;
+                continue;
             }
-            Behavior::Error(_) | Behavior::Transient(_) => (false, true),
-            Behavior::Hang | Behavior::Blackout | Behavior::Abort | Behavior::Reset(_) => {
-                if rule.scope == Scope::Connection && !rule.needs_request {
-                    masks.connection |= bit;
-                    continue;
-                }
-                (true, false)
-            }
+            Place::Whole => Side::Request,
         };
         match protocol {
             Protocol::Http => masks.exchange |= bit,
             Protocol::Tcp => {
-                masks.chunk[Direction::Request as usize] |= if request { bit } else { 0 };
-                masks.chunk[Direction::Reply as usize] |= if reply { bit } else { 0 };
+                for direction in [Direction::Request, Direction::Reply] {
+                    masks.chunk[direction as usize] |= if side.covers(direction) { bit } else { 0 };
+                }
             }
         }
     }

@@ -10,12 +10,17 @@
 //!          └── its span ──┘ paid_until               late does not delay the next, so the long-run rate is exact
 //! ```
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::options::{OptionKind, OptionSpec, Options};
-use super::{BehaviorError, Kind, LiveChange, Side, When, bytes_text, rate_text};
+use super::{
+    Amount, BehaviorError, ClientView, Deed, Direction, Gate, Kind, LiveChange, Misbehave, Passage, Place,
+    Side, When, bytes_text, rate_text,
+};
 use crate::clock::Instant;
+use crate::rng::Rng;
 
 /// How late a wake-up may be without loss: what a slow sink, or a late turn, left unused beyond it is gone.
 pub const THROTTLE_LATE_MAX: Duration = Duration::from_millis(20);
@@ -64,6 +69,7 @@ pub(super) const KIND: Kind = Kind {
         },
     ],
     built: true,
+    client: ClientView::HELD_UNTOLD,
     live_change: LiveChange { bytes: When::Now, messages: When::Now },
     lifted: "bytes that wait leave at once",
 };
@@ -90,8 +96,8 @@ pub enum Per {
     Proxy,
 }
 
-impl Throttle {
-    pub(super) fn parse(options: &Options<'_>) -> Result<Throttle, BehaviorError> {
+impl Misbehave for Throttle {
+    fn parse(options: &Options<'_>) -> Result<Throttle, BehaviorError> {
         let per = options.one_of("per", &[Per::Connection, Per::Proxy])?;
         let queue_bytes = options.bytes("queue")?;
         if queue_bytes == 0 {
@@ -104,10 +110,8 @@ impl Throttle {
             queue_bytes,
         })
     }
-}
 
-impl Throttle {
-    pub(super) fn option_text(&self, option: &str) -> String {
+    fn option_text(&self, option: &str) -> String {
         match option {
             "rate" => rate_text(self.rate),
             "per" => self.per.word().to_owned(),
@@ -115,6 +119,78 @@ impl Throttle {
             "queue" => bytes_text(self.queue_bytes),
             other => unreachable!("`throttle` has no option `{other}`"),
         }
+    }
+
+    fn place(&self) -> Place {
+        Place::Pipes
+    }
+
+    fn gate(&self, shared: Option<&SharedRate>, _: Rng) -> Option<Gate> {
+        let own = [Bucket::new(self.rate), Bucket::new(self.rate)];
+        Some(Gate::Metered(Metered { settings: *self, shared: shared.cloned(), own, has_held: false }))
+    }
+
+    fn shared(&self) -> Option<SharedRate> {
+        (self.per == Per::Proxy).then(|| [(); 2].map(|()| Arc::new(SharedBucket::new(self.rate))))
+    }
+}
+
+/// The buckets that all connections of a proxy share, one for each direction (`Direction as usize`).
+pub type SharedRate = [Arc<SharedBucket>; 2];
+
+/// Lets bytes leave at a rate.
+#[derive(Debug)]
+pub struct Metered {
+    settings: Throttle,
+    pub(super) shared: Option<SharedRate>,
+    /// The connection's own, for each direction, where nothing is shared.
+    own: [Bucket; 2],
+    /// Bytes have had to wait.
+    has_held: bool,
+}
+
+impl Passage for Metered {
+    fn covers(&self, direction: Direction) -> bool {
+        self.settings.side.covers(direction)
+    }
+
+    fn most(&mut self, _: Direction, waiting: usize) -> usize {
+        waiting.min(max_slice(self.settings.rate))
+    }
+
+    fn leaves(&mut self, direction: Direction, bytes: usize, came: Instant, now: Instant) -> Instant {
+        let leaves = match &self.shared {
+            Some(shared) => shared[direction as usize].pay(bytes, came, now),
+            None => self.own[direction as usize].pay(bytes, came, now),
+        };
+        self.has_held |= leaves > now;
+        leaves
+    }
+
+    fn delays(&self) -> bool {
+        true
+    }
+
+    fn queue_bytes(&self) -> Option<usize> {
+        Some(usize::try_from(self.settings.queue_bytes).unwrap_or(usize::MAX))
+    }
+
+    fn done(&self) -> Option<Deed> {
+        self.has_held.then_some(Deed { words: "limited to", amount: Amount::Rate(self.settings.rate) })
+    }
+
+    fn goes_on_from(&mut self, earlier: &Metered) -> bool {
+        let (new, old) = (&self.settings, &earlier.settings);
+        let shares_alike = match (&self.shared, &earlier.shared) {
+            (None, None) => true,
+            (Some(new), Some(old)) => Arc::ptr_eq(&new[0], &old[0]),
+            _ => false,
+        };
+        let is_same = new.rate == old.rate && new.side == old.side && shares_alike;
+        if is_same {
+            (self.own, self.has_held) = (earlier.own.clone(), earlier.has_held);
+        }
+        is_same
     }
 }
 

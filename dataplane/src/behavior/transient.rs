@@ -1,8 +1,11 @@
 //! Fails the first calls like `error`, then passes: what a client with retries must survive.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::error_reply::{CODES, ErrorReply, INJECT, WARMUP};
 use super::options::{OptionKind, OptionSpec, Options};
-use super::{BehaviorError, Kind, LiveChange, When};
+use super::{BehaviorError, ClientView, Effect, Kind, LiveChange, Misbehave, Place, Unit, When};
+use crate::rng::Rng;
 
 /// The row of the table of behaviors.
 pub(super) const KIND: Kind = Kind {
@@ -23,6 +26,7 @@ pub(super) const KIND: Kind = Kind {
         },
     ],
     built: true,
+    client: ClientView::ERRORS,
     live_change: LiveChange { bytes: When::NextChunk, messages: When::NextMessage },
     lifted: "a reply that was decided already stays an error",
 };
@@ -36,23 +40,37 @@ pub struct Transient {
     pub agitate: u64,
 }
 
-impl Transient {
-    pub(super) fn parse(options: &Options<'_>) -> Result<Transient, BehaviorError> {
+impl Misbehave for Transient {
+    fn parse(options: &Options<'_>) -> Result<Transient, BehaviorError> {
         Ok(Transient { error: ErrorReply::parse(options)?, agitate: options.count("agitate")? })
     }
 
-    pub(super) fn option_text(&self, option: &str) -> String {
+    fn option_text(&self, option: &str) -> String {
         if option == "agitate" { self.agitate.to_string() } else { self.error.option_text(option) }
     }
 
-    /// Whether call number `call` (from 1) fails.
-    pub(super) fn fails(&self, call: u64) -> bool {
-        self.error.fails(call) && call - self.error.warmup <= self.agitate
+    fn place(&self) -> Place {
+        self.error.place()
     }
 
-    /// Whether no call after `calls` of them can fail.
-    pub(super) fn is_over(&self, calls: u64) -> bool {
+    fn decide(&self, unit: Unit, rng: &mut Rng, calls: &AtomicU64) -> Effect {
+        let call = calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.fails(call) { self.error.fail(unit, rng) } else { Effect::Nothing }
+    }
+
+    fn rests(&self, calls: u64) -> bool {
+        !self.fails(calls + 1)
+    }
+
+    fn is_over(&self, calls: u64) -> bool {
         calls >= self.error.warmup.saturating_add(self.agitate)
+    }
+}
+
+impl Transient {
+    /// Whether call number `call` (from 1) fails.
+    fn fails(&self, call: u64) -> bool {
+        self.error.fails(call) && call - self.error.warmup <= self.agitate
     }
 }
 

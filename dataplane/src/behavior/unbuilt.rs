@@ -1,7 +1,7 @@
 //! The behaviors that are named and documented but not built yet; asking for one says so in one line.
 
 use super::options::{OptionKind, OptionSpec};
-use super::{Kind, LiveChange, When};
+use super::{ClientView, Kind, LiveChange, When};
 
 const fn kind(
     name: &'static str,
@@ -16,6 +16,7 @@ const fn kind(
         summary,
         options,
         built: false,
+        client: ClientView::NOTHING,
         live_change: LiveChange { bytes, messages: bytes },
         lifted: "",
     }

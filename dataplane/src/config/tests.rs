@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::behavior::{Behavior, Scope};
+use crate::behavior::{Behavior, Hang, Scope};
 
 fn mistake(text: &str) -> String {
     Config::parse(text, "fracas.yml").expect_err(text).to_string()
@@ -28,7 +28,7 @@ fn the_sample_in_the_manual_is_read_as_it_says() {
         (shop.timeline[0].at, shop.timeline[0].lasts),
         (Duration::from_secs(30), Duration::from_secs(10))
     );
-    assert_eq!(shop.timeline[0].rules[0].behavior, Behavior::Hang);
+    assert_eq!(shop.timeline[0].rules[0].behavior, Behavior::Hang(Hang));
 }
 
 #[test]

@@ -13,23 +13,23 @@
 mod ending;
 mod faults;
 mod flow;
+mod gates;
 mod leaving;
-mod throttles;
 mod upstream;
 mod waiting;
 
 use std::time::Duration;
 
+use self::gates::Gates;
 pub use self::leaving::LINGER_BYTES_MAX;
 use self::leaving::Leaving;
-use self::throttles::Throttles;
 pub(super) use self::upstream::Sources;
 use super::event::Detail;
 use super::exchange::Exchanges;
 use super::pipe::Pipe;
 use super::telling::Cause;
 use super::worker::{Context, ProxyState, Timer, What};
-use crate::behavior::{ConnectionFacts, Direction, ResetSide, RuleMask};
+use crate::behavior::{ConnectionFacts, Direction, Finish, RuleMask};
 use crate::clock::Instant;
 use crate::protocol::Protocol;
 use crate::ring::{Errno, Ring, Socket, Token};
@@ -86,8 +86,9 @@ pub(super) struct Connection {
     /// Its bytes are messages, from the first one on until a tunnel begins; `exchanges` has them.
     pub(super) framed: bool,
     pub(super) exchanges: Option<Box<Exchanges>>,
-    throttles: Option<Box<Throttles>>,
-    reset: Option<Box<PendingReset>>,
+    gates: Option<Box<Gates>>,
+    /// An end that waits for its time.
+    end: Option<Box<PendingEnd>>,
     connect_timer: Option<TimerId>,
     /// It waits for a descriptor for its upstream; the error that said so.
     short: Option<Errno>,
@@ -114,13 +115,11 @@ pub(super) struct Connection {
     limits_told: u8,
 }
 
-struct PendingReset {
-    side: ResetSide,
+struct PendingEnd {
+    how: Finish,
     cause: Cause,
     detail: Detail,
-    /// Bytes that may still pass, unless it waits for a time.
-    bytes_left: Option<u64>,
-    timer: Option<TimerId>,
+    timer: TimerId,
 }
 
 impl Connection {
@@ -137,8 +136,8 @@ impl Connection {
             active: 0,
             framed: false,
             exchanges: None,
-            throttles: None,
-            reset: None,
+            gates: None,
+            end: None,
             connect_timer: None,
             short: None,
             attempt: 0,

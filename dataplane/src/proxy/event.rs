@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pipe::Fault;
-use crate::behavior::{Action, bytes_text, duration_text, rate_text};
+use crate::behavior::{Action, After, Amount, Deed, Finish};
 use crate::clock::Instant;
 use crate::ring::Errno;
 
@@ -79,12 +79,8 @@ pub enum Detail {
     Text(Arc<str>),
     /// An error reply with this status was sent.
     Replied(u16),
-    /// An RST was sent after this time.
-    ResetAfter(Duration),
-    /// An RST was sent after so many bytes.
-    ResetAfterBytes(u64),
-    /// The rate in bytes per second that the connection keeps.
-    Limited(u64),
+    /// What a rule has done to the connection's bytes, or ended it by.
+    Did(Deed),
     /// What failed, and what the kernel said.
     Failed(&'static str, Errno),
     /// What a peer sent is not of the protocol, and why.
@@ -105,12 +101,16 @@ impl Detail {
             Action::ErrorReply { code, .. } => Detail::Replied(code),
             Action::Garbage { inject, .. } => Detail::of_bytes(Fault::Garbage { inserted: inject }),
             Action::Hang => HUNG,
-            Action::Blackout => Detail::Words("closed"),
             Action::Abort => ABORTED,
-            Action::Reset { after_bytes, .. } if after_bytes > 0 => Detail::ResetAfterBytes(after_bytes),
-            Action::Reset { after_time, .. } if !after_time.is_zero() => Detail::ResetAfter(after_time),
-            Action::Reset { .. } => Detail::Words("reset"),
+            Action::End { how: Finish::Close, .. } => Detail::Words("closed"),
+            Action::End { after: After::Nothing, .. } => Detail::Words("reset"),
+            Action::End { after: After::Time(time), .. } => Detail::reset_after(Amount::Time(time)),
+            Action::End { after: After::Bytes(bytes), .. } => Detail::reset_after(Amount::Bytes(bytes)),
         }
+    }
+
+    fn reset_after(amount: Amount) -> Detail {
+        Detail::Did(Deed { words: "reset after", amount })
     }
 
     /// What bytes are that a rule has made.
@@ -131,9 +131,7 @@ impl fmt::Display for Detail {
             Detail::Words(words) => formatter.write_str(words),
             Detail::Text(text) => formatter.write_str(text),
             Detail::Replied(code) => write!(formatter, "replied {code}"),
-            Detail::ResetAfter(time) => write!(formatter, "reset after {}", duration_text(*time)),
-            Detail::ResetAfterBytes(bytes) => write!(formatter, "reset after {}", bytes_text(*bytes)),
-            Detail::Limited(rate) => write!(formatter, "limited to {}", rate_text(*rate)),
+            Detail::Did(deed) => deed.fmt(formatter),
             Detail::Failed(what, errno) => match words(errno.0) {
                 Some(words) => write!(formatter, "{what}: {words}"),
                 None => write!(formatter, "{what}: {errno}"),
@@ -269,8 +267,9 @@ mod tests {
             (Detail::of(&Action::ErrorReply { code: 503, draw: 0 }), "replied 503"),
             (Detail::Failed("connect", Errno(libc::ECONNREFUSED)), "connect: refused"),
             (Detail::Failed("client", Errno(libc::EBADF)), "client: Bad file descriptor (os error 9)"),
-            (Detail::Limited(1_000_000), "limited to 1MB/s"),
-            (Detail::ResetAfterBytes(65_536), "reset after 64KiB"),
+            (Detail::Did(Deed { words: "limited to", amount: Amount::Rate(1_000_000) }), "limited to 1MB/s"),
+            (Detail::reset_after(Amount::Bytes(65_536)), "reset after 64KiB"),
+            (Detail::reset_after(Amount::Time(Duration::from_millis(3))), "reset after 3ms"),
         ] {
             assert_eq!(detail.to_string(), expected);
         }

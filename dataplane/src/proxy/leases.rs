@@ -272,7 +272,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::behavior::Behavior;
+    use crate::behavior::{Behavior, Hang};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn rules(names: &[&str]) -> Vec<Rule> {
-        names.iter().map(|name| Rule::always(*name, Behavior::Hang)).collect()
+        names.iter().map(|name| Rule::always(*name, Behavior::Hang(Hang))).collect()
     }
 
     /// Lives for `seconds` unless it is renewed.

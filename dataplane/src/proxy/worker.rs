@@ -125,7 +125,8 @@ pub(super) enum What {
     /// The front of a queue may go.
     Pipe(Direction),
     ConnectTimeout,
-    Reset,
+    /// End a connection.
+    End,
     /// Look whether a connection has been silent for too long.
     Patience,
     /// Something that the messages of a connection wait for has not come.
@@ -597,7 +598,7 @@ impl<R: Ring> Worker<R> {
         match timer.what {
             What::Pipe(direction) => connection.on_pipe_timer(direction, &mut self.cx, proxy),
             What::ConnectTimeout => connection.on_connect_timeout(&mut self.cx, proxy),
-            What::Reset => connection.on_reset_due(&mut self.cx, proxy),
+            What::End => connection.on_end_due(&mut self.cx, proxy),
             What::Patience => connection.on_patience(&mut self.cx, proxy),
             What::Exchange => connection.on_exchange_timer(&mut self.cx, proxy),
             What::Accept | What::Shortage | What::Drain | What::Events => unreachable!("handled above"),

@@ -15,6 +15,8 @@
 
 use std::collections::BTreeMap;
 
+use fracas_dataplane::behavior::{Holds, Kind};
+
 use super::faults::{FaultWindow, Injections, Span};
 use super::fine::{Failure, TENTH_NS, Tenth};
 use crate::scenario::{Plan, behaviors_of, is_cause};
@@ -28,9 +30,6 @@ const MADE_BY: [(Failure, Failure); 5] = [
     (Failure::Silent, Failure::Silent),
     (Failure::Cut, Failure::Silent),
 ];
-
-/// Behaviors that keep a connection busy for longer than its request needs it.
-const HOLDS: [&str; 3] = ["delay", "hang", "throttle"];
 
 /// Failures by cause, of the requests due in a tenth and without the generator's own; what is neither is natural.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,8 +130,9 @@ fn ended_by(tenth: u64, seen: &Tenth) -> u64 {
 
 /// When faults held connections, or a line of requests that they had left was not yet empty.
 fn held(tenths: &BTreeMap<u64, &Tenth>, windows: &[FaultWindow]) -> Vec<Span> {
-    let holds =
-        windows.iter().filter(|window| behaviors_of(&window.behavior).any(|name| HOLDS.contains(&name)));
+    // Behaviors that keep a connection busy for longer than its request needs it.
+    let is_held = |name: &str| Kind::find(name).is_some_and(|kind| kind.client.holds != Holds::No);
+    let holds = windows.iter().filter(|window| behaviors_of(&window.behavior).any(is_held));
     let until_empty = |window: &FaultWindow| {
         let mut end = window.end_ns.div_ceil(TENTH_NS);
         // As long as requests are due that wait for a connection until their timeout, the line is that line.

@@ -3,6 +3,8 @@
 //! Kept always, for nobody knows beforehand when a fault will be flipped by hand. That must be cheap: latencies go into
 //! 1,025 buckets of 1/32 of an octave, which is 1.6 % off at most, and a second costs a worker 82 KiB that are used again.
 
+use fracas_dataplane::behavior::{Kind, Seen};
+
 use super::histogram::DecodeError;
 use super::quantile::Quantile;
 use super::sample::{ErrorKind, Outcome};
@@ -53,13 +55,12 @@ impl Failure {
     /// What the client of a proxy must see of a behavior; `None` of one that is no failure by itself. `has_replies`
     /// says whether the proxy knows the protocol, and so can send an error of it.
     pub fn of_behavior(behavior: &str, has_replies: bool) -> Option<Failure> {
-        match behavior {
-            "error" | "transient" if has_replies => Some(Failure::Refused),
-            "error" | "transient" => Some(Failure::Garbled),
-            "blackout" | "abort" | "reset" => Some(Failure::Cut),
-            "hang" => Some(Failure::Silent),
-            _ => None,
-        }
+        Some(match Kind::find(behavior)?.client.failure? {
+            Seen::Error if has_replies => Failure::Refused,
+            Seen::Error => Failure::Garbled,
+            Seen::Cut => Failure::Cut,
+            Seen::Silence => Failure::Silent,
+        })
     }
 
     /// That of an outcome; `None` for what did not fail, or is not known to have.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::behavior::{Match, Share, mix};
+use crate::behavior::{Action, Behavior, Gate, Match, Share, mix};
 use crate::protocol::http::{Event, RequestFramer};
 
 fn connection(ordinal: u64) -> ConnectionFacts {
@@ -181,13 +181,21 @@ fn on_plain_bytes_each_behavior_acts_in_its_direction() {
     assert_eq!(chunk_acts("normal", None), (false, false, false));
 }
 
+/// What the one throttle of a plan shares with others.
+fn shared_of(plan: &ConnectionPlan) -> Option<SharedRate> {
+    match &plan.gates[..] {
+        [GatePlan { gate: Gate::Metered(gate), .. }] => gate.shared.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_proxys_throttle_is_shared_and_a_connections_is_not() {
     let plan_of = |per| {
         let set = http(vec![rule("t", "throttle", &[("rate", "1MB/s"), ("per", per)])]);
         let (a, b) = (set.on_connection(&connection(0)), set.on_connection(&connection(1)));
-        assert_eq!((a.active, a.throttles[0].rate), (1, 1_000_000));
-        (a.throttles[0].shared.clone(), b.throttles[0].shared.clone())
+        assert_eq!(a.active, 1);
+        (shared_of(&a), shared_of(&b))
     };
     assert!(matches!(plan_of("connection"), (None, None)));
     let (Some(a), Some(b)) = plan_of("proxy") else { panic!("shared") };
@@ -208,10 +216,7 @@ fn a_change_elsewhere_keeps_counters_buckets_and_answers() {
     let new = http(vec![rule("x", "delay", &[]), transient, throttle, once]).inherit(&old);
     let changed = new.on_change(&connection(0), &old, plan.active);
     assert_eq!(changed.active, 0b1111, "the connection that was first still is");
-    assert!(Arc::ptr_eq(
-        &changed.throttles[0].shared.as_ref().unwrap()[0],
-        &plan.throttles[0].shared.as_ref().unwrap()[0]
-    ));
+    assert!(Arc::ptr_eq(&shared_of(&changed).unwrap()[0], &shared_of(&plan).unwrap()[0]));
     assert_eq!(new.on_connection(&connection(1)).active, 0b0111, "and no other is");
     let fails: Vec<bool> = (1..4)
         .map(|n| exchange(&new, &connection(0), n, "GET /").act.map(|act| act.rule) == Some(1))
@@ -240,12 +245,12 @@ fn rules_that_make_no_sense_are_refused_in_one_line() {
         (
             vec![Rule { matcher: path, ..throttle() }],
             Protocol::Http,
-            "rule `t` throttles a connection; leave out the match by method, path or header",
+            "rule `t`: throttle acts on a whole connection; leave out the match by method, path or header",
         ),
         (
             vec![Rule { scope: exchange, ..throttle() }],
             Protocol::Http,
-            "rule `t` throttles a connection; leave out scope: exchange",
+            "rule `t`: throttle acts on a whole connection; leave out scope: exchange",
         ),
         (
             vec![Rule { triggers: zero, ..rule("a", "hang", &[]) }],

@@ -1,5 +1,6 @@
 //! How a connection ends: half-closes handed on behind the last byte, failures told apart, both sides let go.
 
+use super::gates::Gates;
 use super::leaving::{Duty, Leaving, News};
 use super::{Connection, HELD_TIME_MAX, Peer, source_role};
 use crate::behavior::Direction;
@@ -227,12 +228,12 @@ impl Connection {
         self.hung || self.holds_any(Direction::Request, now) || self.holds_any(Direction::Reply, now)
     }
 
-    /// Whether a delay or a rate holds bytes of a direction back.
+    /// Whether a delay or a gate holds bytes of a direction back.
     pub(in crate::proxy) fn holds_any(&self, direction: Direction, now: Instant) -> bool {
         let pipe = if direction == Direction::Request { &self.request } else { &self.reply };
-        let by_rate =
-            || self.throttles.as_ref().is_some_and(|rates| rates.limits(direction) && !pipe.queue.is_empty());
-        pipe.holds_any(now) || by_rate()
+        let by_gate =
+            || self.gates.as_ref().is_some_and(|gates| gates.delay(direction) && !pipe.queue.is_empty());
+        pipe.holds_any(now) || by_gate()
     }
 
     /// Whether a rule keeps bytes from an upstream that has begun no reply, and may give up on them.
@@ -347,7 +348,8 @@ impl Connection {
         (self.changed_at, self.held_until) = (cx.now, cx.now + HELD_TIME_MAX);
         self.connect_timer.take().map(|timer| cx.timers.cancel(timer));
         self.patience.take().map(|(timer, _)| cx.timers.cancel(timer));
-        self.reset.take().and_then(|reset| reset.timer).map(|timer| cx.timers.cancel(timer));
+        self.end.take().map(|end| cx.timers.cancel(end.timer));
+        Gates::leave(&mut self.gates);
         self.leave_messages(cx);
         for (direction, way) in [(Direction::Reply, downstream), (Direction::Request, upstream)] {
             let (pipe, _, sink) = self.parts(direction);

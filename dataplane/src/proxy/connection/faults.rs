@@ -1,12 +1,14 @@
 //! What rules do to a whole connection: plans taken up and changed while it lives, a hang, a reset.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::ending::Way;
-use super::throttles::Throttles;
-use super::{Connection, PendingReset};
-use crate::behavior::{Act, Action, ConnectionPlan, Direction, ResetSide, RuleMask, RuleSet};
+use super::gates::Gates;
+use super::{Connection, PendingEnd};
+use crate::behavior::{
+    Act, Action, After, Behavior, ConnectionPlan, Countdown, Direction, Finish, Gate, ResetSide, RuleMask,
+    RuleSet,
+};
 use crate::proxy::event::{ABORTED, Detail, HUNG};
 use crate::proxy::telling::Cause;
 use crate::proxy::worker::{Context, ProxyState, What};
@@ -26,12 +28,14 @@ impl Connection {
         let before = self.active;
         let plan = proxy.rules.on_change(&self.facts, previous, self.active);
         proxy.count(plan.drawn);
-        let is = |kind: &str, mask: RuleMask| {
-            proxy.rules.rules().iter().enumerate().any(|(i, rule)| mask >> i & 1 == 1 && rule.kind() == kind)
+        let any = |is: fn(&Behavior) -> bool| {
+            let mut active =
+                proxy.rules.rules().iter().enumerate().filter(|(i, _)| plan.active >> i & 1 == 1);
+            active.any(|(_, rule)| is(&rule.rule().behavior))
         };
         if self.hung {
             // What it swallowed cannot be answered any more: let the client come again.
-            if !is("hang", plan.active) {
+            if !any(|behavior| matches!(behavior, Behavior::Hang(_))) {
                 self.happens(HUNG, cx, proxy);
                 self.close(cx);
             } else if let (Some(cause), Some(Act { rule, action: Action::Hang })) =
@@ -42,17 +46,16 @@ impl Connection {
             return;
         }
         // A request that was read before the change keeps what was decided about it.
-        if self.abort && !is("abort", plan.active) {
+        if self.abort && !any(|behavior| matches!(behavior, Behavior::Abort(_))) {
             if self.reply.discard && !self.framed {
                 // Bytes of the reply are gone already: let the client come again.
                 return self.close(cx);
             }
             (self.abort, self.armed) = (false, None);
         }
-        if !is("reset", plan.active)
-            && let Some(reset) = self.reset.take()
-        {
-            reset.timer.map(|timer| cx.timers.cancel(timer));
+        let is_in_force = |cause: &Cause| proxy.rules_done.iter().any(|rule| Arc::ptr_eq(rule, &cause.rule));
+        if let Some(end) = self.end.take_if(|end| !is_in_force(&end.cause)) {
+            cx.timers.cancel(end.timer);
         }
         if let Some(exchanges) = &mut self.exchanges {
             exchanges.on_rules_changed(&proxy.rules, previous);
@@ -78,11 +81,10 @@ impl Connection {
         proxy: &mut ProxyState,
         previous: &RuleSet,
     ) {
-        let Some(throttles) = self.throttles.take() else { return };
+        let Some(gates) = self.gates.take() else { return };
         let plan = proxy.rules.on_change(&self.facts, previous, self.active);
         self.active = plan.active;
-        self.throttles = (!plan.throttles.is_empty())
-            .then(|| Throttles::new(plan.throttles, &proxy.rules_done, Some(throttles)));
+        self.gates = Gates::change(plan.gates, &proxy.rules_done, Some(gates));
         self.changed_at = cx.now;
         for direction in [Direction::Request, Direction::Reply] {
             self.flush(direction, cx, proxy);
@@ -107,9 +109,7 @@ impl Connection {
                 same.is_none_or(|old| active >> old & 1 == 0)
             })
         };
-        let throttles = self.throttles.take();
-        self.throttles = (!plan.throttles.is_empty())
-            .then(|| Throttles::new(plan.throttles, &proxy.rules_done, throttles));
+        self.gates = Gates::change(plan.gates, &proxy.rules_done, self.gates.take());
         if let Some(act) = plan.act.filter(|act| is_new(act.rule)) {
             self.act(act, 0, cx, proxy);
         }
@@ -131,10 +131,8 @@ impl Connection {
         cx: &mut Context<R>,
         proxy: &mut ProxyState,
     ) {
-        let waits = |after: Duration, bytes| !after.is_zero() || bytes > 0;
-        if let Action::Reset { after_time, after_bytes, .. } = act.action
-            && self.reset.is_some()
-            && waits(after_time, after_bytes)
+        if let Action::End { after: After::Time(_) | After::Bytes(_), .. } = act.action
+            && (self.end.is_some() || self.gates.as_ref().is_some_and(|gates| gates.await_an_end()))
         {
             // The one that waits comes when it was to come: no later request puts it off.
             return;
@@ -149,21 +147,17 @@ impl Connection {
                     self.happens(HUNG, cx, proxy);
                 }
             }
-            Action::Blackout => {
-                proxy.injected(&cause, self.facts.ordinal, detail, cx);
-                self.close(cx);
-            }
             Action::Abort => (self.abort, self.armed) = (true, Some(Box::new(cause))),
-            Action::Reset { after_time, after_bytes, side } => {
-                if !waits(after_time, after_bytes) {
-                    proxy.injected(&cause, self.facts.ordinal, detail, cx);
-                    return self.reset_now(side, cx);
-                }
-                let what = What::Reset;
-                let due = cx.now + after_time;
-                let timer = (!after_time.is_zero()).then(|| cx.timers.insert(due, self.timer(what)));
-                let bytes_left = after_time.is_zero().then_some(after_bytes);
-                self.reset = Some(Box::new(PendingReset { side, cause, detail, bytes_left, timer }));
+            Action::End { after: After::Nothing, how } => {
+                proxy.injected(&cause, self.facts.ordinal, detail, cx);
+                self.finish(how, cx);
+            }
+            Action::End { after: After::Time(time), how } => {
+                let timer = cx.timers.insert(cx.now + time, self.timer(What::End));
+                self.end = Some(Box::new(PendingEnd { how, cause, detail, timer }));
+            }
+            Action::End { after: After::Bytes(bytes), how } => {
+                Gates::add(&mut self.gates, cause, Gate::Countdown(Countdown::new(bytes, how)));
             }
             // These act on messages and chunks, where the bytes are.
             Action::ErrorReply { .. } | Action::Garbage { .. } => {}
@@ -207,21 +201,24 @@ impl Connection {
         }
     }
 
-    pub(in crate::proxy) fn reset_now<R: Ring>(&mut self, side: ResetSide, cx: &mut Context<R>) {
-        let (downstream, upstream) = match side {
-            ResetSide::Both => (Way::Reset, Way::Reset),
-            ResetSide::Downstream => (Way::Reset, Way::InOrder),
-            ResetSide::Upstream => (Way::InOrder, Way::Reset),
+    /// Ends both sides.
+    pub(super) fn finish<R: Ring>(&mut self, how: Finish, cx: &mut Context<R>) {
+        let (downstream, upstream) = match how {
+            Finish::Close => return self.close(cx),
+            Finish::Reset(ResetSide::Both) => (Way::Reset, Way::Reset),
+            Finish::Reset(ResetSide::Downstream) => (Way::Reset, Way::InOrder),
+            Finish::Reset(ResetSide::Upstream) => (Way::InOrder, Way::Reset),
         };
         self.leave(downstream, upstream, cx);
     }
 
-    pub(in crate::proxy) fn on_reset_due<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
-        if let Some(reset) = self.reset.take()
+    /// The time of an end is over.
+    pub(in crate::proxy) fn on_end_due<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        if let Some(end) = self.end.take()
             && !self.closing
         {
-            proxy.injected(&reset.cause, self.facts.ordinal, reset.detail, cx);
-            self.reset_now(reset.side, cx);
+            proxy.injected(&end.cause, self.facts.ordinal, end.detail, cx);
+            self.finish(end.how, cx);
         }
     }
 }

@@ -1,13 +1,23 @@
 //! Bytes on their way: received, held or handed on, sent in order, and read no faster than they leave.
 
+use super::gates::Pass;
 use super::{Connection, sink_role, source_role};
-use crate::behavior::{Act, Action, Direction, garbage};
+use crate::behavior::{Act, Action, Direction, Finish, garbage};
 use crate::clock::Instant;
 use crate::proxy::event::{ABORTED, Detail, Event, EventKind, HUNG, Limit};
 use crate::proxy::pipe::{Fault, Held, Item, QUEUE_BYTES_MAX};
-use crate::proxy::telling::Cause;
 use crate::proxy::worker::{Context, ProxyState, What};
 use crate::ring::{Chunk, Ring, SEND_CHUNKS_MAX};
+
+/// How much of a pipe may go.
+enum Ready {
+    /// So many items at its front, now.
+    Items(usize),
+    /// Nothing before this instant.
+    At(Instant),
+    /// Nothing more, ever.
+    Never,
+}
 
 impl Connection {
     pub(in crate::proxy) fn on_received<R: Ring>(
@@ -113,7 +123,7 @@ impl Connection {
         }
         let now = cx.now;
         let token = self.token(sink_role(direction));
-        let free = self.throttles.is_none() && self.reset.is_none() && held.rules == 0;
+        let free = self.gates.is_none() && held.rules == 0;
         let (pipe, _, sink) = self.parts(direction);
         let due = pipe.due(now, held.time);
         // What waits must not pin the buffers that others need: copy when it is held, or they are scarce.
@@ -152,14 +162,13 @@ impl Connection {
             return self.schedule(direction, due, cx);
         }
         let ready = self.ready(direction, cx);
-        self.tell_rates(cx, proxy);
+        self.tell_gates(cx, proxy);
         let ready = match ready {
-            Ok(ready) => ready,
-            Err(again) => return self.schedule(direction, again, cx),
+            Ready::Items(ready) => ready,
+            Ready::At(again) => return self.schedule(direction, again, cx),
+            Ready::Never if self.is_ended_by_what_is_under_way(direction) => return,
+            Ready::Never => return self.end_by_gate(direction, cx, proxy),
         };
-        if ready == 0 {
-            return;
-        }
         let token = self.token(sink_role(direction));
         let (ordinal, proxy_id) = (self.facts.ordinal, self.proxy);
         let pipe = self.pipe(direction);
@@ -179,52 +188,67 @@ impl Connection {
         self.sink(direction).sending = true;
     }
 
-    /// Counts the rates that have made bytes of this connection wait, each once.
-    fn tell_rates<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &ProxyState) {
-        let Some(throttles) = &mut self.throttles else { return };
-        while let Some((rule, rate)) = throttles.next_met() {
-            proxy.injected(&Cause { rule, exchange: 0 }, self.facts.ordinal, Detail::Limited(rate), cx);
+    /// Counts the gates that have done something to bytes of this connection, each once.
+    fn tell_gates<R: Ring>(&mut self, cx: &mut Context<R>, proxy: &ProxyState) {
+        let Some(gates) = &mut self.gates else { return };
+        while let Some((cause, deed)) = gates.next_done() {
+            proxy.injected(&cause, self.facts.ordinal, Detail::Did(deed), cx);
         }
     }
 
-    /// How many items at the front may go now; when to try again if none, by the rates.
-    pub(super) fn ready<R: Ring>(
-        &mut self,
-        direction: Direction,
-        cx: &mut Context<R>,
-    ) -> Result<usize, Instant> {
+    /// How many items at the front may go now, by the gates; at least one of them is due.
+    fn ready<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>) -> Ready {
         let now = cx.now;
-        let Connection { throttles, reset, request, reply, .. } = self;
+        let Connection { gates, request, reply, .. } = self;
         let pipe = if direction == Direction::Request { request } else { reply };
-        let mut allowed =
-            reset.as_ref().and_then(|reset| reset.bytes_left).map_or(usize::MAX, |left| left as usize);
-        if throttles.is_none() && allowed == usize::MAX {
-            return Ok(pipe.queue.iter().take(SEND_CHUNKS_MAX).take_while(|item| item.due <= now).count());
-        }
+        let Some(gates) = gates else {
+            let due = pipe.queue.iter().take(SEND_CHUNKS_MAX).take_while(|item| item.due <= now);
+            return Ready::Items(due.count());
+        };
         let mut ready = 0;
-        while ready < SEND_CHUNKS_MAX && allowed > 0 {
+        while ready < SEND_CHUNKS_MAX {
             let Some(item) = pipe.queue.get_mut(ready).filter(|item| item.due <= now) else { break };
-            let mut length = item.chunk.len().min(allowed);
-            if let Some(throttles) = throttles {
-                match throttles.take(direction, length, item.due, now) {
-                    Ok(bytes) => length = bytes,
-                    Err(again) if ready == 0 => return Err(again),
-                    Err(_) => break,
-                }
-            }
+            let length = match gates.pass(direction, item.chunk.len(), item.due, now) {
+                Pass::Now(bytes) => bytes,
+                Pass::At(again) if ready == 0 => return Ready::At(again),
+                Pass::Never if ready == 0 => return Ready::Never,
+                Pass::At(_) | Pass::Never => break,
+            };
             if length < item.chunk.len() {
                 let front = item.chunk.split_to(length);
                 // The rest has the rules; accuracy is told once, with the last bytes.
                 let (due, held) = (item.due, item.held.untold());
                 pipe.queue.insert(ready, Item { chunk: front, due, held });
             }
-            allowed -= length;
             ready += 1;
+            if gates.separate(direction) {
+                break;
+            }
         }
-        if let Some(left) = reset.as_mut().and_then(|reset| reset.bytes_left.as_mut()) {
-            *left = allowed as u64;
+        Ready::Items(ready)
+    }
+
+    /// Whether the gate that lets no byte of this direction pass has let bytes of the other one go which are not with the
+    /// kernel yet: it ends the connection when they are.
+    fn is_ended_by_what_is_under_way(&mut self, direction: Direction) -> bool {
+        let other = direction.opposite();
+        self.sink(other).sending && self.gates.as_ref().is_some_and(|gates| gates.finish(other).is_some())
+    }
+
+    /// Ends the connection if a gate lets no byte more of this direction pass. Nothing of it may be under way.
+    fn end_by_gate<R: Ring>(&mut self, direction: Direction, cx: &mut Context<R>, proxy: &mut ProxyState) {
+        let Some(end) = self.gates.as_ref().and_then(|gates| gates.finish(direction)) else { return };
+        if self.closing {
+            // What will never pass is not waited for.
+            self.drop_queue(direction, cx);
+            return self.end_pipe(direction, cx, proxy);
         }
-        Ok(ready)
+        let detail = end.deed.map_or(Detail::None, Detail::Did);
+        proxy.injected(&end.cause, self.facts.ordinal, detail, cx);
+        if end.how == Finish::Close {
+            self.drop_queue(direction, cx);
+        }
+        self.finish(end.how, cx);
     }
 
     pub(in crate::proxy) fn on_sent<R: Ring>(
@@ -242,8 +266,8 @@ impl Connection {
             self.flush(direction, cx, proxy);
             return self.settle(cx);
         }
-        if self.reset.as_ref().is_some_and(|reset| reset.bytes_left == Some(0)) {
-            return self.on_reset_due(cx, proxy);
+        if self.gates.as_ref().is_some_and(|gates| gates.finish(direction).is_some()) {
+            return self.end_by_gate(direction, cx, proxy);
         }
         self.flush(direction, cx, proxy);
         if self.abort_is_due(direction) {
@@ -360,8 +384,8 @@ impl Connection {
         if cx.held_bytes > cx.held_bytes_max {
             return 0;
         }
-        let throttled = self.throttles.as_ref().and_then(|throttles| throttles.queue_bytes(direction));
-        match throttled {
+        let by_gate = self.gates.as_ref().and_then(|gates| gates.queue_bytes(direction));
+        match by_gate {
             Some(bytes) => bytes,
             None if self.pipe(direction).holds(cx.now) => proxy.held_bytes_max,
             None => QUEUE_BYTES_MAX,
