@@ -34,6 +34,8 @@ fn every_cell_of_the_table_has_a_test_here() {
             ("abort", NextChunk, NextMessage),
             ("reset", Now, NextMessage),
             ("throttle", Now, Now),
+            ("slice", Now, Now),
+            ("limit", Now, Now),
         ]
     );
 }
@@ -302,6 +304,51 @@ fn a_throttle_begins_now_and_lifting_it_lets_go_of_what_waits_now() {
     assert_silent(&mut client);
     proxy.apply(rules("normal", &[]));
     assert!(read_reply(&mut client).unwrap().1.contains("X-Path: /stalled\r\n"));
+}
+
+#[test]
+fn a_slice_begins_now_and_lifting_it_lets_go_of_what_waits_now() {
+    let slice = || rules("slice", &[("slice", "size", "3"), ("slice", "gap", "1h")]);
+    let (_server, proxy, mut client) = live_bytes();
+    proxy.apply(slice());
+    client.write_all(b"sliced").unwrap();
+    let mut got = [0; 6];
+    client.read_exact(&mut got[..3]).unwrap();
+    assert_silent(&mut client);
+    proxy.apply(Vec::new());
+    client.read_exact(&mut got[3..]).unwrap();
+    assert_eq!(&got, b"sliced");
+
+    let (_server, proxy, mut client) = live_http();
+    proxy.apply(slice());
+    client.write_all(b"GET /sliced HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    assert_silent(&mut client);
+    proxy.apply(Vec::new());
+    assert!(read_reply(&mut client).unwrap().1.contains("X-Path: /sliced\r\n"));
+}
+
+#[test]
+fn a_limit_counts_from_now_and_lifting_it_ends_the_count() {
+    let limit = || rules("limit", &[("limit", "bytes", "4"), ("limit", "side", "reply")]);
+    let (_server, proxy, mut client) = live_bytes();
+    proxy.apply(limit());
+    assert_eq!(echo(&mut client, b"one").unwrap(), b"one");
+    proxy.apply(Vec::new());
+    assert_eq!(echo(&mut client, b"two and more").unwrap(), b"two and more");
+    proxy.apply(limit());
+    client.write_all(b"ended here").unwrap();
+    let mut got = [0; 4];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"ende");
+    assert_ended(&mut client);
+    assert_eq!(proxy.injected("limit"), 1);
+
+    let (_server, proxy, mut client) = live_http();
+    proxy.apply(limit());
+    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"HTTP");
+    assert_ended(&mut client);
 }
 
 #[test]

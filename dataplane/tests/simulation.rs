@@ -29,6 +29,8 @@ mod counting;
 mod endings;
 #[path = "simulation/failures.rs"]
 mod failures;
+#[path = "simulation/gates.rs"]
+mod gates;
 #[path = "simulation/teardown.rs"]
 mod teardown;
 #[path = "simulation/throttles.rs"]
@@ -345,7 +347,7 @@ fn slow_rules(rng: &mut Rng) -> Vec<Rule> {
     let delay = |time, side| one("delay", "delay", &[("time", time), ("side", side)]);
     let throttle =
         |rate, per, queue| one("throttle", "throttle", &[("rate", rate), ("per", per), ("queue", queue)]);
-    match rng.below(9) {
+    match rng.below(12) {
         0 => vec![delay("3ms", "both")],
         1 => vec![delay("uniform(0ms,8ms)", "request")],
         2 => vec![delay("uniform(0ms,8ms)", "reply")],
@@ -354,6 +356,9 @@ fn slow_rules(rng: &mut Rng) -> Vec<Rule> {
         5 => vec![throttle("1MB/s", "proxy", "10")],
         6 => vec![delay("2ms", "both"), throttle("2MB/s", "connection", "5000")],
         7 => vec![delay("1s", "both")],
+        8 => vec![one("slice", "slice", &[("size", "50"), ("variation", "49")])],
+        9 => vec![one("slice", "slice", &[("size", "700"), ("gap", "1ms"), ("side", "reply")])],
+        10 => vec![throttle("1MB/s", "connection", "5000"), one("slice", "slice", &[("gap", "10us")])],
         _ => Vec::new(),
     }
 }
@@ -411,7 +416,7 @@ fn simulation_of_a_reset_reaches_the_other_side_as_a_reset() {
 fn cutting_rules(rng: &mut Rng) -> Vec<Rule> {
     let mix = |text: &str| mix::parse(text, &BTreeMap::new()).unwrap();
     let reset = |after: &str, side: &str| vec![one("reset", "reset", &[("after", after), ("side", side)])];
-    match rng.below(14) {
+    match rng.below(17) {
         0 => mix("blackout"),
         1 => mix("30:blackout,30:hang"),
         2 => mix("hang"),
@@ -423,6 +428,12 @@ fn cutting_rules(rng: &mut Rng) -> Vec<Rule> {
         8 => [reset("5KiB", "both"), vec![one("throttle", "throttle", &[("rate", "1MB/s")])]].concat(),
         9 => vec![one("delay", "delay", &[("time", "5ms"), ("side", "both")]), one("hang", "hang", &[])],
         10..12 => slow_rules(rng),
+        12 => vec![one("limit", "limit", &[("bytes", "3KiB"), ("side", "reply")])],
+        13 => vec![one("limit", "limit", &[("bytes", "500"), ("then", "rst")]), one("slice", "slice", &[])],
+        14 => vec![
+            one("limit", "limit", &[("bytes", "0"), ("side", "request")]),
+            one("delay", "delay", &[("time", "4ms")]),
+        ],
         _ => Vec::new(),
     }
 }

@@ -13,7 +13,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::limit::Budget;
 use super::reset::Countdown;
+use super::slice::Slices;
 use super::throttle::Metered;
 use super::{Direction, Finish, bytes_text, duration_text, rate_text};
 use crate::clock::Instant;
@@ -169,4 +171,4 @@ macro_rules! gates {
     };
 }
 
-gates! { Metered, Countdown, }
+gates! { Metered, Countdown, Slices, Budget, }

@@ -173,7 +173,7 @@ mod tests {
             ),
             (
                 "20:nope",
-                "unknown behavior `nope`; built: normal, delay, error, transient, hang, blackout, abort, reset, throttle",
+                "unknown behavior `nope`; built: normal, delay, error, transient, hang, blackout, abort, reset, throttle, slice, limit",
             ),
             ("20:delay,error", "`error` has no percentage; write percentage:behavior such as 20:error"),
             ("20% delay", "`20% delay` has no percentage; write percentage:behavior such as 20:delay"),

@@ -25,6 +25,7 @@ mod error_reply;
 mod gate;
 mod hang;
 mod kind;
+mod limit;
 pub mod manual;
 mod matching;
 pub mod mix;
@@ -33,6 +34,7 @@ mod options;
 mod reset;
 mod rule;
 mod rule_set;
+mod slice;
 mod text;
 mod throttle;
 mod transient;
@@ -49,12 +51,14 @@ pub use error_reply::{ErrorReply, GARBAGE_INJECT_BYTES, GARBAGE_REPLACE_BYTES, G
 pub use gate::{Amount, Deed, Gate, Passage};
 pub use hang::Hang;
 pub use kind::{ClientView, Holds, Kind, LiveChange, Seen, When};
+pub use limit::Limit;
 pub use matching::{ClientRange, HeaderMatch, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, Match, PathPattern, Shape};
 pub use normal::Normal;
 pub use options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, bytes, duration, nearest, rate};
 pub use reset::{Countdown, Reset, ResetSide};
 pub use rule::{NAME_BYTES_MAX, Rule, RuleError, Scope, Share, Triggers};
 pub use rule_set::{CompiledRule, RuleSet};
+pub use slice::Slice;
 pub use text::{bytes_text, duration_text, rate_text};
 pub use throttle::{
     Bucket, Per, SharedBucket, SharedRate, THROTTLE_LATE_MAX, THROTTLE_SLICE_BYTES_MAX,
@@ -109,8 +113,6 @@ macro_rules! behaviors {
         /// Every behavior, built or not, in the order of the manual.
         pub const KINDS: &[Kind] = &[
             $($file::KIND,)*
-            unbuilt::SLICE,
-            unbuilt::LIMIT,
             unbuilt::SLOW_CLOSE,
             unbuilt::TIMEOUT,
             unbuilt::STALL,
@@ -183,6 +185,8 @@ behaviors! {
     abort::Abort,
     reset::Reset,
     throttle::Throttle,
+    slice::Slice,
+    limit::Limit,
 }
 
 impl Behavior {
@@ -363,6 +367,10 @@ mod tests {
             ("reset", &[("after", "1500us"), ("side", "upstream")]),
             ("throttle", &[("rate", "0")]),
             ("throttle", &[("rate", "9600bit/s"), ("per", "proxy"), ("side", "request"), ("queue", "1B")]),
+            ("slice", &[]),
+            ("slice", &[("size", "64B"), ("variation", "16"), ("gap", "10ms"), ("side", "reply")]),
+            ("limit", &[("bytes", "0")]),
+            ("limit", &[("bytes", "64KiB"), ("then", "rst"), ("side", "request")]),
         ] {
             let behavior = Behavior::parse(name, &options(pairs)).unwrap();
             let written = behavior.options();
@@ -395,7 +403,7 @@ mod tests {
             (
                 "slow-read",
                 &[],
-                "behavior `slow_read` is not built yet; built: normal, delay, error, transient, hang, blackout, abort, reset, throttle",
+                "behavior `slow_read` is not built yet; built: normal, delay, error, transient, hang, blackout, abort, reset, throttle, slice, limit",
             ),
             ("delay", &[("tiem", "1s")], "behavior `delay` has no option `tiem`; did you mean `time`?"),
             (

@@ -33,27 +33,6 @@ const fn option(
     OptionSpec { name, aliases, kind, default, doc, example }
 }
 
-pub(super) const SLICE: Kind = kind(
-    "slice",
-    &["slicer"],
-    "sends small segments with gaps between them",
-    &[
-        option("size", &[("average_size", "")], OptionKind::Bytes, "100", "bytes of a segment", "64"),
-        option("variation", &[("size_variation", "")], OptionKind::Bytes, "0", "spread of the size", "16"),
-        option("gap", &[("delay", "us")], OptionKind::Duration, "0", "pause between segments", "10ms"),
-    ],
-    When::NextChunk,
-);
-pub(super) const LIMIT: Kind = kind(
-    "limit",
-    &["limit_data"],
-    "ends the connection after exactly this many bytes",
-    &[
-        option("bytes", &[], OptionKind::Bytes, "", "bytes that pass", "64KiB"),
-        option("then", &[], OptionKind::OneOf(&["fin", "rst"]), "fin", "how it ends", "rst"),
-    ],
-    When::NextChunk,
-);
 pub(super) const SLOW_CLOSE: Kind = kind(
     "slow_close",
     &[],

@@ -237,7 +237,7 @@ mod tests {
         let of = |behavior| both(&silent(line), &Injections::default(), &[window(behavior, 400, 500)]);
         // Tenth 3 was waiting still when the rules came; the line they left was empty in tenth 8, and 9 is another's.
         let unknown = [0, 0, 0, 4, 6, 9, 9, 3, 0, 0].map(|unknown| (0, unknown));
-        for behavior in ["20:delay", "hang", "5:error,10:throttle"] {
+        for behavior in ["20:delay", "hang", "5:error,10:throttle", "slicer"] {
             assert_eq!(of(behavior), unknown, "{behavior}");
         }
         assert_eq!(of("blackout"), [(0, 0); TENTHS], "it ends connections, and holds none");
