@@ -89,6 +89,11 @@ fn behaviors_and_protocols_know_nothing_of_the_proxy_and_the_ring() {
 }
 
 #[test]
+fn the_proxy_knows_nothing_of_the_config() {
+    assert_without(&["dataplane/src/proxy"], &["crate::config"], &[]);
+}
+
+#[test]
 fn arrivals_measures_and_reports_do_no_io() {
     let paths = ["loadgen/src/arrival", "loadgen/src/measure", "loadgen/src/report"];
     let io = ["std::net", "std::fs", "std::thread", "std::process", "fs::", "Instant::now", "SystemTime"];

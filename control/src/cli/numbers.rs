@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use fracas_dataplane::config::THREADS_MAX;
+use fracas_dataplane::proxy::THREADS_MAX;
 
 /// Reads a whole number for a flag, and names the bounds to who writes something else.
 pub fn whole<T>(

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fracas_dataplane::config::{Config, DRAIN_DEFAULT, THREADS_MAX, limits};
+use fracas_dataplane::config::{Config, DRAIN_DEFAULT, limits};
 use fracas_dataplane::destination::{Destinations, Pattern};
 use fracas_dataplane::protocol::Protocol;
-use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo};
+use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, Handle, ProxyInfo, THREADS_MAX};
 use fracas_loadgen::report::{length, plural};
 use tokio::net::TcpListener;
 use tokio::sync::watch;

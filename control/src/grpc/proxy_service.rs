@@ -9,12 +9,12 @@ use fracas_dataplane::address::Address;
 use fracas_dataplane::behavior::KINDS;
 use fracas_dataplane::clock::Instant;
 use fracas_dataplane::config::limits::{self, TimeLimit};
-use fracas_dataplane::config::{CONNECT_TIMEOUT_DEFAULT, PROXY_NAME, RESOLVE_DEFAULT, is_proxy_name};
+use fracas_dataplane::config::{PROXY_NAME, is_proxy_name};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::leases::{LEASE_TTL_MAX, LeaseError, Term};
 use fracas_dataplane::proxy::{
-    Applied, Handle, LeaseInfo, LeaseRequest, Patience, PatienceUpdate, ProxyError, ProxyInfo, ProxySpec,
-    ProxyUpdate, RulesChange, SOURCE_ADDRESSES_MAX, Stats,
+    Applied, CONNECT_TIMEOUT_DEFAULT, Handle, LeaseInfo, LeaseRequest, Patience, PatienceUpdate, ProxyError,
+    ProxyInfo, ProxySpec, ProxyUpdate, RESOLVE_DEFAULT, RulesChange, SOURCE_ADDRESSES_MAX, Stats,
 };
 use fracas_proto::v1;
 use fracas_proto::v1::proxy_service_server::ProxyService;

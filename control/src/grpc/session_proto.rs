@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
-use fracas_dataplane::config::THREADS_MAX;
+use fracas_dataplane::proxy::THREADS_MAX;
 use fracas_loadgen::measure::{Counts, Failure, Grade, Timeline};
 use fracas_proto::v1;
 use fracas_proto::v1::join_request::Message as Said;

@@ -1,4 +1,5 @@
-//! Text → validated `Config`: after this nothing is checked again, and each default is written here once.
+//! Text → validated `Config`: after this nothing is checked again. What a proxy is without a word about it stands in
+//! [`crate::proxy`], once; the defaults of the file as a whole stand here.
 //!
 //! `dataplane/README.md` shows a whole file. Every mistake is one line: `file:line:column: what is wrong; what to do`.
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::behavior::{self, Rule, RuleSet};
 use crate::protocol::Protocol;
-use crate::proxy::Patience;
+use crate::proxy::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT, Patience, RESOLVE_DEFAULT, THREADS_MAX};
 
 pub mod limits;
 mod rules;
@@ -20,22 +21,8 @@ use tree::{Fields, Mistake, Node, Place};
 
 /// The name of a single proxy that has none.
 pub const DEFAULT_NAME: &str = "default";
-/// How long a connect to the upstream may take, unless `connect_timeout` says otherwise.
-pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-/// How long a side may keep its socket open after everything due to it and a FIN, unless `linger` says otherwise.
-pub const LINGER_DEFAULT: Duration = Duration::from_secs(5);
-/// How long nothing may pass after one side has ended, unless `half_close` says otherwise.
-pub const HALF_CLOSE_DEFAULT: Duration = Duration::from_secs(60);
-/// Silence after which a peer is asked whether it is there, unless `keepalive` says otherwise.
-pub const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(60);
-/// How long the addresses of an upstream's name are good for, unless `resolve` says otherwise.
-pub const RESOLVE_DEFAULT: Duration = Duration::from_secs(30);
 /// How long SIGTERM waits for connections, unless `drain` says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(10);
-/// Bytes that one connection may hold back, unless `held_bytes_max` says otherwise.
-pub const HELD_BYTES_DEFAULT: u64 = 1024 * 1024;
-/// The most worker threads.
-pub const THREADS_MAX: usize = 1024;
 
 /// What a proxy process is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -280,7 +267,7 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
                 behavior::bytes(text).filter(|bytes| *bytes > 0)
             })
         })?
-        .unwrap_or(HELD_BYTES_DEFAULT),
+        .unwrap_or(HELD_BYTES_DEFAULT as u64),
     })
 }
 

@@ -8,9 +8,14 @@ use super::patience::{Patience, PatienceUpdate};
 use super::stats::RuleStats;
 use crate::behavior::{Rule, duration_text};
 use crate::clock::Instant;
-use crate::config::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT, RESOLVE_DEFAULT};
 use crate::protocol::Protocol;
 
+/// How long a connect to the upstream may take, unless a proxy says otherwise.
+pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// How long the addresses of an upstream's name are good for, unless a proxy says otherwise.
+pub const RESOLVE_DEFAULT: Duration = Duration::from_secs(30);
+/// Bytes that one direction of one connection may hold for a delay, unless a proxy says otherwise.
+pub const HELD_BYTES_DEFAULT: usize = 1024 * 1024;
 /// Addresses to connect from that one proxy may have.
 pub const SOURCE_ADDRESSES_MAX: usize = 64;
 
@@ -59,7 +64,7 @@ impl ProxySpec {
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             patience: Patience::default(),
             source_addresses: Vec::new(),
-            held_bytes_max: HELD_BYTES_DEFAULT as usize,
+            held_bytes_max: HELD_BYTES_DEFAULT,
         }
     }
 }

@@ -12,8 +12,10 @@ use super::resolver::{Resolver, Upstreams};
 use super::room::Room;
 use super::thread::{Command, Link, run_worker};
 use crate::clock::Instant;
-use crate::config::THREADS_MAX;
 use crate::ring::{Features, RingError, RingSettings, SocketOptions, raise_open_files_limit};
+
+/// The most worker threads, each with its ring.
+pub const THREADS_MAX: usize = 1024;
 
 /// How the data plane runs.
 #[derive(Clone, Debug)]

@@ -33,11 +33,11 @@ mod worker;
 
 pub use book::ENDED_RULES_MAX;
 pub use calls::{
-    Applied, AppliedTo, EndReason, LeaseEnd, LeaseInfo, LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate,
-    RulesChange, SOURCE_ADDRESSES_MAX,
+    Applied, AppliedTo, CONNECT_TIMEOUT_DEFAULT, EndReason, HELD_BYTES_DEFAULT, LeaseEnd, LeaseInfo,
+    LeaseRequest, ProxyInfo, ProxySpec, ProxyUpdate, RESOLVE_DEFAULT, RulesChange, SOURCE_ADDRESSES_MAX,
 };
 pub use connection::{HELD_TIME_MAX, LINGER_BYTES_MAX};
-pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError};
+pub use dataplane::{Dataplane, DataplaneSettings, Drained, StartError, THREADS_MAX};
 pub use error::ProxyError;
 pub use event::{Detail, Event, EventKind, RuleName};
 pub use exchange::PIPELINE_MAX;

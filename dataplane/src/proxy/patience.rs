@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::config::{HALF_CLOSE_DEFAULT, KEEPALIVE_DEFAULT, LINGER_DEFAULT};
+/// How long a side may keep its socket open after everything due to it and a FIN, unless a proxy says otherwise.
+const LINGER_DEFAULT: Duration = Duration::from_secs(5);
+/// How long nothing may pass after one side has ended, unless a proxy says otherwise.
+const HALF_CLOSE_DEFAULT: Duration = Duration::from_secs(60);
+/// Silence after which a peer is asked whether it is there, unless a proxy says otherwise.
+const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(60);
 
 /// The limits on silence of one proxy's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

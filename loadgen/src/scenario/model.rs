@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use fracas_dataplane::config::THREADS_MAX;
+use fracas_dataplane::proxy::THREADS_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::units::{Rate, format_duration};

@@ -171,7 +171,7 @@ impl Timelines {
 
 #[cfg(test)]
 mod tests {
-    use fracas_dataplane::config::RESOLVE_DEFAULT;
+    use fracas_dataplane::proxy::RESOLVE_DEFAULT;
 
     use super::*;
 
