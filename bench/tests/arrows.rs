@@ -93,6 +93,42 @@ fn the_proxy_knows_nothing_of_the_config() {
     assert_without(&["dataplane/src/proxy"], &["crate::config"], &[]);
 }
 
+/// The lines of a manifest, each with the table that it stands in, without comments.
+fn manifest(path: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join(path)).unwrap();
+    let mut table = String::new();
+    let mut lines = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        if line.starts_with('[') {
+            line.clone_into(&mut table);
+        } else {
+            lines.push((table.clone(), line.to_owned()));
+        }
+    }
+    assert!(!lines.is_empty(), "{path} says nothing");
+    lines
+}
+
+#[test]
+fn the_simulated_ring_is_built_for_tests_alone() {
+    for path in ["", "proto/", "dataplane/", "loadgen/", "control/", "bench/"] {
+        let path = format!("{path}Cargo.toml");
+        for (table, line) in manifest(&path) {
+            let is_its_name =
+                path == "dataplane/Cargo.toml" && table == "[features]" && line == "simulated = []";
+            let is_for_tests = table.starts_with("[dev-dependencies");
+            let turns_it_on = line.contains("simulated");
+            assert!(
+                !turns_it_on || is_its_name || is_for_tests,
+                "{path}: {table} turns the simulated ring on: {line}"
+            );
+        }
+    }
+    // Features of whoever is built together are joined, so plain `cargo test` has it: code must not take that for granted.
+    let paths = ["loadgen/src", "control/src", "bench/src"];
+    assert_without(&paths, &["ring::simulated", "SimulatedRing", "feature = \"simulated\""], &[]);
+}
+
 #[test]
 fn arrivals_measures_and_reports_do_no_io() {
     let paths = ["loadgen/src/arrival", "loadgen/src/measure", "loadgen/src/report"];

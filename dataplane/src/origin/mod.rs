@@ -21,10 +21,14 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use limits::{Closed, Counts, DESCRIPTORS_SET_ASIDE, ECHO_BYTES_MAX, Limits, REPLIES_MAX, Shared};
-pub use reply::{BODY_BYTES_MAX, WAIT_MAX};
+pub use limits::{Closed, Counts, DESCRIPTORS_SET_ASIDE, Limits, REPLIES_MAX};
+pub use reply::BODY_BYTES_MAX;
 pub use service::ServiceSettings;
-pub use worker::OriginWorker;
+/// One worker and what all of them share, to be run by hand on a simulated ring.
+#[cfg(feature = "simulated")]
+pub use {limits::Shared, worker::OriginWorker};
+#[cfg(not(feature = "simulated"))]
+use {limits::Shared, worker::OriginWorker};
 
 use crate::clock::Instant;
 use crate::proxy::check_free;

@@ -161,6 +161,7 @@ impl<R: Ring> OriginWorker<R> {
     }
 
     /// When something is due next.
+    #[cfg(feature = "simulated")]
     pub fn next_due(&mut self) -> Instant {
         self.timers.next_due()
     }

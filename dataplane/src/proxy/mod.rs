@@ -51,7 +51,15 @@ pub use pipe::{CREDIT_LARGE, CREDIT_SMALL, QUEUE_BYTES_MAX};
 pub use reload::Replaced;
 pub use resolver::{LOOKUP_THREADS, UPSTREAM_ADDRESSES_MAX, Upstreams};
 pub use room::Room;
-pub use stats::{Counters, ProxySnapshot, RuleStats, WorkerSnapshot};
+pub use stats::{Counters, RuleStats};
 pub use times::{Recorder, TIMES_BYTES_MAX, Times};
 pub use totals::{ProxyStats, Stats, WorkerStats};
-pub use worker::{Opening, Worker, WorkerSettings};
+
+/// One worker and what it is made of, to be run by hand on a simulated ring.
+#[cfg(feature = "simulated")]
+mod by_hand {
+    pub use super::stats::{ProxySnapshot, WorkerSnapshot};
+    pub use super::worker::{Opening, Worker, WorkerSettings};
+}
+#[cfg(feature = "simulated")]
+pub use by_hand::*;

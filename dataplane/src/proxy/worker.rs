@@ -16,7 +16,7 @@ use super::event::{Detail, EVENT_DELAY, Event, EventBuffer, EventKind};
 use super::figures::{ProxyFigures, Rules, WorkerFigures, figures_of};
 use super::patience::Patience;
 use super::room::Room;
-use super::stats::{Counters, RuleStats, WorkerSnapshot};
+use super::stats::{Counters, RuleStats};
 use crate::behavior::{Direction, RuleSet};
 use crate::clock::Instant;
 use crate::ring::{Errno, Outcome, Ring, Socket, SocketOptions, Token, Upcoming, prefetch};
@@ -305,6 +305,7 @@ impl<R: Ring> Worker<R> {
     }
 
     /// When something is due next.
+    #[cfg(feature = "simulated")]
     pub fn next_due(&mut self) -> Instant {
         self.cx.timers.next_due()
     }
@@ -454,7 +455,8 @@ impl<R: Ring> Worker<R> {
     }
 
     /// What there is to tell, up to now.
-    pub fn snapshot(&mut self) -> WorkerSnapshot {
+    #[cfg(feature = "simulated")]
+    pub fn snapshot(&mut self) -> super::stats::WorkerSnapshot {
         (0..self.proxies.len() as u32).for_each(|id| self.touch(id));
         self.publish();
         self.cx.figures.read()

@@ -123,6 +123,7 @@ impl Pool {
     }
 
     /// Copies `bytes` into a free buffer; the twin's way to receive. `None` when no buffer is free.
+    #[cfg(feature = "simulated")]
     pub(crate) fn filled(self: &Rc<Pool>, bytes: &[u8]) -> Option<Chunk> {
         let id = self.take()?;
         let length = u32::try_from(bytes.len()).expect("a chunk is below 4 GiB");

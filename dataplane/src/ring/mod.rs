@@ -1,8 +1,8 @@
 //! The only `unsafe` and the only system calls: asks the kernel, hands out completions.
 //!
-//! [`Ring`] is the surface. [KernelRing] is io_uring; [`simulated`] is the same surface in virtual time
-//! with short reads, failures and races from a seed. The proxy, the origin and the load clients run on
-//! either.
+//! [`Ring`] is the surface. [KernelRing] is io_uring; `simulated`, behind the feature of that name, is the same
+//! surface in virtual time with short reads, failures and races from a seed. The proxy, the origin and the load
+//! clients run on either.
 //!
 //! What a user of a ring may rely on:
 //! - An operation's memory belongs to the ring until its last completion; chunks come back to their pool
@@ -19,6 +19,7 @@ mod buffers;
 mod kernel;
 mod memory;
 mod sends;
+#[cfg(feature = "simulated")]
 pub mod simulated;
 mod thread;
 mod uring;
