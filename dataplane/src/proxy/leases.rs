@@ -31,11 +31,11 @@ pub const LEASE_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub const LEASE_START_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The number of a lease in its proxy, from 1 in the order in which they were acquired.
-pub type LeaseId = u64;
+pub(crate) type LeaseId = u64;
 
 /// Rules with an owner and an end.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lease {
+pub(crate) struct Lease {
     /// The lease's number.
     pub id: LeaseId,
     /// Who asked for it; free text for people.
@@ -117,7 +117,7 @@ pub enum LeaseError {
 
 /// The base rules of one proxy and the leases on top of them.
 #[derive(Debug, Default)]
-pub struct LeaseBook {
+pub(crate) struct LeaseBook {
     base: Vec<Rule>,
     /// In the order of acquiring.
     leases: Vec<Lease>,

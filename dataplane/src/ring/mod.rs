@@ -29,7 +29,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-pub use buffers::{BufferSize, Chunk, Pool, PoolSettings};
+pub use buffers::{BufferSize, Chunk, PoolSettings};
 
 pub(crate) use memory::{Words, give_back_heap, prefetch};
 pub(crate) use thread::CpuClock;

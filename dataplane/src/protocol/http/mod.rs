@@ -27,13 +27,9 @@ mod reply;
 mod reply_head;
 mod request;
 
-pub use body::{
-    CHUNK_LINE_BYTES_MAX, REPLY_CHUNK_LINE_BYTES_MAX, REPLY_TRAILER_BYTES_MAX, TRAILER_BYTES_MAX,
-};
-pub use error_reply::{ERROR_MARK, error_reply, reason};
+pub(crate) use error_reply::{error_reply, reason};
 pub use head::{Asked, HEAD_BYTES_MAX, HEADERS_MAX, RequestHead};
 pub use reply::ReplyFramer;
-pub use reply_head::{REPLY_HEAD_BYTES_MAX, REPLY_LINE_BYTES_MAX};
 pub use request::RequestFramer;
 
 /// What a framer found at the front of a slice.

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::{Pool, SocketOptions};
+use super::super::SocketOptions;
+use super::super::buffers::Pool;
 use super::faults::Faults;
 use super::operations::RingState;
 use super::peer::{Peer, Server};

@@ -7,7 +7,8 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::super::{BufferSize, Chunk, Completion, Errno, Outcome, Pool, ReceiveEnd, Socket, Token};
+use super::super::buffers::Pool;
+use super::super::{BufferSize, Chunk, Completion, Errno, Outcome, ReceiveEnd, Socket, Token};
 use super::state::{Entry, Event, Listener, NOBODY, State};
 use super::stream::Phase;
 
