@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fracas_dataplane::behavior::nearest;
 use fracas_dataplane::clock::Instant;
+use fracas_dataplane::nearest::nearest;
 use fracas_loadgen::measure::{Environment, Grade};
 use fracas_loadgen::scenario::Plan;
 

@@ -61,6 +61,7 @@ pub mod clock;
 pub mod config;
 pub mod destination;
 mod embed;
+pub mod nearest;
 pub mod origin;
 pub mod protocol;
 pub mod proxy;

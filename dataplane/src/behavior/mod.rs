@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 
 use options::Options;
 
+use crate::nearest::nearest;
 use crate::rng::Rng;
 
 mod abort;
@@ -54,7 +55,7 @@ pub use kind::{ClientView, Holds, Kind, LiveChange, Seen, When};
 pub use limit::Limit;
 pub use matching::{ClientRange, HeaderMatch, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, Match, PathPattern, Shape};
 pub use normal::Normal;
-pub use options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, bytes, duration, nearest, rate};
+pub use options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, bytes, duration, rate};
 pub use reset::{Countdown, Reset, ResetSide};
 pub use rule::{NAME_BYTES_MAX, Rule, RuleError, Scope, Share, Triggers};
 pub use rule_set::{CompiledRule, RuleSet};

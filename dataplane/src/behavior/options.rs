@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::delay::Distribution;
 use super::{BehaviorError, Kind};
+use crate::nearest::nearest;
 
 /// The longest duration an option takes.
 pub const OPTION_DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -283,41 +284,6 @@ fn whole(number: f64) -> Option<u64> {
     (0.0..9e18).contains(&number).then_some(number as u64)
 }
 
-/// Names that a typed one is compared with: a hint must not cost more than what it is about.
-const NEAREST_OF_MAX: usize = 1_000;
-
-/// The known name nearest to what was typed, when it is near enough to be meant (at most a third of it wrong).
-pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let typed: Vec<char> = typed.chars().take(64).flat_map(char::to_lowercase).collect();
-    known
-        .into_iter()
-        .take(NEAREST_OF_MAX)
-        .map(|name| (distance(&typed, &name.chars().collect::<Vec<_>>()), name))
-        .filter(|(distance, name)| *distance <= (name.len().max(3) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
-}
-
-/// Edits (insert, delete, replace, swap neighbours) between two words: Damerau 1964, optimal string alignment.
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    rows[0] = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replace.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = best;
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,22 +331,6 @@ mod tests {
             ("99999999999GB/s", None),
         ] {
             assert_eq!(rate(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn the_nearest_name_is_offered_only_when_it_is_near() {
-        let known = ["delay", "error", "transient", "hang", "throttle"];
-        for (typed, expected) in [
-            ("dealy", Some("delay")),
-            ("Delay", Some("delay")),
-            ("throtle", Some("throttle")),
-            ("transent", Some("transient")),
-            ("hnag", Some("hang")),
-            ("banana", None),
-            ("", None),
-        ] {
-            assert_eq!(nearest(typed, known), expected, "{typed}");
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::ConfigError;
-use crate::behavior::nearest;
+use crate::nearest::nearest;
 
 /// Where something stands: line and column, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

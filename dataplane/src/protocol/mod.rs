@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::behavior::nearest;
+use crate::nearest::nearest;
 
 pub mod http;
 

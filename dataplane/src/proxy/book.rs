@@ -12,8 +12,9 @@ use super::error::ProxyError;
 use super::leases::{Lease, LeaseBook, LeaseError, LeaseId, lease_name};
 use super::stats::RuleStats;
 use super::worker::Opening;
-use crate::behavior::{RuleSet, nearest};
+use crate::behavior::RuleSet;
 use crate::clock::Instant;
+use crate::nearest::nearest;
 
 /// Rules of ended leases that are kept for each proxy until its next change of rules; the oldest goes first.
 pub const ENDED_RULES_MAX: usize = 256;

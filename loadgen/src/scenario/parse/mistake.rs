@@ -1,6 +1,7 @@
 //! What is wrong with a run file, where, and what was probably meant.
 
 use fracas_dataplane::config::on_one_line;
+use fracas_dataplane::nearest::nearest;
 use serde_saphyr::{Error, Location};
 
 use super::in_words;
@@ -36,7 +37,7 @@ pub(super) fn from_yaml(file: &str, text: &str, error: &Error) -> ParseError {
     let place = error.location().unwrap_or(Location::UNKNOWN);
     let line = place.line().max(1);
     let problem = match error {
-        Error::SerdeUnknownField { field, expected, .. } => match nearest_key(field, expected) {
+        Error::SerdeUnknownField { field, expected, .. } => match nearest(field, expected.iter().copied()) {
             Some(near) => format!("unknown key `{field}`; did you mean `{near}`?"),
             None if let Some(meant) = meant_by(field) => format!("unknown key `{field}`; {meant}"),
             None => format!("unknown key `{field}`; known are {}", expected.join(", ")),
@@ -91,17 +92,6 @@ fn meant_by(field: &str) -> Option<&'static str> {
         "sleep" | "pause" => "the pause of a user is `think_time` in a phase",
         _ => return None,
     })
-}
-
-fn nearest_key<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distance = |key: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), key);
-    known
-        .iter()
-        .map(|key| (distance(key), *key))
-        // A third of the letters may be wrong; beyond that a suggestion would be a guess.
-        .filter(|(distance, key)| *distance <= key.len().div_ceil(3))
-        .min()
-        .map(|(_, key)| key)
 }
 
 /// The key whose value stands at a column: the last one before it on its line, or the first one of the line.
