@@ -69,5 +69,6 @@ pub mod ring;
 pub mod rng;
 mod short_queue;
 pub mod timers;
+pub mod units;
 
 pub use embed::{EmbedError, Proxy};

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fracas_dataplane::behavior::KINDS;
+use fracas_dataplane::units;
 use fracas_loadgen::report::{latency, length, plural};
-use fracas_loadgen::scenario::units;
 use fracas_proto::v1::proxy_service_client::ProxyServiceClient;
 use fracas_proto::v1::{self, EventKind};
 use serde_json::{Value, json};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fracas_dataplane::clock::Instant;
+use fracas_dataplane::units;
 use fracas_loadgen::arrival::Shard;
 use fracas_loadgen::capacity::{Answer, Finding, LimitedBy, Next, Search, TRIES_MAX};
 use fracas_loadgen::measure::thresholds::REPLIED_RATIO_KEPT;
@@ -14,7 +15,7 @@ use fracas_loadgen::measure::{Faults, Summary};
 use fracas_loadgen::report;
 use fracas_loadgen::runner::{self, Outcome};
 use fracas_loadgen::scenario::{
-    Load, Pace, Phase, Plan, PlanError, RATE_PER_SECOND_MAX, Rate, Slo, Stop, Target, check_idle, units,
+    Load, Pace, Phase, Plan, PlanError, RATE_PER_SECOND_MAX, Rate, Slo, Stop, Target, check_idle,
 };
 use serde_json::json;
 
@@ -199,8 +200,9 @@ impl Args {
 
     fn command(&self, rate: u64) -> String {
         let slo: String = self.slo.iter().map(|slo| format!(" --slo '{slo}'")).collect();
-        let warm_up = units::format_duration(self.warm_up);
-        let (probe, timeout) = (units::format_duration(self.probe), units::format_duration(self.timeout));
+        let warm_up = units::exact_duration_text(self.warm_up);
+        let (probe, timeout) =
+            (units::exact_duration_text(self.probe), units::exact_duration_text(self.timeout));
         let precise = if self.precise { " --precise" } else { "" };
         format!(
             "fracas load '{}' -r {rate}/s -c {} -t {} -d {probe} --warm-up {warm_up} --timeout {timeout} --seed {}{precise}{slo}",
@@ -554,8 +556,7 @@ fn whole(rate: Rate) -> u64 {
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
-    let percent = text.strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
-    match percent {
+    match units::parse_percent(text, "") {
         Some(percent) if (0.1..=100.0).contains(&percent) => Ok(percent / 100.0),
         _ => Err("write a percentage from 0.1% to 100%, such as 5%".to_owned()),
     }
@@ -568,7 +569,7 @@ mod tests {
     #[test]
     fn a_tolerance_is_a_percentage() {
         assert_eq!(tolerance("5%"), Ok(0.05));
-        for text in ["5", "0%", "-1%", "101%", "NaN%", ""] {
+        for text in ["5", "0%", "-1%", "1e1%", "101%", "NaN%", ""] {
             assert!(tolerance(text).is_err(), "{text}");
         }
     }

@@ -18,8 +18,8 @@ use anyhow::Context;
 use fracas_dataplane::origin::{Origin, OriginSettings};
 use fracas_dataplane::protocol::Protocol;
 use fracas_dataplane::proxy::{Dataplane, DataplaneSettings, ProxySpec};
+use fracas_dataplane::units::{exact_duration_text, parse_duration};
 use fracas_loadgen::report::{self, read_json, text};
-use fracas_loadgen::scenario::units::{format_duration, parse_duration};
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use tokio::net::TcpListener;
@@ -146,13 +146,13 @@ async fn submit(args: &Args, controller: &Dial, target: SocketAddr) -> anyhow::R
 
 /// What was typed, in full.
 fn command(args: &Args) -> String {
-    format!("fracas demo --duration {} --out {}", format_duration(args.duration), args.out.display())
+    format!("fracas demo --duration {} --out {}", exact_duration_text(args.duration), args.out.display())
 }
 
 /// The fault lasts a quarter of the run and lies in its middle.
 fn run_file(target: SocketAddr, duration: Duration) -> String {
     let (at, over) = (duration * 3 / 8, duration / 4);
-    let [duration, at, over] = [duration, at, over].map(format_duration);
+    let [duration, at, over] = [duration, at, over].map(exact_duration_text);
     format!(
         "name: demo
 nodes: 2

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use fracas_dataplane::proxy::THREADS_MAX;
+use fracas_dataplane::units::parse_count;
 
 /// Reads a whole number for a flag, and names the bounds to who writes something else.
 pub fn whole<T>(
@@ -13,7 +14,7 @@ where
 {
     let bounds: RangeInclusive<u64> = (*bounds.start()).into()..=(*bounds.end()).into();
     move |text| {
-        let number = text.parse::<u64>().ok().filter(|number| bounds.contains(number));
+        let number = parse_count(text).filter(|number| bounds.contains(number));
         let number = number.and_then(|number| T::try_from(number).ok());
         number.ok_or_else(|| format!("write a whole number from {} to {}", bounds.start(), bounds.end()))
     }

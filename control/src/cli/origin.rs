@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fracas_dataplane::origin::{BODY_BYTES_MAX, Counts, Limits, Origin, OriginSettings, ServiceSettings};
+use fracas_dataplane::units;
 use fracas_loadgen::report::plural;
-use fracas_loadgen::scenario::units;
 
 use super::signals::asked_to_stop;
 use super::{numbers, plain};
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "body_bytes")]
     echo: bool,
     /// Bytes in the body of the plain reply
-    #[arg(long, value_name = "SIZE", default_value = "14", value_parser = units::parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "14", value_parser = units::parse_bytes)]
     body_bytes: u64,
     /// How long every reply waits; with --service-time, after it was served
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::parse_duration)]

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use fracas_dataplane::units::parse_duration;
 use fracas_loadgen::report::{count, latency, rate, seconds, utc};
-use fracas_loadgen::scenario::units::parse_duration;
 use fracas_proto::v1;
 use fracas_proto::v1::run_service_client::RunServiceClient;
 use serde_json::{Value, json};

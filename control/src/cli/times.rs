@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fracas_dataplane::config::limits::TimeLimit;
-use fracas_loadgen::scenario::units;
+use fracas_dataplane::units;
 
 /// How long a connection of an API may be without a call.
 pub const API_IDLE: TimeLimit = from_100ms("api-idle", 24, "a duration from 100ms to 24h such as 5m");

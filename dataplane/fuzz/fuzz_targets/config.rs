@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use fracas_dataplane::behavior::{self, mix};
+use fracas_dataplane::behavior::mix;
 use fracas_dataplane::config::Config;
+use fracas_dataplane::nearest::nearest;
+use fracas_dataplane::units;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -13,7 +15,12 @@ fuzz_target!(|text: &str| {
         assert!(!error.to_string().contains('\n'), "{error:?}");
     }
     let _ = mix::parse(text, &BTreeMap::new());
-    let _ = behavior::duration(text, "ms");
-    let _ = behavior::bytes(text);
-    let _ = behavior::rate(text);
+    let _ = nearest(text, ["delay", "throttle"]);
+    if let Ok(time) = units::parse_duration_in(text, "ms") {
+        assert_eq!(units::parse_duration(&units::duration_text(time)), Ok(time));
+    }
+    if let Some(rate) = units::parse_byte_rate(text) {
+        assert_eq!(units::parse_byte_rate(&units::byte_rate_text(rate)), Some(rate));
+    }
+    let _ = (units::parse_count(text), units::parse_percent(text, "%"));
 });

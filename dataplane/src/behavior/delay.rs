@@ -12,9 +12,9 @@ use rand_distr::StandardNormal;
 use super::options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, Options, duration};
 use super::{
     BehaviorError, ClientView, Direction, Effect, Kind, LiveChange, Misbehave, Place, Side, Unit, When,
-    duration_text,
 };
 use crate::rng::Rng;
+use crate::units::duration_text;
 
 /// The row of the table of behaviors.
 pub(super) const KIND: Kind = Kind {
@@ -181,6 +181,7 @@ mod tests {
             ("50ms", Some(Distribution::Fixed(50 * MS))),
             ("uniform(10ms,50ms)", Some(Distribution::Uniform(10 * MS, 50 * MS))),
             ("uniform( 10ms , 50ms )", Some(Distribution::Uniform(10 * MS, 50 * MS))),
+            ("uniform(1s500ms,1m 30s)", Some(Distribution::Uniform(1500 * MS, 90_000 * MS))),
             ("normal(50ms,10ms)", Some(Distribution::Normal(50 * MS, 10 * MS))),
             ("uniform(50ms,10ms)", None),
             ("uniform(50ms)", None),

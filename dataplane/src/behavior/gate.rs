@@ -17,8 +17,9 @@ use super::limit::Budget;
 use super::reset::Countdown;
 use super::slice::Slices;
 use super::throttle::Metered;
-use super::{Direction, Finish, bytes_text, duration_text, rate_text};
+use super::{Direction, Finish};
 use crate::clock::Instant;
+use crate::units::{byte_rate_text as rate_text, bytes_text, duration_text};
 
 /// What every gate answers; where most say the same, it stands here.
 pub trait Passage: Sized {

@@ -3,10 +3,11 @@
 use super::options::{OptionKind, OptionSpec, Options};
 use super::{
     Amount, BehaviorError, ClientView, Deed, Direction, Finish, Gate, Kind, LiveChange, Misbehave, Passage,
-    Place, ResetSide, SharedRate, Side, When, bytes_text,
+    Place, ResetSide, SharedRate, Side, When,
 };
 use crate::clock::Instant;
 use crate::rng::Rng;
+use crate::units::bytes_text;
 
 /// The row of the table of behaviors.
 pub(super) const KIND: Kind = Kind {

@@ -36,7 +36,6 @@ mod reset;
 mod rule;
 mod rule_set;
 mod slice;
-mod text;
 mod throttle;
 mod transient;
 mod unbuilt;
@@ -55,12 +54,11 @@ pub use kind::{ClientView, Holds, Kind, LiveChange, Seen, When};
 pub use limit::Limit;
 pub use matching::{ClientRange, HeaderMatch, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, Match, PathPattern, Shape};
 pub use normal::Normal;
-pub use options::{OPTION_DURATION_MAX, OptionKind, OptionSpec, bytes, duration, rate};
+pub use options::{OPTION_BYTES_MAX, OPTION_DURATION_MAX, OptionKind, OptionSpec};
 pub use reset::{Countdown, Reset, ResetSide};
 pub use rule::{NAME_BYTES_MAX, Rule, RuleError, Scope, Share, Triggers};
 pub use rule_set::{CompiledRule, RuleSet};
 pub use slice::Slice;
-pub use text::{bytes_text, duration_text, rate_text};
 pub use throttle::{
     Bucket, Per, SharedBucket, SharedRate, THROTTLE_LATE_MAX, THROTTLE_SLICE_BYTES_MAX,
     THROTTLE_SLICE_BYTES_MIN, Throttle, max_slice,

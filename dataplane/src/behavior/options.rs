@@ -8,9 +8,12 @@ use std::time::Duration;
 use super::delay::Distribution;
 use super::{BehaviorError, Kind};
 use crate::nearest::nearest;
+use crate::units::{parse_byte_rate, parse_bytes_up_to, parse_count, parse_duration_in};
 
 /// The longest duration an option takes.
 pub const OPTION_DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most bytes, or bytes a second, an option takes: twice as many still fit 64 bits.
+pub const OPTION_BYTES_MAX: u64 = 9_000_000_000_000_000_000;
 
 /// Documents one option of a behavior; flags, config keys, API and docs are generated from it.
 #[derive(Debug)]
@@ -32,7 +35,7 @@ pub struct OptionSpec {
 /// What an option's text must look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionKind {
-    /// `150ms`, `1.5s`, `2m`.
+    /// `150ms`, `1.5s`, `1h30m`.
     Duration,
     /// A duration, `uniform(10ms,50ms)` or `normal(50ms,10ms)`.
     Distribution,
@@ -174,7 +177,7 @@ impl<'a> Options<'a> {
     }
 
     pub(super) fn count(&self, name: &'static str) -> Result<u64, BehaviorError> {
-        self.read(name, |text, _| text.parse().ok())
+        self.read(name, |text, _| parse_count(text))
     }
 
     pub(super) fn bool(&self, name: &'static str) -> Result<bool, BehaviorError> {
@@ -216,72 +219,17 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Reads `150ms`, `1.5s`, `2m`, `1h`, `10us`; a bare number has `bare_unit`, or is refused when that is empty
-/// (except 0). At most [`OPTION_DURATION_MAX`].
-pub fn duration(text: &str, bare_unit: &str) -> Option<Duration> {
-    let (number, unit) = split_unit(text.trim())?;
-    let unit = if unit.is_empty() { bare_unit } else { unit };
-    let seconds = match unit {
-        "ns" => number / 1e9,
-        "us" | "µs" => number / 1e6,
-        "ms" => number / 1e3,
-        "s" => number,
-        "m" | "min" => number * 60.0,
-        "h" => number * 3600.0,
-        "" if number == 0.0 => 0.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= OPTION_DURATION_MAX)
+/// Reads a duration as [`parse_duration_in`] does, at most [`OPTION_DURATION_MAX`].
+pub(super) fn duration(text: &str, bare_unit: &str) -> Option<Duration> {
+    parse_duration_in(text, bare_unit).ok().filter(|duration| *duration <= OPTION_DURATION_MAX)
 }
 
-/// Reads `1000`, `64KiB`, `1MB`: decimal (`k`, `kB`, `MB`, `GB`) and binary (`KiB`, `MiB`, `GiB`) units.
-pub fn bytes(text: &str) -> Option<u64> {
-    let (number, unit) = split_unit(text.trim())?;
-    let factor = match unit {
-        "" | "B" => 1.0,
-        "k" | "kB" | "KB" => 1e3,
-        "M" | "MB" => 1e6,
-        "G" | "GB" => 1e9,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0 * 1024.0,
-        "GiB" => 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    whole(number * factor)
+fn bytes(text: &str) -> Option<u64> {
+    parse_bytes_up_to(text, OPTION_BYTES_MAX).ok()
 }
 
-/// Reads bytes per second: `1MB/s`, `64KiB/s`, `8Mbit/s`; 0 needs no unit.
-pub fn rate(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let Some(amount) = text.strip_suffix("/s") else {
-        return (text == "0").then_some(0);
-    };
-    let amount = amount.trim_end();
-    match amount.strip_suffix("bit") {
-        Some(bits) => {
-            let (number, unit) = split_unit(bits)?;
-            let factor = match unit {
-                "" => 1.0,
-                "k" | "K" => 1e3,
-                "M" => 1e6,
-                "G" => 1e9,
-                _ => return None,
-            };
-            whole(number * factor / 8.0)
-        }
-        None => bytes(amount),
-    }
-}
-
-/// Splits `1.5ms` into 1.5 and `ms`; `None` without a finite number ≥ 0 in front.
-fn split_unit(text: &str) -> Option<(f64, &str)> {
-    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let number: f64 = text[..end].parse().ok()?;
-    number.is_finite().then_some((number, text[end..].trim()))
-}
-
-fn whole(number: f64) -> Option<u64> {
-    (0.0..9e18).contains(&number).then_some(number as u64)
+fn rate(text: &str) -> Option<u64> {
+    parse_byte_rate(text).filter(|rate| *rate <= OPTION_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -293,15 +241,18 @@ mod tests {
         for (text, unit, expected) in [
             ("150ms", "", Some(Duration::from_millis(150))),
             ("1.5s", "", Some(Duration::from_millis(1500))),
+            ("1h30m", "", Some(Duration::from_secs(5400))),
             ("10us", "", Some(Duration::from_micros(10))),
             ("2m", "", Some(Duration::from_secs(120))),
             ("24h", "", Some(OPTION_DURATION_MAX)),
+            ("23h60m", "", Some(OPTION_DURATION_MAX)),
             ("0", "", Some(Duration::ZERO)),
             ("2", "s", Some(Duration::from_secs(2))),
             ("2", "ms", Some(Duration::from_millis(2))),
             ("2ms", "s", Some(Duration::from_millis(2))),
             ("2", "", None),
             ("25h", "", None),
+            ("24h1ns", "", None),
             ("-1s", "", None),
             ("1.2.3s", "", None),
             ("s", "", None),
@@ -314,23 +265,20 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_bytes_or_bits_per_second() {
-        for (text, expected) in [
-            ("1MB/s", Some(1_000_000)),
-            ("64KiB/s", Some(65_536)),
-            ("8Mbit/s", Some(1_000_000)),
-            ("9600bit/s", Some(1200)),
-            ("20k/s", Some(20_000)),
-            ("0", Some(0)),
-            ("0/s", Some(0)),
-            ("1.5 kB/s", Some(1500)),
-            ("100", None),
-            ("1MB", None),
-            ("1XB/s", None),
-            ("-1MB/s", None),
-            ("99999999999GB/s", None),
+    fn an_option_says_its_bounds_and_takes_them() {
+        for (kind, bound) in [
+            (OptionKind::Duration, "24h"),
+            (OptionKind::Distribution, "24h"),
+            (OptionKind::DurationOrBytes, "24h"),
+            (OptionKind::DurationOrBytes, "9000000000GB"),
+            (OptionKind::Bytes, "9000000000GB"),
+            (OptionKind::Rate, "9000000000GB/s"),
         ] {
-            assert_eq!(rate(text), expected, "{text}");
+            assert!(kind.describe().contains(&format!("up to {bound}")), "{kind:?}: {bound}");
         }
+        assert_eq!(duration("24h", ""), Some(OPTION_DURATION_MAX));
+        assert_eq!(bytes("9000000000GB"), Some(OPTION_BYTES_MAX));
+        assert_eq!(rate("9000000000GB/s"), Some(OPTION_BYTES_MAX));
+        assert_eq!((bytes("9000000000000000001B"), rate("9000000000000000001B/s")), (None, None));
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::options::{OptionKind, OptionSpec, Options};
 use super::{
     Action, After, Amount, BehaviorError, ClientView, Deed, Direction, Effect, Finish, Kind, LiveChange,
-    Misbehave, Passage, Place, Unit, When, bytes_text, duration_text,
+    Misbehave, Passage, Place, Unit, When,
 };
 use crate::clock::Instant;
 use crate::rng::Rng;
+use crate::units::{bytes_text, duration_text};
 
 /// The row of the table of behaviors.
 pub(super) const KIND: Kind = Kind {

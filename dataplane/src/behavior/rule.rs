@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::{Behavior, MATCH_BYTES_MAX, MATCH_ENTRIES_MAX, Match, RULES_MAX};
+use crate::units::parse_percent;
 
 /// Bytes that the name of a rule, or of a group of rules, may have.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -63,11 +64,7 @@ impl Share {
 impl FromStr for Share {
     type Err = String;
     fn from_str(text: &str) -> Result<Share, String> {
-        let number = text.trim();
-        let number = number.strip_suffix('%').unwrap_or(number).trim_end();
-        number
-            .parse()
-            .ok()
+        parse_percent(text, "%")
             .and_then(Share::from_percent)
             .ok_or_else(|| format!("`{text}` is not a share; give 0 to 100, such as 20 or 0.5%"))
     }
@@ -217,7 +214,7 @@ mod tests {
         for (text, expected) in [("20", Some(20.0)), ("0.5%", Some(0.5)), (" 100 % ", Some(100.0))] {
             assert_eq!(text.parse().ok().map(Share::percent), expected, "{text}");
         }
-        for wrong in ["101", "-1", "NaN", "inf", "", "x", "20%%"] {
+        for wrong in ["101", "-1", "-0", "1e1", "NaN", "inf", "", "x", "20%%"] {
             assert!(wrong.parse::<Share>().is_err(), "{wrong}");
         }
     }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use super::options::{OptionKind, OptionSpec, Options};
 use super::{
     Amount, BehaviorError, ClientView, Deed, Direction, Gate, Kind, LiveChange, Misbehave, Passage, Place,
-    SharedRate, Side, When, bytes_text, duration_text,
+    SharedRate, Side, When,
 };
 use crate::clock::Instant;
 use crate::rng::Rng;
+use crate::units::{bytes_text, duration_text};
 
 /// The row of the table of behaviors.
 pub(super) const KIND: Kind = Kind {

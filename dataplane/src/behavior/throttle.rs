@@ -17,10 +17,11 @@ use std::time::Duration;
 use super::options::{OptionKind, OptionSpec, Options};
 use super::{
     Amount, BehaviorError, ClientView, Deed, Direction, Gate, Kind, LiveChange, Misbehave, Passage, Place,
-    Side, When, bytes_text, rate_text,
+    Side, When,
 };
 use crate::clock::Instant;
 use crate::rng::Rng;
+use crate::units::{byte_rate_text as rate_text, bytes_text};
 
 /// How late a wake-up may be without loss: what a slow sink, or a late turn, left unused beyond it is gone.
 pub const THROTTLE_LATE_MAX: Duration = Duration::from_millis(20);

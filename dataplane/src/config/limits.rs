@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::behavior::{OPTION_DURATION_MAX, duration_text};
+use crate::behavior::OPTION_DURATION_MAX;
+use crate::units::duration_text;
 
 /// What one time of a proxy may be.
 #[derive(Debug)]

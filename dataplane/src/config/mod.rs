@@ -12,6 +12,7 @@ use crate::address::Address;
 use crate::behavior::{self, Rule, RuleSet};
 use crate::protocol::Protocol;
 use crate::proxy::{CONNECT_TIMEOUT_DEFAULT, HELD_BYTES_DEFAULT, Patience, RESOLVE_DEFAULT, THREADS_MAX};
+use crate::units::{parse_bytes_up_to, parse_count, parse_duration};
 
 pub mod limits;
 mod rules;
@@ -175,11 +176,12 @@ fn config(root: &Node) -> Result<Config, Mistake> {
         api: optional(&fields, "api", |node| address(node, "api"))?,
         statsd: optional(&fields, "statsd", |node| host_port(node, "statsd"))?,
         seed: optional(&fields, "seed", |node| {
-            node.read("seed", "a whole number from 0 to 18446744073709551615", |text| text.parse().ok())
+            node.read("seed", "a whole number from 0 to 18446744073709551615", parse_count)
         })?,
         threads: optional(&fields, "threads", |node| {
             node.read("threads", "a number of threads from 1 to 1024", |text| {
-                text.parse().ok().filter(|threads| (1..=THREADS_MAX).contains(threads))
+                let threads = usize::try_from(parse_count(text)?).ok();
+                threads.filter(|threads| (1..=THREADS_MAX).contains(threads))
             })
         })?,
         drain: time(&fields, &limits::DRAIN)?.unwrap_or(DRAIN_DEFAULT),
@@ -264,7 +266,7 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
         .unwrap_or_default(),
         held_bytes_max: optional(&fields, "held_bytes_max", |node| {
             node.read("held_bytes_max", "a number of bytes above 0 such as 1MiB", |text| {
-                behavior::bytes(text).filter(|bytes| *bytes > 0)
+                parse_bytes_up_to(text, behavior::OPTION_BYTES_MAX).ok().filter(|bytes| *bytes > 0)
             })
         })?
         .unwrap_or(HELD_BYTES_DEFAULT as u64),
@@ -275,7 +277,7 @@ fn proxy(node: &Node, is_single: bool) -> Result<ProxyConfig, Mistake> {
 fn time(fields: &Fields<'_>, limit: &limits::TimeLimit) -> Result<Option<Duration>, Mistake> {
     optional(fields, limit.name, |node| {
         node.read(limit.name, limit.expected, |text| {
-            behavior::duration(text, "").filter(|time| limit.takes(*time))
+            parse_duration(text).ok().filter(|time| limit.takes(*time))
         })
     })
 }

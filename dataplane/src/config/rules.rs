@@ -9,9 +9,11 @@ use super::tree::{Fields, Mistake, Node};
 use super::{DURATION, OptionMaps, TimelineEntry};
 use crate::behavior::mix::{self, MixError};
 use crate::behavior::{
-    self, Behavior, BehaviorError, HeaderMatch, Kind, Match, NAME_BYTES_MAX, Rule, Share, Triggers,
+    Behavior, BehaviorError, HeaderMatch, Kind, Match, NAME_BYTES_MAX, OPTION_DURATION_MAX, Rule, Share,
+    Triggers,
 };
 use crate::proxy::leases::{LEASE_TTL_MAX, LEASE_TTL_MIN};
+use crate::units::{parse_count, parse_duration};
 
 /// What a rule or a group of rules may be called, here as by the API: the name stands in figures, events and messages.
 const RULE_NAME: &str = "a name of 1 to 128 bytes without a line break or another control character";
@@ -50,10 +52,12 @@ pub(super) fn timeline(list: &Node) -> Result<Vec<TimelineEntry>, Mistake> {
         let lasts = fields.need("for", "10s")?;
         Ok(TimelineEntry {
             at: fields.find("at").map_or(Ok(Duration::ZERO), |node| {
-                node.read("at", DURATION, |text| behavior::duration(text, ""))
+                node.read("at", DURATION, |text| {
+                    parse_duration(text).ok().filter(|at| *at <= OPTION_DURATION_MAX)
+                })
             })?,
             lasts: lasts.read("for", "a duration from 10ms to 24h such as 10s", |text| {
-                behavior::duration(text, "").filter(|time| (LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(time))
+                parse_duration(text).ok().filter(|time| (LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(time))
             })?,
             rules: read_mix(fields.need("behavior", "20:delay")?, fields.find("options"))?,
         })
@@ -80,10 +84,7 @@ fn rule(node: &Node) -> Result<Rule, Mistake> {
         fields.find(key).map(named).transpose()
     };
     let count = |key: &'static str| {
-        fields
-            .find(key)
-            .map(|node| node.read(key, "a whole number from 0", |text| text.parse().ok()))
-            .transpose()
+        fields.find(key).map(|node| node.read(key, "a whole number from 0", parse_count)).transpose()
     };
     Ok(Rule {
         name: text("name")?.unwrap_or_else(|| behavior.name().to_owned()),

@@ -32,6 +32,24 @@ fn the_sample_in_the_manual_is_read_as_it_says() {
 }
 
 #[test]
+fn a_time_may_have_several_parts_wherever_one_stands() {
+    let config = Config::parse(
+        "drain: 1m30s\nproxies:\n  - listen: 127.0.0.1:8000\n    upstream: localhost:80\n    \
+         idle_timeout: 1h30m\n    behavior: 20:delay\n    options: {delay: {time: 1s500ms}}\n    \
+         timeline: [{behavior: hang, at: 1m 1s, for: 2m30s}]\n",
+        "f",
+    )
+    .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.drain, Duration::from_secs(90));
+    let proxy = &config.proxies[0];
+    assert_eq!(proxy.patience.idle, Some(Duration::from_secs(5400)));
+    let Behavior::Delay(delay) = &proxy.rules[0].behavior else { panic!("{:?}", proxy.rules) };
+    assert_eq!(delay.time.to_string(), "1500ms");
+    let entry = &proxy.timeline[0];
+    assert_eq!((entry.at, entry.lasts), (Duration::from_secs(61), Duration::from_secs(150)));
+}
+
+#[test]
 fn a_mistake_stays_on_its_line_whatever_the_file_has() {
     let one = |line: &str| {
         format!("proxies:\n  - listen: 127.0.0.1:8000\n    upstream: localhost:80\n    {line}\n")

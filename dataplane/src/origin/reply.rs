@@ -4,10 +4,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::behavior::duration;
 use crate::clock::Instant;
 use crate::protocol::http::reason;
 use crate::ring::Chunk;
+use crate::units::parse_duration_in;
 
 /// The largest body that `/bytes/N` gives, and that a plain reply may have.
 pub const BODY_BYTES_MAX: u64 = 1 << 30;
@@ -45,7 +45,7 @@ impl Wish {
     pub fn read(path: &str) -> Wish {
         let mut parts = path.trim_start_matches('/').split(['/', '?']);
         let (what, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let wait = || duration(value, "ms").filter(|time| *time <= WAIT_MAX);
+        let wait = || parse_duration_in(value, "ms").ok().filter(|time| *time <= WAIT_MAX);
         let wish = match what {
             "delay" => wait().map(Wish::Delay),
             "freeze" => wait().map(Wish::Freeze),
@@ -127,6 +127,8 @@ mod tests {
             ("/delay/50ms", Wish::Delay(Duration::from_millis(50))),
             ("/delay/1.4s?x=1", Wish::Delay(Duration::from_millis(1400))),
             ("/delay/10m", Wish::Delay(Duration::from_secs(600))),
+            ("/delay/20", Wish::Delay(Duration::from_millis(20))),
+            ("/delay/1m30s", Wish::Delay(Duration::from_secs(90))),
             ("/delay/11m", Wish::Plain),
             ("/freeze/2s", Wish::Freeze(Duration::from_secs(2))),
             ("/freeze/1h", Wish::Plain),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::leases::Term;
 use super::patience::{Patience, PatienceUpdate};
 use super::stats::RuleStats;
-use crate::behavior::{Rule, duration_text};
+use crate::behavior::Rule;
 use crate::clock::Instant;
 use crate::protocol::Protocol;
+use crate::units::duration_text;
 
 /// How long a connect to the upstream may take, unless a proxy says otherwise.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Arrivals;
 use crate::scenario::Rate;
-use crate::scenario::units::gcd;
+use fracas_dataplane::units::gcd;
 
 /// A staircase of rates. The integral is carried across the steps: half an arrival left over at the end
 /// of one step is finished in the next, so short steps at low rates lose and add nothing.

@@ -113,7 +113,7 @@ pub fn plural(number: u64, thing: &str) -> String {
 
 /// A length that was asked for: `150 ms`, `1.5 s`, `2 min`, `90 s`.
 pub fn length(time: std::time::Duration) -> String {
-    let text = crate::scenario::units::format_duration(time);
+    let text = fracas_dataplane::units::exact_duration_text(time);
     let unit = text.find(|c: char| c.is_ascii_alphabetic() || c == 'µ').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);
     let unit = match unit {

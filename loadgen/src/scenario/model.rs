@@ -7,9 +7,9 @@ use std::time::Duration;
 use fracas_dataplane::proxy::THREADS_MAX;
 use serde::{Deserialize, Serialize};
 
-use super::units::{Rate, format_duration};
 use super::{Slo, Target};
 use crate::arrival::Steps;
+use fracas_dataplane::units::{Rate, exact_duration_text};
 
 /// Everything a run needs. Travels as JSON with the keys of a run file (`written.rs`, `parse.rs`);
 /// [`Plan::validate`] is called wherever one comes in.
@@ -369,7 +369,7 @@ impl Plan {
                 self.duration().is_none_or(|ends| fault.at < ends),
                 &format!("faults[{index}].at"),
                 || {
-                    let ends = self.duration().map(format_duration).unwrap_or_default();
+                    let ends = self.duration().map(exact_duration_text).unwrap_or_default();
                     format!("the run has ended by then; let the fault begin before {ends}")
                 },
             )?;

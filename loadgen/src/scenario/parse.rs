@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use fracas_dataplane::units::{UnitError, parse_bytes_up_to, parse_duration};
 use serde::{Deserialize, Deserializer, de};
 use serde_saphyr::{Location, Spanned};
 
@@ -20,7 +21,6 @@ use file::{FaultEntry, PhaseEntry, RunFile};
 use mistake::from_yaml;
 
 use super::idle::check_idle;
-use super::units::{parse_duration, parse_payload};
 use super::{Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, Rate, Reuse, Slo, Step, Stop, Target};
 
 /// Connections of an open model that says none: enough to keep a rate while some requests are slow.
@@ -51,6 +51,16 @@ pub fn parse(file: &str, text: &str) -> Result<Plan, ParseError> {
     let checked = plan.validate().and_then(|()| check_idle(&plan, is_given));
     checked.map_err(|e| places.error_at(places.nearest(&e.key), &e.key, &e.problem))?;
     Ok(plan)
+}
+
+/// Reads the size of an echo message.
+///
+/// # Errors
+/// As of [`parse_bytes_up_to`]; what 32 bits do not count is too large.
+pub fn parse_payload(text: &str) -> Result<u32, UnitError> {
+    let most = u32::MAX;
+    let bytes = parse_bytes_up_to(text, u64::from(most))?;
+    u32::try_from(bytes).map_err(|_| UnitError::BytesLarge(text.to_owned(), u64::from(most)))
 }
 
 /// JSON as YAML that means the same, of a `run.json` the plan in it; `None` for what is no JSON.

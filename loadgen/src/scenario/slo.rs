@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use fracas_dataplane::units::{UnitError, duration_meant, parse_duration, parse_percent, rate_meant};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::units::{UnitError, duration_meant, parse_duration, rate_meant};
 use crate::measure::Quantile;
 use crate::report::format::{latency_in, rate_in, share_in};
 
@@ -318,7 +318,7 @@ fn bound_meant(text: &str) -> Option<String> {
 /// `0.001` → `0.001%, or 0.1%`, `5 pct` → `5%`.
 fn ratio_meant(text: &str) -> Option<String> {
     let digits = text.trim_end_matches(|c: char| c.is_alphabetic() || c.is_whitespace());
-    let number: f64 = digits.parse().ok()?;
+    let number = parse_percent(digits, "%")?;
     match digits == text {
         // Without a unit, other tools mean a share of one.
         true if number > 0.0 && number < 1.0 => {
@@ -329,9 +329,7 @@ fn ratio_meant(text: &str) -> Option<String> {
 }
 
 fn parse_ratio(text: &str) -> Option<f64> {
-    let digits = text.strip_suffix('%')?.trim();
-    let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    digits.parse::<f64>().ok().filter(|_| plain).map(|percent| percent / 100.0)
+    parse_percent(text, "").map(|percent| percent / 100.0)
 }
 
 impl fmt::Display for Slo {

@@ -4,10 +4,10 @@
 
 use std::collections::HashSet;
 
+use fracas_dataplane::units::{bytes_text, exact_duration_text};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-use super::units::{format_duration, format_size};
 use super::{Fault, LatePolicy, Load, OnNodeLoss, Pace, Phase, Plan, Reuse, Step, Stop, Target};
 
 impl Serialize for Plan {
@@ -48,16 +48,16 @@ impl Serialize for Plan {
                 map.serialize_entry("headers", &Headers(headers))?;
                 map.serialize_entry("body", body)?;
             }
-            Target::Tcp { .. } => map.serialize_entry("payload", &format_size(u64::from(*payload_bytes)))?,
+            Target::Tcp { .. } => map.serialize_entry("payload", &bytes_text(u64::from(*payload_bytes)))?,
         }
         map.serialize_entry("keep_alive", keep_alive)?;
         map.serialize_entry("nodes", nodes)?;
         map.serialize_entry("connections", connections)?;
         map.serialize_entry("threads", threads)?;
         map.serialize_entry("phases", phases)?;
-        map.serialize_entry("connect_timeout", &format_duration(*connect_timeout))?;
-        map.serialize_entry("response_timeout", &format_duration(*response_timeout))?;
-        map.serialize_entry("drain", &format_duration(*drain))?;
+        map.serialize_entry("connect_timeout", &exact_duration_text(*connect_timeout))?;
+        map.serialize_entry("response_timeout", &exact_duration_text(*response_timeout))?;
+        map.serialize_entry("drain", &exact_duration_text(*drain))?;
         map.serialize_entry("source_addresses", source_addresses)?;
         map.serialize_entry("connect_rate", connect_rate)?;
         let reuse = match reuse {
@@ -66,10 +66,10 @@ impl Serialize for Plan {
         };
         map.serialize_entry("reuse", reuse)?;
         if phases.iter().any(|phase| matches!(phase.load, Load::Closed { .. })) {
-            map.serialize_entry("retry_pause", &format_duration(*retry_pause))?;
+            map.serialize_entry("retry_pause", &exact_duration_text(*retry_pause))?;
         }
         if let LatePolicy::DropAfter(limit) = late {
-            map.serialize_entry("drop_after", &format_duration(*limit))?;
+            map.serialize_entry("drop_after", &exact_duration_text(*limit))?;
         }
         map.serialize_entry("precise", precise)?;
         map.serialize_entry("seed", seed)?;
@@ -117,11 +117,11 @@ impl Serialize for Phase {
             Load::Open(Pace::Steps(steps)) => map.serialize_entry("steps", steps)?,
             Load::Closed { users, think_time } => {
                 map.serialize_entry("users", users)?;
-                map.serialize_entry("think_time", &format_duration(*think_time))?;
+                map.serialize_entry("think_time", &exact_duration_text(*think_time))?;
             }
         }
         match stop {
-            Stop::After(over) => map.serialize_entry("for", &format_duration(*over))?,
+            Stop::After(over) => map.serialize_entry("for", &exact_duration_text(*over))?,
             Stop::Requests(count) => map.serialize_entry("requests", count)?,
         }
         if *warm_up {
@@ -136,7 +136,7 @@ impl Serialize for Step {
         let Step { rate, over } = self;
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("rate", rate)?;
-        map.serialize_entry("for", &format_duration(*over))?;
+        map.serialize_entry("for", &exact_duration_text(*over))?;
         map.end()
     }
 }
@@ -148,8 +148,8 @@ impl Serialize for Fault {
         map.serialize_entry("proxy", proxy)?;
         map.serialize_entry("behavior", behavior)?;
         map.serialize_entry("options", options)?;
-        map.serialize_entry("at", &format_duration(*at))?;
-        map.serialize_entry("for", &format_duration(*over))?;
+        map.serialize_entry("at", &exact_duration_text(*at))?;
+        map.serialize_entry("for", &exact_duration_text(*over))?;
         map.end()
     }
 }

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fracas_dataplane::units;
 use fracas_loadgen::scenario::{
-    self, LatePolicy, Load, Pace, Phase, Plan, Rate, Reuse, Slo, Stop, Target, check_idle, units,
+    self, LatePolicy, Load, Pace, Phase, Plan, Rate, Reuse, Slo, Stop, Target, check_idle,
 };
 
 use crate::cli::access::AccessArgs;
@@ -59,7 +60,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     body_file: Option<PathBuf>,
     /// Bytes of one echo message on a tcp:// target [default: 64]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = units::parse_payload)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = scenario::parse_payload)]
     payload: Option<u32>,
     /// Open a connection for each request; its connect counts into the request
     #[arg(long)]

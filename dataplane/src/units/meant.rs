@@ -2,7 +2,8 @@
 //!
 //! It is only ever suggested, never taken: a guess about a test's length or rate would be a test of something else.
 
-use super::{Rate, parse_duration, parse_size, split_number};
+use super::decimal::split_number;
+use super::{Rate, parse_bytes, parse_duration};
 
 /// As others write them, and as they are written here.
 const TIMES: [(&str, &str); 20] = [
@@ -43,7 +44,7 @@ const RATES: [(&str, &str); 14] = [
     ("/minute", "/min"),
     ("/hour", "/h"),
 ];
-const SIZES: [(&str, &str); 9] = [
+const BYTES: [(&str, &str); 9] = [
     ("k", "KiB"),
     ("kb", "kB"),
     ("kib", "KiB"),
@@ -66,8 +67,8 @@ pub fn rate(text: &str) -> Option<String> {
 }
 
 /// `64K` → `64KiB`, `5 mb` → `5MB`.
-pub(super) fn size(text: &str) -> Option<String> {
-    suggest(text, &SIZES, |text| parse_size(text).is_ok())
+pub(super) fn bytes(text: &str) -> Option<String> {
+    suggest(text, &BYTES, |text| parse_bytes(text).is_ok())
 }
 
 fn suggest(text: &str, units: &[(&str, &str)], is_good: impl Fn(&str) -> bool) -> Option<String> {
@@ -117,14 +118,14 @@ mod tests {
         for (text, meant) in
             [("64K", "64KiB"), ("64KB", "64kB"), ("5 mb", "5MB"), ("1m", "1MiB"), ("9 bytes", "9B")]
         {
-            assert_eq!(size(text).as_deref(), Some(meant), "{text}");
+            assert_eq!(bytes(text).as_deref(), Some(meant), "{text}");
         }
     }
 
     #[test]
     fn nothing_is_made_up() {
         for text in ["", "fast", "-5", "1e3", "5 parsecs", "µ"] {
-            assert_eq!((duration(text), rate(text), size(text)), (None, None, None), "{text}");
+            assert_eq!((duration(text), rate(text), bytes(text)), (None, None, None), "{text}");
         }
     }
 }
