@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fracas_dataplane::clock::Instant;
-use fracas_loadgen::measure::{Counts, Timeline};
+use fracas_loadgen::measure::{COUNTED_MAX, Counts, Timeline};
 use fracas_loadgen::scenario::Plan;
 use serde_json::json;
 
@@ -48,6 +48,8 @@ struct Member {
     phase: Phase,
     clock: Offset,
     timeline: Timeline,
+    /// All that the timeline counts, added up.
+    counted: u64,
     sequence: u64,
     /// How many seconds it has told of from their beginning to their end.
     told_seconds: u32,
@@ -200,11 +202,17 @@ impl Execution {
         self.attempt == *attempt && takes_part
     }
 
-    /// Whether a piece of results has seconds that cannot have begun by `now`.
-    pub fn tells_of_the_future(&self, delta: &Delta, now: Instant) -> bool {
+    /// What is wrong with a piece of a node's results, for which it is out of the run: seconds that cannot have begun by
+    /// `now`, or counts with which no sum would be right. `None` for what can be taken in.
+    pub fn objection_to(&self, node: &str, delta: &Delta, now: Instant) -> Option<&'static str> {
         let newest = delta.timeline.intervals().last().map_or(0, |interval| interval.second);
         let elapsed = self.start_at.map_or(Duration::ZERO, |start_at| now.since(start_at));
-        u64::from(newest) > (elapsed + CLOCK_SLACK).as_secs()
+        if u64::from(newest) > (elapsed + CLOCK_SLACK).as_secs() {
+            return Some("it told of seconds that have not come");
+        }
+        let member = self.members.iter().find(|member| member.node == node)?;
+        let all = member.counted.saturating_add(delta.timeline.counted());
+        (all > COUNTED_MAX).then_some("it told of more requests than any run has")
     }
 
     /// Takes a piece of results and returns the sequence to acknowledge; `None` from a node that does not
@@ -214,6 +222,7 @@ impl Execution {
         let member = self.member(node).filter(|member| !member.is_over())?;
         if delta.sequence == member.sequence + 1 {
             member.sequence = delta.sequence;
+            member.counted = member.counted.saturating_add(delta.timeline.counted());
             member.timeline.merge(&delta.timeline);
             // A piece may end within a second; whole are those that were over when it came, if it reaches them.
             let newest =

@@ -425,18 +425,18 @@ impl Proxy {
             };
             if matches!(owner, Owner::Base(_)) && window.to_ns.is_none() {
                 // Told are all but those that were under way when the figures were read.
-                figures.untold = delays_of_base().map(|rule| rule.acted.saturating_sub(rule.injected)).sum();
+                let untold = delays_of_base().map(|rule| rule.acted.saturating_sub(rule.injected));
+                figures.untold = sum(untold);
                 let longest =
                     delays_of_base().filter_map(|rule| rule.asked.as_ref()).map(|asked| asked.max_ns).max();
                 figures.untold_within_ns = longest.filter(|ns| *ns > 0).unwrap_or(u64::MAX);
             }
             if let (Owner::Lease(lease), Some(stats)) = (owner, stats) {
                 let rules = || stats.rules.iter().filter(|rule| &rule.lease_id == lease);
-                figures.injected = figures.injected.max(rules().map(|rule| rule.injected).sum());
+                figures.injected = figures.injected.max(sum(rules().map(|rule| rule.injected)));
                 figures.seen = rules().map(|rule| rule.matched).max();
                 let delays = rules().filter(|rule| rule.behavior == DELAY);
-                let acted: u64 = delays.map(|rule| rule.acted).sum();
-                figures.untold = acted.saturating_sub(tally.count);
+                figures.untold = sum(delays.map(|rule| rule.acted)).saturating_sub(tally.count);
             }
             // Figures are kept of the base rules in force, and of leases that ended since these were changed last.
             let has_figures = match owner {
@@ -488,6 +488,11 @@ fn mix_of(rules: &[v1::Rule]) -> String {
         _ => rule.behavior.clone(),
     };
     rules.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+/// A sum of figures of the wire, whatever they say.
+fn sum(figures: impl Iterator<Item = u64>) -> u64 {
+    figures.fold(0, u64::saturating_add)
 }
 
 /// A duration of the wire in nanoseconds; 0 when missing.

@@ -68,8 +68,8 @@ impl Controller {
                 }
                 let run = delta.attempt.run.clone();
                 let execution = self.executions.get_mut(&run).expect("it expects results");
-                if execution.tells_of_the_future(&delta, now) {
-                    let reason = "it told of seconds that have not come".to_owned();
+                if let Some(objection) = execution.objection_to(name, &delta, now) {
+                    let reason = objection.to_owned();
                     execution.on_lost(name, &reason, now);
                     self.send(name, ToNode::Cancel { attempt: delta.attempt, reason });
                     self.move_on(&run, now);

@@ -103,7 +103,7 @@ impl Injections {
 
     /// Says how many more were injected, which were too many to keep.
     pub fn not_kept(&mut self, count: u64) {
-        self.not_kept += count;
+        self.not_kept = self.not_kept.saturating_add(count);
     }
 
     /// Whether they are those of a proxy that tells once a second.
@@ -133,7 +133,8 @@ impl Injections {
     pub fn add(&mut self, injection: Injection) {
         let Injection { at_ns, failure, count } = injection;
         if count > 0 {
-            *self.by_tenth.entry((failure, at_ns / TENTH_NS)).or_default() += count;
+            let sum = self.by_tenth.entry((failure, at_ns / TENTH_NS)).or_default();
+            *sum = sum.saturating_add(count);
         }
     }
 }

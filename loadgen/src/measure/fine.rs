@@ -110,7 +110,7 @@ pub struct Coarse {
 impl Coarse {
     /// How many values.
     pub fn count(&self) -> u64 {
-        self.counts.iter().map(|(_, count)| count).sum()
+        self.counts.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
     /// The value at or below which this share of the values lies, 1.6 % off at most; 0 of none.
@@ -131,7 +131,8 @@ impl Coarse {
 
     /// All values added up, 1.6 % off at most.
     pub fn sum(&self) -> u64 {
-        self.counts.iter().map(|(bucket, count)| middle_of(*bucket).saturating_mul(*count)).sum()
+        let parts = self.counts.iter().map(|(bucket, count)| middle_of(*bucket).saturating_mul(*count));
+        parts.fold(0, u64::saturating_add)
     }
 
     /// Values above `bound_ns`, as the buckets have them.
@@ -143,7 +144,7 @@ impl Coarse {
     pub fn merge(&mut self, other: &Coarse) {
         for (bucket, count) in &other.counts {
             match self.counts.binary_search_by_key(bucket, |(bucket, _)| *bucket) {
-                Ok(at) => self.counts[at].1 += count,
+                Ok(at) => self.counts[at].1 = self.counts[at].1.saturating_add(*count),
                 Err(at) => self.counts.insert(at, (*bucket, *count)),
             }
         }
@@ -216,19 +217,30 @@ impl Tenth {
 
     /// Adds another part of the same tenth.
     pub fn merge(&mut self, other: &Tenth) {
-        self.planned += other.planned;
-        self.ok += other.ok;
-        self.failed += other.failed;
-        for (ours, theirs) in self.failures.iter_mut().zip(other.failures) {
-            *ours += theirs;
+        for (ours, theirs) in self.counts_mut().into_iter().zip(other.counts()) {
+            *ours = ours.saturating_add(theirs);
         }
-        self.queued += other.queued;
-        self.own += other.own;
         for (ours, theirs) in self.longest.iter_mut().zip(other.longest) {
             *ours = (*ours).max(theirs);
         }
         self.good.merge(&other.good);
         self.bad.merge(&other.bad);
+    }
+
+    fn counts(&self) -> [u64; 5 + Failure::COUNT] {
+        let Tenth { planned, ok, failed, failures: [a, b, c, d], queued, own, .. } = *self;
+        [planned, ok, failed, a, b, c, d, queued, own]
+    }
+
+    fn counts_mut(&mut self) -> [&mut u64; 5 + Failure::COUNT] {
+        let Tenth { planned, ok, failed, failures: [a, b, c, d], queued, own, .. } = self;
+        [planned, ok, failed, a, b, c, d, queued, own]
+    }
+
+    /// All that it counts, added up.
+    pub(super) fn counted(&self) -> u64 {
+        let values = [self.good.count(), self.bad.count()];
+        self.counts().into_iter().chain(values).fold(0, u64::saturating_add)
     }
 
     /// Response of all that were due in it.
@@ -292,7 +304,7 @@ fn push_number(out: &mut Vec<u8>, mut number: u64) {
 
 fn take_number(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
     let mut number = 0;
-    // Eight bytes hold 56 bits: far above any count, and sums of such numbers from many nodes cannot overflow.
+    // Eight bytes hold 56 bits: far above any count.
     for shift in (0..56).step_by(7) {
         let (byte, rest) = bytes.split_first().ok_or(DecodeError("it ends early"))?;
         *bytes = rest;

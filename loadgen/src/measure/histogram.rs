@@ -111,8 +111,8 @@ impl Distribution {
 
     /// Adds the counts of another. Associative and commutative, so the order of merging never shows.
     pub fn merge(&mut self, other: &Distribution) {
-        self.total += other.total;
-        self.saturated += other.saturated;
+        self.total = self.total.saturating_add(other.total);
+        self.saturated = self.saturated.saturating_add(other.saturated);
         if self.counts.is_empty() {
             self.counts.clone_from(&other.counts);
             return;
@@ -122,7 +122,7 @@ impl Distribution {
         loop {
             let next = match (ours.peek(), theirs.peek()) {
                 (Some(a), Some(b)) if a.0 == b.0 => {
-                    let sum = (a.0, a.1 + b.1);
+                    let sum = (a.0, a.1.saturating_add(b.1));
                     ours.next();
                     theirs.next();
                     sum
@@ -155,7 +155,7 @@ impl Distribution {
         let mut dense = empty();
         let mut saturated = 0;
         for part in parts {
-            saturated += part.saturated;
+            saturated = part.saturated.saturating_add(saturated);
             for (value, count) in &part.counts {
                 dense.saturating_record_n(*value, *count);
             }

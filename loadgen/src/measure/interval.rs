@@ -77,7 +77,7 @@ impl Counts {
     /// Adds another's.
     pub fn merge(&mut self, other: &Counts) {
         for (ours, theirs) in self.fields_mut().into_iter().zip(other.fields()) {
-            *ours += theirs;
+            *ours = ours.saturating_add(theirs);
         }
     }
 
@@ -147,7 +147,7 @@ impl Interval {
         self.warm_up.merge(&other.warm_up);
         let stall_max_ns = self.own.stall_max_ns.max(other.own.stall_max_ns);
         for (ours, theirs) in self.numbers_mut().into_iter().zip(other.numbers()) {
-            *ours += theirs;
+            *ours = ours.saturating_add(theirs);
         }
         self.own.stall_max_ns = stall_max_ns;
         for (ours, theirs) in self.distributions_mut().into_iter().zip(other.distributions()) {
@@ -166,6 +166,26 @@ impl Interval {
     /// All outcomes of `service` together.
     pub fn service_all(&self) -> Distribution {
         Distribution::merged(&self.service)
+    }
+
+    /// All that it counts, added up; neither bytes nor times.
+    fn counted(&self) -> u64 {
+        let Own { runs, preemptions, requests_touched, connects_paced, timeouts, .. } = self.own;
+        let own = [runs, preemptions, requests_touched, connects_paced, timeouts];
+        let connections = [
+            self.connections_opened,
+            self.reconnects,
+            self.connect_failures,
+            self.connect_failures_opening,
+            self.connections_used,
+            self.ok_in_time,
+            self.ended_in_time,
+            self.timeouts_without_connection,
+        ];
+        let counts = self.counts.fields().into_iter().chain(self.warm_up.fields()).chain(self.errors);
+        let values = self.distributions().into_iter().flat_map(|series| [series.count(), series.saturated()]);
+        let tenths = self.tenths.iter().map(Tenth::counted);
+        counts.chain(connections).chain(own).chain(values).chain(tenths).fold(0, u64::saturating_add)
     }
 
     fn distributions(&self) -> [&Distribution; 11] {
@@ -223,6 +243,10 @@ pub struct Timeline {
     intervals: BTreeMap<u32, Interval>,
 }
 
+/// What a node may count in a run, requests, connections and values added up: a thousand million requests a second for a
+/// day, of each of which about a dozen things are counted. Sums over ten thousand such nodes stay below 2⁶⁴.
+pub const COUNTED_MAX: u64 = 1 << 50;
+
 /// "frt" and the version of the layout below.
 const MAGIC: [u8; 4] = *b"frt4";
 
@@ -249,6 +273,11 @@ impl Timeline {
     /// True when nothing happened.
     pub fn is_empty(&self) -> bool {
         self.intervals.is_empty()
+    }
+
+    /// All that it counts, added up: what is held against [`COUNTED_MAX`].
+    pub fn counted(&self) -> u64 {
+        self.intervals().map(Interval::counted).fold(0, u64::saturating_add)
     }
 
     /// Counts over all seconds, without warm-up.
@@ -340,14 +369,14 @@ impl Timeline {
     /// Reads what [`Timeline::encode`] wrote.
     ///
     /// # Errors
-    /// When the bytes are damaged or of another version.
+    /// When the bytes are damaged or of another version, or count more than [`COUNTED_MAX`].
     pub fn decode(bytes: &[u8]) -> Result<Timeline, DecodeError> {
         let mut reader = Reader(bytes);
         if reader.array::<4>()? != MAGIC {
             return Err(DecodeError("another layout"));
         }
         let seconds = u32::from_be_bytes(reader.array()?);
-        let mut timeline = Timeline::default();
+        let (mut timeline, mut counted) = (Timeline::default(), 0_u64);
         for _ in 0..seconds {
             let mut interval =
                 Interval { second: u32::from_be_bytes(reader.array()?), ..Interval::default() };
@@ -371,6 +400,10 @@ impl Timeline {
                 let number = usize::from(reader.short()?);
                 let tenth = interval.tenths.get_mut(number).ok_or(DecodeError("a tenth out of range"))?;
                 tenth.merge(&Tenth::decode(&mut reader.0)?);
+            }
+            counted = counted.saturating_add(interval.counted());
+            if counted > COUNTED_MAX {
+                return Err(DecodeError("more is counted than any run has"));
             }
             timeline.add(&interval);
         }
@@ -397,7 +430,7 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self) -> Result<u64, DecodeError> {
         let number = u64::from_be_bytes(self.array()?);
-        // Far above any count, and sums of such numbers from many nodes cannot overflow.
+        // Far above any count, and any time or number of bytes of a second.
         if number < 1 << 53 { Ok(number) } else { Err(DecodeError("a count out of range")) }
     }
 }
@@ -433,6 +466,39 @@ mod tests {
         let interval = all.intervals().next().unwrap();
         let own = Own { stall_max_ns: 5, run_delay_ns: 30, users_paused_ns: 14, ..Own::default() };
         assert_eq!((interval.own, interval.ok_in_time), (own, 4));
+    }
+
+    #[test]
+    fn what_counts_more_than_any_run_has_is_refused_however_it_is_split() {
+        let tenth = |planned| Tenth { planned, ..Tenth::default() };
+        let counts = |ok| Counts { ok, ..Counts::default() };
+        let whole = COUNTED_MAX;
+        let fits = |intervals: &[Interval]| {
+            // As bytes that no sender of ours writes: each second stands for itself, with the same number.
+            let mut bytes = [&MAGIC[..], &(intervals.len() as u32).to_be_bytes()].concat();
+            for interval in intervals {
+                let mut timeline = Timeline::default();
+                timeline.add(interval);
+                bytes.extend(&timeline.encode()[8..]);
+            }
+            Timeline::decode(&bytes).map(|timeline| timeline.counted())
+        };
+        let refused = Err(DecodeError("more is counted than any run has"));
+        let of = |ok| Interval { counts: counts(ok), ..Interval::default() };
+        assert_eq!(fits(&[of(whole)]), Ok(whole));
+        assert_eq!(fits(&[of(whole + 1)]), refused);
+        assert_eq!(fits(&vec![of(whole / 4); 4]), Ok(whole));
+        assert_eq!(fits(&vec![of((1 << 53) - 1); 4_096]), refused, "more than 64 bits together");
+        let mut tenths: [Tenth; TENTHS] = Default::default();
+        (tenths[3], tenths[4]) = (tenth(whole), tenth(1));
+        assert_eq!(fits(&[Interval { tenths, ..Interval::default() }]), refused);
+        let mut lag = super::super::histogram::Histogram::default();
+        lag.record_many(5, u64::MAX >> 1);
+        let lag = lag.distribution();
+        assert_eq!(fits(&vec![Interval { lag, ..Interval::default() }; 3]), refused);
+        // Times and bytes are none of it.
+        let amounts = Interval { sent_bytes: (1 << 53) - 1, ..Interval::default() };
+        assert_eq!(fits(&vec![amounts; 4_096]), Ok(0));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use fine::{Coarse, Failure, Longest, TENTH_NS, TENTHS, Tenth};
 pub use histogram::{
     DecodeError, Distribution, HIGHEST_NS, Histogram, LOWEST_NS, PercentileRow, SIGNIFICANT_DIGITS,
 };
-pub use interval::{Counts, Imbalance, Interval, Timeline};
+pub use interval::{COUNTED_MAX, Counts, Imbalance, Interval, Timeline};
 pub use own::Own;
 pub use quantile::Quantile;
 pub use recorder::{DropReason, Recorder};

@@ -61,7 +61,7 @@ impl Own {
     pub fn merge(&mut self, other: &Own) {
         let stall_max_ns = self.stall_max_ns.max(other.stall_max_ns);
         for (ours, theirs) in self.all_mut().into_iter().zip(other.all()) {
-            *ours += theirs;
+            *ours = ours.saturating_add(theirs);
         }
         self.stall_max_ns = stall_max_ns;
     }

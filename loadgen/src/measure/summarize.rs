@@ -34,7 +34,7 @@ impl Summary {
         let distributions = [timeline.response(), timeline.service(), timeline.lag()];
         let own_lag = timeline.own_lag();
         let connect = timeline.connect();
-        let sum = |of: fn(&super::Interval) -> u64| timeline.intervals().map(of).sum::<u64>();
+        let sum = |of: fn(&super::Interval) -> u64| timeline.intervals().map(of).fold(0, u64::saturating_add);
         let (ok_in_time, replied_in_time) = (sum(|i| i.ok_in_time), sum(|i| i.ended_in_time));
         let measured_seconds = window.measured.as_secs_f64().max(1e-9);
         let ok_per_second = ok_in_time as f64 / measured_seconds;
@@ -71,7 +71,10 @@ impl Summary {
             worker_busy_max: busy_max.filter(|_| window.actual(facts.ran_for) >= WORKER_BUSY_KNOWN_FROM),
             shortages,
             connection_per_request: !facts.plan.keep_alive,
-            cq_overflows: nodes.iter().flat_map(|n| &n.workers).map(|w| w.cq_overflows).sum(),
+            cq_overflows: nodes
+                .iter()
+                .flat_map(|n| &n.workers)
+                .fold(0, |sum, worker| sum.saturating_add(worker.cq_overflows)),
             connections_asked: if facts.plan.keep_alive { u64::from(facts.plan.connections) } else { 0 },
             connections_opened: sum(|i| i.connections_opened),
             connect_failures: sum(|i| i.connect_failures),

@@ -1,6 +1,6 @@
 //! Nodes that are broken or mean harm, in virtual time: what they say stays theirs, and stays small.
 
-use fracas_loadgen::measure::{Failure, Interval, Timeline};
+use fracas_loadgen::measure::{COUNTED_MAX, Counts, Failure, Interval, Own, Timeline};
 
 use super::*;
 use crate::session::Delta;
@@ -29,6 +29,58 @@ fn a_node_that_tells_of_seconds_to_come_is_out_of_the_run() {
         assert!(run.reasons.iter().any(|reason| reason.contains("seconds that have not come")), "{run:?}");
         assert_eq!(run.counts.planned, 200, "of the other node");
     }
+}
+
+/// A piece of results that counts so many requests in its first second, and took so many nanoseconds and bytes.
+fn counted(id: &str, sequence: u64, requests: u64, amount: u64) -> FromNode {
+    let counts = Counts { planned: requests / 3, sent: requests / 3, ok: requests / 3, ..Counts::default() };
+    let own = Own { run_delay_ns: amount, users_paused_ns: amount, ..Own::default() };
+    let mut timeline = Timeline::default();
+    timeline.add(&Interval { counts, own, sent_bytes: amount, ..Interval::default() });
+    FromNode::Delta(Delta {
+        attempt: attempt(id),
+        sequence,
+        timeline,
+        connections_open: 1 << 48,
+        cpu_ratio_max: 0.0,
+    })
+}
+
+#[test]
+fn a_node_that_counts_more_than_any_run_has_is_out_of_the_run() {
+    let mut world = World::with_agents(&["a", "b"]);
+    let id = world.submit(PLAN);
+    world.get_running(&id);
+    // Each of them could be, and so many of them that the sum does not fit a count.
+    (1..=8).for_each(|sequence| assert!(world.say("b", counted(&id, sequence, COUNTED_MAX / 8, 0))));
+    assert_eq!(world.sent("b", cancelled), [] as [&str; 0]);
+    world.say("b", counted(&id, 9, COUNTED_MAX / 8, 0));
+    assert_eq!(world.sent("b", cancelled), ["it told of more requests than any run has"]);
+    (1..=2).for_each(|sequence| assert!(world.say("a", delta(&id, sequence, 5))));
+    world.finish("a", &id, 2);
+    world.pass(Duration::from_secs(3), &["a", "b"]);
+    world.write_reports();
+    let run = world.run(&id);
+    assert_eq!(run.state, RunState::Invalid);
+    assert!(run.reasons.iter().any(|reason| reason.contains("more requests than any run has")), "{run:?}");
+}
+
+#[test]
+fn times_and_bytes_that_are_more_than_can_be_counted_are_the_most_that_can_be() {
+    let mut world = World::with_agents(&["a", "b"]);
+    let id = world.submit(PLAN);
+    world.get_running(&id);
+    for node in ["a", "b"] {
+        (1..=3).for_each(|sequence| assert!(world.say(node, counted(&id, sequence, 300, u64::MAX / 2))));
+        world.finish(node, &id, 3);
+    }
+    world.pass(Duration::from_secs(3), &["a", "b"]);
+    world.write_reports();
+    let run = world.run(&id);
+    let summary = &run.result.unwrap().summary;
+    assert_eq!(run.counts.planned, 600);
+    let (sent_bytes, paused_ns) = (summary.sent_bytes, summary.own.users_paused_ns);
+    assert_eq!((sent_bytes, paused_ns, summary.own.run_delay_ns), (u64::MAX, u64::MAX, u64::MAX));
 }
 
 #[test]
