@@ -14,13 +14,11 @@ use fracas_proto::v1::{self, Event, EventKind, LeaseState};
 use crate::outwaited::DELAY;
 use kept::{Kept, Room, Tally, take};
 
-/// The behavior that swallows what comes.
-const HANG: &str = "hang";
-
 /// Whether a behavior is told of once for a connection, any of whose requests it may hold.
 fn is_held_untold(behavior: &str) -> bool {
     Kind::find(behavior).is_some_and(|kind| kind.client.holds == Holds::Untold)
 }
+
 /// What a window of a listener that was closed by hand is called.
 const SWITCHED_OFF: &str = "switched off";
 
@@ -243,16 +241,8 @@ impl Story {
                     let (untold_from, untold_to) = (untold_from + half_ns, to - half_ns);
                     injections.spread(Failure::Silent, figures.untold, untold_from, untold_to);
                     if behaviors_of(&window.behavior).any(is_held_untold) {
-                        // It is told once for a connection, and may keep any of its requests waiting.
-                        injections.spread(Failure::Silent, NO_LIMIT, from, to);
-                    }
-                    if figures.hangs {
-                        // Whole connections: told once of each, they swallow every request, and are closed when it is
-                        // lifted.
-                        injections.spread(Failure::Silent, NO_LIMIT, from, to);
-                        if window.to_ns.is_some() {
-                            injections.spread(Failure::Cut, NO_LIMIT, to, to);
-                        }
+                        // It is told once of a connection, and may keep any of its requests waiting, or none.
+                        injections.is_vague(Span { from_ns: from, to_ns: to });
                     }
                     if window.behavior == SWITCHED_OFF {
                         injections.spread(Failure::Cut, NO_LIMIT, from, to);
@@ -308,8 +298,6 @@ struct Figures {
     untold_within_ns: u64,
     /// Nobody knows how many delays of the window were not told of; none of them is longer than this.
     untold_of_ns: Option<u64>,
-    /// Whole connections hung.
-    hangs: bool,
 }
 
 impl Proxy {
@@ -319,6 +307,8 @@ impl Proxy {
         // A delay is told when it has ended; it was decided on when its time had begun.
         let began_ns = event.monotonic_ns.saturating_sub(done);
         if let Some(failure) = failure_of(event) {
+            // One of a whole connection, such as a hang, too: the load has one request under way on each, and gives the
+            // connection up with it.
             self.kept.add(event.monotonic_ns, failure, room);
         }
         // By itself a delay is no failure, but who has less patience gets none of it.
@@ -337,9 +327,7 @@ impl Proxy {
         };
         if self.tallies.contains_key(&owner) || take(&mut room.windows) {
             let asked = (asked > 0).then_some(asked);
-            let tally = self.tallies.entry(owner).or_default();
-            tally.add(late_ns, asked, room);
-            tally.hangs |= event.behavior == HANG && event.exchange == 0;
+            self.tallies.entry(owner).or_default().add(late_ns, asked, room);
         }
     }
 
@@ -413,7 +401,6 @@ impl Proxy {
             let tally = tallies.remove(owner).unwrap_or_default();
             let mut figures = Figures {
                 injected: tally.count,
-                hangs: tally.hangs,
                 late_p50: tally.late(50),
                 late_p99: tally.late(99),
                 untold_within_ns: u64::MAX,

@@ -243,25 +243,40 @@ fn only_a_proxy_on_the_way_tells_which_failures_were_injected() {
 }
 
 #[test]
-fn connections_that_hang_as_a_whole_swallow_requests_to_the_end_and_are_cut_then() {
-    const SECOND_NS: u64 = 1_000_000_000;
-    let hung = |exchange| Event { exchange, ..injected(1150, "hang", "L", 5, "hung") };
-    let ended = lease(EventKind::LeaseEnded, 2000, "L", "expired: hang");
-    let (silent, cut) = (Failure::Silent, Failure::Cut);
-    for (event, end, spans, what) in [
-        (hung(0), Some(ended.clone()), vec![(silent, 1, 2), (cut, 2, 2)], "lifted"),
-        (hung(0), None, vec![(silent, 1, 10)], "until the run ends"),
-        (hung(3), Some(ended), vec![], "one request"),
+fn a_connection_that_hangs_as_a_whole_makes_one_request_fail_and_no_other() {
+    let hung = |at_ms, exchange| Event { exchange, ..injected(at_ms, "hang", "L", 5, "hung") };
+    let ended = lease(EventKind::LeaseEnded, 2000, "L", "expired: 50:hang");
+    let silent = |at_ms: u64, count| Injection { at_ns: at_ms * 1_000_000, failure: Failure::Silent, count };
+    for (told, end, expected, what) in [
+        (
+            // The last was idle, and is told when it is closed.
+            vec![hung(1150, 0), hung(1420, 0), hung(2000, 0)],
+            Some(ended.clone()),
+            vec![silent(1100, 1), silent(1400, 1), silent(2000, 1)],
+            "lifted",
+        ),
+        (vec![hung(1150, 0)], None, vec![silent(1100, 1)], "until the run ends"),
+        (vec![hung(1150, 3), hung(1150, 3)], Some(ended), vec![silent(1100, 2)], "one request of each"),
     ] {
-        let events = [lease(EventKind::LeaseStarted, 1000, "L", "hang"), event];
-        let events: Vec<_> = events.into_iter().chain(end).collect();
-        let found = story(&proxy(&[]), &events).faults(START, 10 * SECOND_NS, |_| true, &[]).injected;
-        let told = Injection { at_ns: 1_150_000_000, failure: silent, count: 1 };
-        let mut expected: Injections = [told].into_iter().collect();
-        for (failure, from, to) in spans {
-            expected.spread(failure, NO_LIMIT, from * SECOND_NS, to * SECOND_NS);
-        }
-        assert_eq!(found, Injected::Known(expected), "{what}");
+        let begin = [lease(EventKind::LeaseStarted, 1000, "L", "50:hang")];
+        let events: Vec<_> = begin.into_iter().chain(told).chain(end).collect();
+        let found = story(&proxy(&[]), &events);
+        assert_eq!(known(&found, &[]), expected.into_iter().collect(), "{what}");
+    }
+}
+
+#[test]
+fn a_timeout_under_a_throttle_is_not_known_to_be_its_own() {
+    let ended = lease(EventKind::LeaseEnded, 2000, "L", "expired: 5:throttle");
+    for (told, end, expected, what) in [
+        (Some("limited to 1MB/s"), Some(ended.clone()), span(1_000, 2_000), "told once"),
+        (None, Some(ended), span(1_000, 2_000), "not told yet"),
+        (None, None, span(1_000, 10_000), "until the run ends"),
+    ] {
+        let begin = lease(EventKind::LeaseStarted, 1000, "L", "5:throttle");
+        let told = told.map(|detail| injected(1_100, "throttle", "L", 5, detail));
+        let events: Vec<_> = [begin].into_iter().chain(told).chain(end).collect();
+        assert_eq!(known(&story(&proxy(&[]), &events), &[]), vague(&[expected]), "{what}");
     }
 }
 

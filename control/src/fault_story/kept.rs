@@ -104,8 +104,6 @@ pub struct Tally {
     lateness: Vec<u64>,
     /// The shortest and the longest time that was asked of a delay.
     asked_ns: Option<(u64, u64)>,
-    /// Whole connections hung.
-    pub hangs: bool,
 }
 
 impl Tally {
@@ -136,7 +134,6 @@ impl Tally {
     /// Adds another's.
     pub fn merge(&mut self, other: &Tally) {
         self.count += other.count;
-        self.hangs |= other.hangs;
         self.lateness.extend(&other.lateness);
         self.asked(other.asked_ns);
     }

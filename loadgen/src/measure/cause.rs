@@ -45,8 +45,9 @@ impl Cause {
     }
 }
 
-/// When proxies that tell by the second, and of failures alone, had delays in force of which nobody knows how many held
-/// their request for as long as it waited: of a drawn time, or set by hand. Of a planned and fixed time all are told.
+/// When proxies that tell by the second, and of failures alone, had rules in force of which nobody knows how many held
+/// their request for as long as it waited: throttles, and delays of a drawn time, or set by hand. Of a planned and fixed
+/// time all are told.
 pub(super) fn vague_by_plan(plan: &Plan, windows: &[FaultWindow]) -> Vec<Span> {
     let is_told = |window: &FaultWindow| {
         let planned = plan.faults.iter().find(|fault| {
@@ -58,8 +59,12 @@ pub(super) fn vague_by_plan(plan: &Plan, windows: &[FaultWindow]) -> Vec<Span> {
         let held = planned.and_then(|fault| fault.held_for());
         held.is_some_and(|(from, to)| is_cause(from, timeout) || !is_cause(to, timeout))
     };
-    let delays = windows.iter().filter(|window| behaviors_of(&window.behavior).any(|name| name == "delay"));
-    delays.filter(|w| !is_told(w)).map(|w| Span { from_ns: w.start_ns, to_ns: w.end_ns }).collect()
+    let is_untold = |name: &str| Kind::find(name).is_some_and(|kind| kind.client.holds == Holds::Untold);
+    let is_vague = |w: &&FaultWindow| {
+        let any = |is: &dyn Fn(&str) -> bool| behaviors_of(&w.behavior).any(is);
+        any(&is_untold) || any(&|name| name == "delay") && !is_told(w)
+    };
+    windows.iter().filter(is_vague).map(|w| Span { from_ns: w.start_ns, to_ns: w.end_ns }).collect()
 }
 
 /// A planned fault is in force by then.
@@ -304,9 +309,12 @@ mod tests {
             window("1:delay", 40_000, 41_000),
             window("5:delay", 50_000, 51_000),
             window("5:hang", 60_000, 61_000),
+            window("5:throttle", 70_000, 71_000),
+            window("1:delay,5:throttle", 10, 1_000),
         ];
         let from: Vec<_> =
             vague_by_plan(&plan, &windows).iter().map(|span| span.from_ns / 1_000_000_000).collect();
-        assert_eq!(from, [20, 30, 40, 50], "drawn across the half, without end, and twice by hand");
+        let expected = [20, 30, 40, 50, 70, 0];
+        assert_eq!(from, expected, "drawn across the half, without end, twice by hand, and throttles");
     }
 }
