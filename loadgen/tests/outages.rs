@@ -8,6 +8,7 @@ mod simulated;
 
 use std::time::Duration;
 
+use fracas_dataplane::ring::simulated::Link;
 use fracas_loadgen::measure::{Counts, ErrorKind, Interval, OutcomeClass, Timeline};
 use fracas_loadgen::scenario::{Load, Pace, Phase, Plan, Stop};
 use simulated::{Answer, Bench, Outage, Then};
@@ -287,4 +288,35 @@ fn what_is_too_late_by_its_policy_is_counted_at_once() {
     let counts = timeline.counts();
     assert_eq!((counts.planned, counts.check(), counts.unsent), (100_000_000, Ok(()), 0));
     assert_eq!(counts.dropped + counts.ok, 100_000_000);
+}
+
+#[test]
+fn an_outage_of_a_target_far_away_ends_when_it_ends() {
+    // 31 connections are busy when all is well: a connect takes 60 ms, and a reply 61.
+    for connections in [40, 50, 60, 100] {
+        for outage in [Outage::Hang, Outage::BlackHole, Outage::Blackout] {
+            let mut plan = open(connections, "500/s", 12);
+            plan.response_timeout = ms(500);
+            let mut bench = Bench::new(31, &plan, |_| Answer::ok().after(ms(1)));
+            bench.network.set_link(Link { delay: ms(30), bytes_per_second: None });
+            bench.open();
+            let start = bench.start();
+            bench.server.borrow_mut().outage = Some((start + ms(2_000), start + ms(4_000), outage));
+            let timeline = bench.finish(Duration::from_secs(60));
+            let counts = timeline.counts();
+            let name = format!("{outage:?} with {connections}: {counts:?}");
+            assert_eq!((counts.planned, counts.check(), counts.unsent), (6_000, Ok(()), 0), "{name}");
+            let (planned, ok, _) = tenths(&timeline, 50, 120);
+            assert_eq!((planned, ok), (3_500, 3_500), "{name}");
+            // What had piled up is done a second later, even if five of six connections are needed for what comes.
+            let (_, _, max_us) = tenths(&timeline, 60, 120);
+            assert!(max_us < 100_000, "{name}: {max_us}");
+            // What no connection could save any more ends at its timeout, like the others.
+            let waited = timeline.response_of(OutcomeClass::Timeout);
+            let at_its_timeout = 499_000_000..=501_000_000;
+            for waited_ns in [waited.min(), waited.max()] {
+                assert!(counts.timeout == 0 || at_its_timeout.contains(&waited_ns), "{name}: {waited_ns}");
+            }
+        }
+    }
 }

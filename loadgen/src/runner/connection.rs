@@ -57,6 +57,8 @@ pub(super) struct Connection {
     pub(super) reader: Reader,
     /// When the connect began.
     pub(super) asked_at: Instant,
+    /// When it was open.
+    pub(super) opened_at: Instant,
     /// It replaces one that was lost.
     pub(super) again: bool,
     /// A reply has come over it.
@@ -78,6 +80,7 @@ impl Connection {
             request: None,
             reader,
             asked_at,
+            opened_at: asked_at,
             again,
             has_replied: false,
             deadline: Instant::FAR_FUTURE,

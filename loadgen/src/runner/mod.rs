@@ -12,6 +12,7 @@
 
 mod connection;
 mod facts;
+mod fastest;
 mod handle;
 mod idle;
 mod late_turns;

@@ -20,6 +20,7 @@ use fracas_dataplane::ring::{Errno, Ring, SLOT_LIMIT, SocketOptions, Token};
 use fracas_dataplane::timers::Timers;
 
 use super::connection::{Connection, Reader};
+use super::fastest::Fastest;
 use super::idle::IdleList;
 use super::late_turns::LateTurns;
 use super::opener::Opener;
@@ -84,6 +85,9 @@ pub struct Worker<R: Ring> {
     cut: Duration,
     users: VirtualUsers,
     waiting: VecDeque<Waiting>,
+    /// Those that no connection can save any more, until their timeout; each with what of its wait was the generator's.
+    passed_by: VecDeque<(Waiting, Duration)>,
+    fastest: Fastest,
     /// Arrivals due until then stayed in the schedule because the line was full.
     full_until: Instant,
     /// Since when the line waits for the connect rate and for nothing else.
@@ -177,6 +181,8 @@ impl<R: Ring> Worker<R> {
             start: None,
             cut: Duration::MAX,
             waiting: VecDeque::with_capacity(WAITING_MAX.min(1 << 12)),
+            passed_by: VecDeque::with_capacity(WAITING_MAX.min(1 << 12)),
+            fastest: Fastest::default(),
             full_until: Instant::ZERO,
             paced_since: None,
             paced_before: Duration::ZERO,
@@ -325,9 +331,12 @@ impl<R: Ring> Worker<R> {
             due = due.min(waiting.due + self.settings.plan.response_timeout);
             due = due.min(if self.paced_since.is_some() { self.opener.paced_at() } else { due });
         }
+        if let Some((waiting, _)) = self.passed_by.front() {
+            due = due.min(waiting.due + self.settings.plan.response_timeout);
+        }
         let Some(start) = self.start else { return due };
         if let Some(arrival) = self.schedule.peek().filter(|arrival| arrival.due < self.cut)
-            && self.waiting.len() < WAITING_MAX
+            && self.waiting() < WAITING_MAX
         {
             due = due.min(start + arrival.due);
         }
@@ -448,7 +457,7 @@ impl<R: Ring> Worker<R> {
 
     /// Requests that wait for a connection.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.passed_by.len()
     }
 
     /// Time not spent waiting; only kept when the plan is precise.

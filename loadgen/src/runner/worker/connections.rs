@@ -97,16 +97,19 @@ impl<R: Ring> Worker<R> {
     }
 
     pub(super) fn on_connected(&mut self, slot: u32) {
+        let now = self.now;
         let (connection, token) = self.at(slot);
         if connection.state != State::Connecting {
             return;
         }
         connection.state = State::Open;
+        connection.opened_at = now;
         connection.deadline = Instant::FAR_FUTURE;
         connection.in_flight.receive = true;
         let Connection { socket, asked_at, again, .. } = *connection;
         let request = connection.request;
-        self.recorder.connected(asked_at, self.now, again);
+        self.recorder.connected(asked_at, now, again);
+        self.fastest.connected(now.since(asked_at));
         self.readiness.open += 1;
         if self.readiness.open >= self.readiness.asked {
             self.readiness.is_settled = true;

@@ -55,7 +55,7 @@ impl<R: Ring> Worker<R> {
             && arrival.due <= elapsed
             && arrival.due < self.cut
         {
-            if self.waiting.len() >= WAITING_MAX {
+            if self.waiting() >= WAITING_MAX {
                 self.full_until = self.now;
                 return;
             }
@@ -130,7 +130,12 @@ impl<R: Ring> Worker<R> {
     }
 
     /// Sends what waits for as long as there is a way, and gives up what has waited too long.
+    ///
+    /// What no reply has ever been fast enough for is passed by: it times out all the same, and would take a connection
+    /// with it. Where a connect takes long, all connections would else go, for ever, to requests that have waited for
+    /// most of their time, long after the target is back.
     pub(super) fn dispatch(&mut self) {
+        self.give_up_passed_by();
         while let Some(waiting) = self.waiting.front().copied() {
             if let LatePolicy::DropAfter(limit) = self.settings.plan.late
                 && !waiting.of_user
@@ -151,6 +156,17 @@ impl<R: Ring> Worker<R> {
             if is_paced != self.paced_since.is_some() {
                 self.paced_before = self.paced_for();
                 self.paced_since = is_paced.then_some(self.now);
+            }
+            let least = match way {
+                Way::Over(_) => self.fastest.over_open(),
+                Way::Connect if self.settings.plan.keep_alive => self.fastest.over_new(),
+                // One for each request is closed behind it, whatever becomes of it, and costs no later one its time.
+                Way::Connect | Way::Paced | Way::Blocked => Duration::ZERO,
+            };
+            if !waiting.of_user && self.now + least > waiting.due + self.settings.plan.response_timeout {
+                self.waiting.pop_front();
+                self.passed_by.push_back((waiting, self.own_part(waiting)));
+                continue;
             }
             match way {
                 Way::Over(slot) => {
@@ -211,6 +227,18 @@ impl<R: Ring> Worker<R> {
         // What became free during a stall could have been used before it was over.
         let stalled = self.late.min(self.now.since(waiting.seen));
         (waiting.seen_late + paced + stalled).min(self.now.since(waiting.due))
+    }
+
+    /// Gives up those whose timeout has come of what was passed by.
+    fn give_up_passed_by(&mut self) {
+        let timeout = self.settings.plan.response_timeout;
+        while let Some((waiting, own)) =
+            self.passed_by.pop_front_if(|(waiting, _)| waiting.due + timeout <= self.now)
+        {
+            let Waiting { due, warm_up, .. } = waiting;
+            let late = self.now.since(due + timeout).min(self.late);
+            self.recorder.timed_out_waiting_many(due, self.now, own.max(late), warm_up, 1);
+        }
     }
 
     /// It found no connection until its timeout.

@@ -61,7 +61,7 @@ impl<R: Ring> Worker<R> {
             self.issued_at = self.planned_end();
         }
         let Some(issued_at) = self.issued_at else { return };
-        let is_drained = none_left && self.waiting.is_empty() && self.in_flight == 0;
+        let is_drained = none_left && self.waiting() == 0 && self.in_flight == 0;
         if is_drained || self.now >= issued_at + self.settings.plan.drain {
             self.end();
         }
@@ -77,7 +77,8 @@ impl<R: Ring> Worker<R> {
             }
         }
         debug_assert_eq!(self.in_flight, 0, "every request in flight belongs to a connection");
-        while let Some(Waiting { due, warm_up, .. }) = self.waiting.pop_front() {
+        let passed_by = self.passed_by.drain(..).map(|(waiting, _)| waiting);
+        for Waiting { due, warm_up, .. } in passed_by.chain(self.waiting.drain(..)) {
             self.recorder.dropped(due, self.now, DropReason::Unsent, warm_up);
         }
         // What the line had no room for.

@@ -85,6 +85,8 @@ impl<R: Ring> Worker<R> {
         let (connection, _) = self.at(slot);
         let Some(request) = connection.request.take() else { return };
         connection.has_replied = true;
+        let sent = request.sent.max(connection.opened_at);
+        self.fastest.replied(self.now.since(sent));
         let outcome = match reply.status {
             400..500 => Ended::Error(ErrorKind::Status4xx),
             500..600 => Ended::Error(ErrorKind::Status5xx),
