@@ -86,6 +86,7 @@ fn behaviors_and_protocols_know_nothing_of_the_proxy_and_the_ring() {
     // Addresses are data; sockets are not.
     assert_without(&paths, &["TcpStream", "TcpListener", "UdpSocket", "Instant::now"], &[]);
     assert_without(&["dataplane/src/ring"], &["crate::proxy", "crate::behavior", "crate::protocol"], &[]);
+    assert_without(&["dataplane/src/protocol"], &["crate::behavior"], &[]);
 }
 
 #[test]
