@@ -522,7 +522,9 @@ fn traffic_that_takes_every_descriptor_does_not_stop_the_api() {
     let house = House::new();
     let origin = Origin::start(OriginSettings::default()).unwrap();
     let (proxy, listen) = proxy_of_256_files(&house, &origin.local_addr().to_string());
-    let crowd: Vec<TcpStream> = (0..400).map(|_| TcpStream::connect(&listen).unwrap()).collect();
+    // Who is turned away by a RST may hear of it before its connect has returned.
+    let crowd: Vec<TcpStream> = (0..400).filter_map(|_| TcpStream::connect(&listen).ok()).collect();
+    assert!(crowd.len() >= 64, "{} of 400 connected", crowd.len());
     assert!(house.says(&["behavior", "get", "--api", &proxy.api], &LET_IN).contains("default"));
     drop(crowd);
 }

@@ -90,7 +90,9 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 fn echoes(address: SocketAddr) -> bool {
-    let mut client = connect(address);
+    // Who is turned away by a RST may hear of it before its connect has returned.
+    let Ok(mut client) = TcpStream::connect(address) else { return false };
+    client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut got = [0];
     client.write_all(b"e").is_ok() && client.read_exact(&mut got).is_ok() && got == *b"e"
 }

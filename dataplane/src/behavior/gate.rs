@@ -114,7 +114,7 @@ macro_rules! gates {
         /// Something that bytes must pass before they leave.
         #[derive(Debug)]
         pub enum Gate {
-            $(#[doc = concat!("See [`", stringify!($Gate), "`].")] $Gate($Gate),)*
+            $(#[doc = concat!("A `", stringify!($Gate), "`.")] $Gate($Gate),)*
         }
 
         impl Passage for Gate {
