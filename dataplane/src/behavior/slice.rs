@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use rand::Rng as _;
+
 use super::options::{OptionKind, OptionSpec, Options};
 use super::{
     Amount, BehaviorError, ClientView, Deed, Direction, Gate, Kind, LiveChange, Misbehave, Passage, Place,
@@ -100,10 +102,10 @@ impl Misbehave for Slice {
         Place::Pipes
     }
 
-    fn gate(&self, _: Option<&SharedRate>, rng: Rng) -> Option<Gate> {
+    fn gate(&self, _: Option<&SharedRate>, mut rng: Rng) -> Option<Gate> {
         Some(Gate::Slices(Slices {
             settings: *self,
-            rng,
+            rngs: [(); 2].map(|()| Rng::new(rng.next_u64())),
             next: [None; 2],
             free_at: [Instant::ZERO; 2],
             has_cut: false,
@@ -115,7 +117,8 @@ impl Misbehave for Slice {
 #[derive(Debug)]
 pub struct Slices {
     settings: Slice,
-    rng: Rng,
+    /// For each direction, so that what passes in one changes no size in the other.
+    rngs: [Rng; 2],
     /// For each direction: the size of the next segment, once it is drawn.
     next: [Option<usize>; 2],
     /// For each direction: when the next segment may leave.
@@ -124,9 +127,10 @@ pub struct Slices {
 }
 
 impl Slices {
-    fn draw(&mut self) -> usize {
+    fn draw(&mut self, direction: Direction) -> usize {
         let Slice { size, variation, .. } = self.settings;
-        let size = size - variation + self.rng.below(variation.saturating_mul(2).saturating_add(1));
+        let size = size - variation
+            + self.rngs[direction as usize].below(variation.saturating_mul(2).saturating_add(1));
         usize::try_from(size).unwrap_or(usize::MAX)
     }
 }
@@ -140,7 +144,7 @@ impl Passage for Slices {
         let size = match self.next[direction as usize] {
             Some(size) => size,
             None => {
-                let size = self.draw();
+                let size = self.draw(direction);
                 *self.next[direction as usize].insert(size)
             }
         };
@@ -173,7 +177,7 @@ impl Passage for Slices {
     fn goes_on_from(&mut self, earlier: &Slices) -> bool {
         let is_same = self.settings == earlier.settings;
         if is_same {
-            self.rng = earlier.rng.clone();
+            self.rngs.clone_from(&earlier.rngs);
             (self.next, self.free_at, self.has_cut) = (earlier.next, earlier.free_at, earlier.has_cut);
         }
         is_same
@@ -221,6 +225,24 @@ mod tests {
         assert_eq!(seen[0], 0);
         assert!(seen[1..].iter().all(|count| *count > 50), "{seen:?}");
         assert_eq!(slices(u64::MAX, u64::MAX - 1, Duration::ZERO).most(Direction::Reply, 7), 7);
+    }
+
+    #[test]
+    fn sizes_of_a_direction_depend_on_nothing_in_the_other() {
+        let gate = || {
+            let slice = Slice { size: 100, variation: 99, gap: Duration::ZERO, side: Side::Both };
+            slice.gate(None, Rng::new(7)).expect("a slice has a gate")
+        };
+        let next = |gate: &mut Gate, direction| {
+            let bytes = gate.most(direction, 1000);
+            gate.passed(direction, bytes, NOW);
+            bytes
+        };
+        let (mut alone, mut beside) = (gate(), gate());
+        for _ in 0..50 {
+            next(&mut beside, Direction::Request);
+            assert_eq!(next(&mut alone, Direction::Reply), next(&mut beside, Direction::Reply));
+        }
     }
 
     #[test]
